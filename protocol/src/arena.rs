@@ -1,0 +1,375 @@
+//! Arenas: sealed memfds through which bulk bytes pass between supervisor and worker.
+//!
+//! ```text
+//!              supervisor                      worker
+//! input   InputArena  (maps it RW) ──────▶ InputView   (maps it R; F_SEAL_FUTURE_WRITE forbids more)
+//! output  OutputArena (reads a copy) ◀──── OutputSink  (maps it RW)
+//! ```
+//!
+//! A pipe message names the bytes by a [`Span`]. The supervisor never looks at bytes that a worker can still change:
+//! it copies them out with `pread(2)` and checks the copy. Both files are sealed against growing and shrinking, so
+//! that neither side can make the other touch a page that is not there.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use bincode::{Decode, Encode};
+use memfd::{FileSeal, Memfd, MemfdOptions};
+use thiserror::Error;
+
+use crate::mapping::{Access, Mapping};
+
+/// A place in an arena: `length` bytes from `offset`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Span {
+    /// Bytes from the start of the arena.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// Why an arena could not be made or used.
+#[derive(Debug, Error)]
+pub enum ArenaError {
+    /// The kernel refused to make, size, seal or map the memfd.
+    #[error("arena {name}: {source}")]
+    Create {
+        /// Which arena.
+        name: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The memfd handed over is not sealed, or not of the size that was announced.
+    #[error("arena {name}: the descriptor is not the sealed memfd that was announced: {reason}")]
+    NotSealed {
+        /// Which arena.
+        name: &'static str,
+        /// What is missing.
+        reason: String,
+    },
+    /// A span that is not inside the arena.
+    #[error("a span of {} bytes at {} is outside the arena of {capacity} bytes", span.length, span.offset)]
+    Outside {
+        /// The span.
+        span: Span,
+        /// The arena's size in bytes.
+        capacity: u64,
+    },
+    /// The bytes could not be copied out.
+    #[error("arena: the bytes could not be copied out: {0}")]
+    Copy(io::Error),
+}
+
+/// The supervisor's side of the input arena: it writes, the worker can only read.
+#[derive(Debug)]
+pub struct InputArena {
+    file: Memfd,
+    mapping: Mapping,
+}
+
+impl InputArena {
+    /// Makes an arena of `capacity` bytes, at least one. No memory is used before it is written.
+    ///
+    /// # Errors
+    /// [`ArenaError::Create`].
+    pub fn create(capacity: u64) -> Result<Self, ArenaError> {
+        let create = |source| ArenaError::Create { name: "input", source };
+        let file = sized("cofferdam-input", capacity).map_err(create)?;
+        let length = usize::try_from(capacity).map_err(io::Error::other).map_err(create)?;
+        let mapping = Mapping::shared(file.as_file(), length, Access::ReadWrite).map_err(create)?;
+        // After this our own mapping still writes, but no later mapping and no write(2) does (kernel 5.1).
+        let seals = [FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealFutureWrite, FileSeal::SealSeal];
+        seal(&file, &seals).map_err(create)?;
+        Ok(Self { file, mapping })
+    }
+
+    /// Writes `bytes` at the start of the arena and says where they are.
+    ///
+    /// # Errors
+    /// [`ArenaError::Outside`] if they do not fit.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<Span, ArenaError> {
+        let span = Span { offset: 0, length: bytes.len() as u64 };
+        let capacity = self.mapping.len() as u64;
+        let target = self.mapping.get_mut(0, bytes.len()).ok_or(ArenaError::Outside { span, capacity })?;
+        target.copy_from_slice(bytes);
+        Ok(span)
+    }
+
+    /// The arena's size in bytes.
+    pub fn capacity(&self) -> u64 {
+        self.mapping.len() as u64
+    }
+}
+
+impl AsFd for InputArena {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_file().as_fd()
+    }
+}
+
+/// The worker's side of the input arena.
+#[derive(Debug)]
+pub struct InputView {
+    mapping: Mapping,
+}
+
+impl InputView {
+    /// Maps the arena read-only after checking its seals and its size.
+    ///
+    /// # Errors
+    /// [`ArenaError::NotSealed`] or [`ArenaError::Create`].
+    pub fn open(file: OwnedFd, capacity: u64) -> Result<Self, ArenaError> {
+        Ok(Self { mapping: open_sealed("input", file, capacity, Access::Read)? })
+    }
+
+    /// The bytes of `span`. The supervisor leaves them as they are until it has had the answer to the job.
+    ///
+    /// # Errors
+    /// [`ArenaError::Outside`].
+    pub fn read(&self, span: Span) -> Result<&[u8], ArenaError> {
+        let (offset, length) = whole(span, &self.mapping)?;
+        self.mapping.get(offset, length).ok_or_else(|| outside(span, &self.mapping))
+    }
+}
+
+/// The supervisor's side of the output arena: it only ever copies out.
+#[derive(Debug)]
+pub struct OutputArena {
+    file: File,
+    capacity: u64,
+}
+
+impl OutputArena {
+    /// Makes an arena of `capacity` bytes, at least one. No memory is used before it is written.
+    ///
+    /// # Errors
+    /// [`ArenaError::Create`].
+    pub fn create(capacity: u64) -> Result<Self, ArenaError> {
+        let create = |source| ArenaError::Create { name: "output", source };
+        let file = sized("cofferdam-output", capacity).map_err(create)?;
+        seal(&file, &[FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal]).map_err(create)?;
+        Ok(Self { file: file.into_file(), capacity })
+    }
+
+    /// A copy of the bytes of `span`, which the worker can no longer change.
+    ///
+    /// # Errors
+    /// [`ArenaError::Outside`], or [`ArenaError::Copy`] if the kernel refuses. The span is checked before anything
+    /// is allocated, so a lying worker costs at most the arena's size.
+    pub fn copy_out(&self, span: Span) -> Result<Vec<u8>, ArenaError> {
+        let outside = ArenaError::Outside { span, capacity: self.capacity };
+        let inside = span.offset.checked_add(span.length).is_some_and(|end| end <= self.capacity);
+        let Some(length) = usize::try_from(span.length).ok().filter(|_| inside) else { return Err(outside) };
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, span.offset).map_err(ArenaError::Copy)?;
+        Ok(bytes)
+    }
+
+    /// Gives the memory behind the arena back to the system. Its content reads as zeros afterwards.
+    ///
+    /// # Errors
+    /// [`ArenaError::Copy`] if the kernel refuses.
+    pub fn release(&self) -> Result<(), ArenaError> {
+        use nix::fcntl::{FallocateFlags, fallocate};
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let length =
+            i64::try_from(self.capacity).map_err(|error| ArenaError::Copy(io::Error::other(error)))?;
+        fallocate(&self.file, flags, 0, length).map_err(|errno| ArenaError::Copy(errno.into()))
+    }
+
+    /// The arena's size in bytes.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+}
+
+impl AsFd for OutputArena {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// The worker's side of the output arena.
+#[derive(Debug)]
+pub struct OutputSink {
+    mapping: Mapping,
+}
+
+impl OutputSink {
+    /// Maps the arena for writing after checking its seals and its size.
+    ///
+    /// # Errors
+    /// [`ArenaError::NotSealed`] or [`ArenaError::Create`].
+    pub fn open(file: OwnedFd, capacity: u64) -> Result<Self, ArenaError> {
+        Ok(Self { mapping: open_sealed("output", file, capacity, Access::ReadWrite)? })
+    }
+
+    /// The bytes of `span`, to be filled.
+    ///
+    /// # Errors
+    /// [`ArenaError::Outside`].
+    pub fn slice_mut(&mut self, span: Span) -> Result<&mut [u8], ArenaError> {
+        let (offset, length) = whole(span, &self.mapping)?;
+        let outside = outside(span, &self.mapping);
+        self.mapping.get_mut(offset, length).ok_or(outside)
+    }
+}
+
+/// A memfd with `bytes` in it that nobody can change any more, whoever holds it: a module or an artifact.
+///
+/// # Errors
+/// [`ArenaError::Create`].
+pub fn sealed_memfd(name: &'static str, bytes: &[u8]) -> Result<OwnedFd, ArenaError> {
+    let create = |source| ArenaError::Create { name, source };
+    let file = memfd(name).map_err(create)?;
+    file.as_file().write_all_at(bytes, 0).map_err(create)?;
+    seal_all(&file).map_err(create)?;
+    Ok(file.into_file().into())
+}
+
+/// A memfd that another process is to fill; see [`seal_filled`].
+///
+/// # Errors
+/// [`ArenaError::Create`].
+pub fn fillable_memfd(name: &'static str) -> Result<OwnedFd, ArenaError> {
+    Ok(memfd(name).map_err(|source| ArenaError::Create { name, source })?.into_file().into())
+}
+
+/// Seals what [`fillable_memfd`] made, once the process that filled it has ended.
+///
+/// # Errors
+/// [`ArenaError::Create`], in particular while a writable mapping of it exists anywhere.
+pub fn seal_filled(name: &'static str, file: OwnedFd) -> Result<OwnedFd, ArenaError> {
+    let create = |source| ArenaError::Create { name, source };
+    let file = Memfd::try_from_file(File::from(file))
+        .map_err(|_| create(io::Error::new(io::ErrorKind::InvalidInput, "not a memfd")))?;
+    seal_all(&file).map_err(create)?;
+    Ok(file.into_file().into())
+}
+
+fn memfd(name: &str) -> io::Result<Memfd> {
+    MemfdOptions::new().allow_sealing(true).close_on_exec(true).create(name).map_err(into_io)
+}
+
+fn sized(name: &str, capacity: u64) -> io::Result<Memfd> {
+    let file = memfd(name)?;
+    file.as_file().set_len(capacity)?;
+    Ok(file)
+}
+
+fn seal(file: &Memfd, seals: &[FileSeal]) -> io::Result<()> {
+    file.add_seals(seals).map_err(into_io)
+}
+
+fn seal_all(file: &Memfd) -> io::Result<()> {
+    seal(file, &[FileSeal::SealWrite, FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal])
+}
+
+fn into_io(error: memfd::Error) -> io::Error {
+    match error {
+        memfd::Error::Create(error) | memfd::Error::AddSeals(error) | memfd::Error::GetSeals(error) => error,
+    }
+}
+
+fn open_sealed(
+    name: &'static str,
+    file: OwnedFd,
+    capacity: u64,
+    access: Access,
+) -> Result<Mapping, ArenaError> {
+    let not_sealed = |reason: String| ArenaError::NotSealed { name, reason };
+    let file = Memfd::try_from_file(File::from(file)).map_err(|_| not_sealed("no memfd".to_owned()))?;
+    let seals = file.seals().map_err(|error| not_sealed(error.to_string()))?;
+    if !(seals.contains(&FileSeal::SealShrink) && seals.contains(&FileSeal::SealGrow)) {
+        return Err(not_sealed(format!("its seals are {seals:?}")));
+    }
+    let size = file.as_file().metadata().map_err(|source| ArenaError::Create { name, source })?.len();
+    if size != capacity {
+        return Err(not_sealed(format!("it has {size} bytes, not {capacity}")));
+    }
+    let length = usize::try_from(capacity).map_err(|error| not_sealed(error.to_string()))?;
+    Mapping::shared(file.as_file(), length, access).map_err(|source| ArenaError::Create { name, source })
+}
+
+fn whole(span: Span, mapping: &Mapping) -> Result<(usize, usize), ArenaError> {
+    match (usize::try_from(span.offset), usize::try_from(span.length)) {
+        (Ok(offset), Ok(length)) => Ok((offset, length)),
+        _ => Err(outside(span, mapping)),
+    }
+}
+
+fn outside(span: Span, mapping: &Mapping) -> ArenaError {
+    ArenaError::Outside { span, capacity: mapping.len() as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn share(arena: &impl AsFd) -> OwnedFd {
+        arena.as_fd().try_clone_to_owned().unwrap()
+    }
+
+    #[test]
+    fn what_the_supervisor_writes_the_worker_reads() {
+        let mut arena = InputArena::create(8192).unwrap();
+        let view = InputView::open(share(&arena), 8192).unwrap();
+        let span = arena.write(b"a block").unwrap();
+        assert_eq!(view.read(span).unwrap(), b"a block");
+        assert!(matches!(arena.write(&[0; 8193]), Err(ArenaError::Outside { .. })));
+    }
+
+    #[test]
+    fn a_worker_cannot_get_the_input_arena_writable() {
+        let arena = InputArena::create(4096).unwrap();
+        assert!(Mapping::shared(arena.as_fd(), 4096, Access::ReadWrite).is_err(), "a writable mapping");
+        assert!(File::from(share(&arena)).write_all_at(b"x", 0).is_err(), "write(2)");
+        assert!(File::from(share(&arena)).set_len(1 << 20).is_err(), "growing it");
+    }
+
+    #[test]
+    fn what_the_worker_writes_is_copied_out() {
+        let arena = OutputArena::create(4096).unwrap();
+        let mut sink = OutputSink::open(share(&arena), 4096).unwrap();
+        let span = Span { offset: 100, length: 5 };
+        sink.slice_mut(span).unwrap().copy_from_slice(b"pairs");
+        let copy = arena.copy_out(span).unwrap();
+        sink.slice_mut(span).unwrap().copy_from_slice(b"other");
+        assert_eq!(copy, b"pairs");
+        arena.release().unwrap();
+        assert_eq!(arena.copy_out(span).unwrap(), [0; 5]);
+    }
+
+    #[test]
+    fn unsealed_or_wrongly_sized_files_are_refused() {
+        let open = |fd| OutputSink::open(fd, 4096);
+        assert!(matches!(open(fillable_memfd("unsealed").unwrap()), Err(ArenaError::NotSealed { .. })));
+        let other = OutputArena::create(8192).unwrap();
+        assert!(matches!(open(share(&other)), Err(ArenaError::NotSealed { .. })));
+    }
+
+    #[test]
+    fn a_sealed_memfd_cannot_be_written() {
+        let file = File::from(sealed_memfd("test", b"module").unwrap());
+        assert!(file.write_all_at(b"x", 0).is_err());
+        let filled = fillable_memfd("test").unwrap();
+        let writer = File::from(filled.try_clone().unwrap());
+        writer.write_all_at(b"artifact", 0).unwrap();
+        seal_filled("test", filled).unwrap();
+        assert!(writer.write_all_at(b"x", 0).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_span_reaches_outside(offset: u64, length: u64, near in 0u64..9000, small in 0u64..9000) {
+            let arena = OutputArena::create(4096).unwrap();
+            for span in [Span { offset, length }, Span { offset: near, length: small }] {
+                let inside = span.offset.checked_add(span.length).is_some_and(|end| end <= 4096);
+                prop_assert_eq!(arena.copy_out(span).is_ok(), inside);
+            }
+        }
+    }
+}

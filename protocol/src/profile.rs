@@ -1,0 +1,101 @@
+//! The profile: everything that a result depends on beside the block and the state before it.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+/// A SHA-256 hash, shown as lower-case hexadecimal.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, bincode::Encode, bincode::Decode)]
+pub struct Hash(pub [u8; 32]);
+
+impl Hash {
+    /// SHA-256 of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The first twelve digits, enough to tell profiles apart in a message for people.
+    pub fn short(&self) -> String {
+        self.to_string().chars().take(12).collect()
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// What a result depends on. Two nodes with equal profiles give equal verdicts and writes for equal blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// SHA-256 of the module as it was given (binary form).
+    pub module: Hash,
+    /// Bytes of linear memory that `memory.grow` is granted up to.
+    pub memory_bytes: u64,
+    /// Fuel per job; none means that fuel is not metered.
+    pub fuel: Option<u64>,
+    /// Bytes that one job may flush or return.
+    pub output_bytes: u64,
+    /// Engine, its version, and every setting of it that can show in a result.
+    pub engine: String,
+}
+
+impl Profile {
+    /// The hash that names the profile, and that a chain of digests starts from.
+    ///
+    /// SHA-256 over the tag `cofferdam profile 1\n`, the module's hash, the memory limit, a byte that says whether
+    /// there is a fuel limit and the limit (0 without one), the output limit, and the engine's description; integers
+    /// as u64 little-endian.
+    pub fn hash(&self) -> Hash {
+        let mut hasher = Sha256::new();
+        hasher.update(b"cofferdam profile 1\n");
+        hasher.update(self.module.0);
+        hasher.update(self.memory_bytes.to_le_bytes());
+        hasher.update([u8::from(self.fuel.is_some())]);
+        hasher.update(self.fuel.unwrap_or(0).to_le_bytes());
+        hasher.update(self.output_bytes.to_le_bytes());
+        hasher.update(self.engine.as_bytes());
+        Hash(hasher.finalize().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_part_of_the_name() {
+        let base = Profile {
+            module: Hash::of(b"module"),
+            memory_bytes: 1 << 32,
+            fuel: None,
+            output_bytes: 1 << 20,
+            engine: "engine 1".to_owned(),
+        };
+        let others = [
+            Profile { module: Hash::of(b"other"), ..base.clone() },
+            Profile { memory_bytes: 1 << 31, ..base.clone() },
+            Profile { fuel: Some(0), ..base.clone() },
+            Profile { output_bytes: 1 << 21, ..base.clone() },
+            Profile { engine: "engine 2".to_owned(), ..base.clone() },
+        ];
+        for other in &others {
+            assert_ne!(other.hash(), base.hash(), "{other:?}");
+        }
+        assert_eq!(base.hash(), base.clone().hash());
+    }
+
+    #[test]
+    fn hashes_are_shown_as_hexadecimal() {
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(Hash::of(b"").to_string(), empty);
+        assert_eq!(Hash::of(b"").short(), empty[..12]);
+    }
+}

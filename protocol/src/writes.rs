@@ -1,0 +1,137 @@
+//! The pairs that a block wrote, in the one encoding that is passed on, hashed and compared.
+//!
+//! Pair after pair in flush order: u32 little-endian length and bytes of the key, then of the value. SHA-256 over
+//! exactly these bytes is `writes_sha256`, by which other implementations' outputs are compared.
+
+use thiserror::Error;
+
+use crate::profile::Hash;
+
+/// Bytes that do not parse as pairs.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum WritesError {
+    /// A length reaches beyond the end.
+    #[error("the field at byte {at} of {total} reaches beyond the end")]
+    Truncated {
+        /// Where the field's length stands.
+        at: usize,
+        /// Bytes in all.
+        total: usize,
+    },
+    /// The last key has no value.
+    #[error("the last key has no value")]
+    Odd,
+}
+
+/// Pairs that have been checked to parse.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Writes {
+    bytes: Vec<u8>,
+    count: u64,
+}
+
+impl Writes {
+    /// Checks `bytes` and takes them over.
+    ///
+    /// # Errors
+    /// [`WritesError`] if they are no whole pairs.
+    pub fn parse(bytes: Vec<u8>) -> Result<Self, WritesError> {
+        let (mut at, mut fields) = (0, 0u64);
+        while at < bytes.len() {
+            at = field(&bytes, at).ok_or(WritesError::Truncated { at, total: bytes.len() })?.1;
+            fields += 1;
+        }
+        if fields % 2 == 1 {
+            return Err(WritesError::Odd);
+        }
+        Ok(Self { bytes, count: fields / 2 })
+    }
+
+    /// How many pairs there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The encoded pairs.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// SHA-256 over the encoded pairs: `writes_sha256`.
+    pub fn hash(&self) -> Hash {
+        Hash::of(&self.bytes)
+    }
+
+    /// The pairs in flush order.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let (key, next) = field(&self.bytes, at)?;
+            let (value, next) = field(&self.bytes, next)?;
+            at = next;
+            Some((key, value))
+        })
+    }
+}
+
+/// Bytes that one pair takes in the encoding.
+pub const fn encoded_len(key: &[u8], value: &[u8]) -> u64 {
+    8 + key.len() as u64 + value.len() as u64
+}
+
+/// Writes one field, key or value, at the start of `target` and returns what is left; none if it does not fit.
+pub fn put_field<'a>(target: &'a mut [u8], field: &[u8]) -> Option<&'a mut [u8]> {
+    let length = u32::try_from(field.len()).ok()?;
+    let (head, rest) = target.split_at_mut_checked(4)?;
+    let (body, rest) = rest.split_at_mut_checked(field.len())?;
+    head.copy_from_slice(&length.to_le_bytes());
+    body.copy_from_slice(field);
+    Some(rest)
+}
+
+fn field(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    let (head, rest) = bytes.get(at..)?.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_le_bytes(*head)).ok()?;
+    Some((rest.get(..length)?, at + 4 + length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn encode(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+        let total: u64 = pairs.iter().map(|(key, value)| encoded_len(key, value)).sum();
+        let mut bytes = vec![0; usize::try_from(total).unwrap()];
+        let mut rest = bytes.as_mut_slice();
+        for (key, value) in pairs {
+            rest = put_field(put_field(rest, key).unwrap(), value).unwrap();
+        }
+        assert!(rest.is_empty());
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn pairs_come_back_as_they_went_in(pairs: Vec<(Vec<u8>, Vec<u8>)>) {
+            let writes = Writes::parse(encode(&pairs)).unwrap();
+            prop_assert_eq!(writes.count(), pairs.len() as u64);
+            let back: Vec<_> = writes.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+            prop_assert_eq!(back, pairs);
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(bytes: Vec<u8>) {
+            if let Ok(writes) = Writes::parse(bytes) {
+                prop_assert_eq!(writes.iter().count() as u64, writes.count());
+            }
+        }
+    }
+
+    #[test]
+    fn half_a_pair_and_a_torn_field_are_refused() {
+        assert_eq!(Writes::parse(vec![1, 0, 0, 0, b'k']), Err(WritesError::Odd));
+        assert_eq!(Writes::parse(vec![2, 0, 0, 0, b'k']), Err(WritesError::Truncated { at: 0, total: 5 }));
+        assert_eq!(Writes::parse(vec![0xff; 4]), Err(WritesError::Truncated { at: 0, total: 4 }));
+    }
+}
