@@ -1,0 +1,144 @@
+//! Evidence that a worker was killed by the kernel for want of memory.
+//!
+//! A SIGKILL does not say who sent it. The OOM killer alone leaves a trace: it counts.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::{Cgroup, keyed};
+
+/// How often the OOM killer has struck so far. Read before a worker is started and after it died, see
+/// [`OomCounts::rose_since`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OomCounts {
+    /// The directory of the cgroup that was asked.
+    pub path: Option<PathBuf>,
+    /// Kills in that cgroup.
+    pub cgroup: Option<u64>,
+    /// Kills on the whole host, other containers included (/proc/vmstat `oom_kill`, 4.13).
+    pub host: Option<u64>,
+}
+
+impl OomCounts {
+    /// The counts now. `cgroup` is the one that the worker lives in.
+    #[must_use]
+    pub fn read(cgroup: Option<&Cgroup>) -> Self {
+        Self {
+            path: cgroup.map(|cgroup| cgroup.dir.clone()),
+            cgroup: cgroup.and_then(Cgroup::oom_kills),
+            host: keyed(Path::new("/proc/vmstat"), "oom_kill"),
+        }
+    }
+
+    /// Evidence that a process of the cgroup was killed for want of memory since `earlier`.
+    ///
+    /// The kernel counts before it sends the signal (`__oom_kill_process` in mm/oom_kill.c), so the counts are
+    /// complete once the death was waited for. It counts in the victim's cgroup even when the whole host ran
+    /// out: the host's count is somebody else's kill wherever the cgroup's is known, and is used only where not.
+    #[must_use]
+    pub fn rose_since(&self, earlier: &Self) -> Option<Evidence> {
+        let (place, from, to) = match (&self.path, earlier.cgroup, self.cgroup) {
+            (Some(path), Some(from), Some(to)) if self.path == earlier.path => (Some(path.clone()), from, to),
+            _ => (None, earlier.host?, self.host?),
+        };
+        (to > from).then_some(Evidence { place, from, to })
+    }
+}
+
+/// An OOM kill that was counted. Displayed as a clause: "the oom_kill count of … rose from 3 to 4".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// The cgroup's directory, or `None` for the host.
+    pub place: Option<PathBuf>,
+    /// The count before.
+    pub from: u64,
+    /// The count after.
+    pub to: u64,
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some(path) => write!(f, "the oom_kill count of memory cgroup {}", path.display())?,
+            None => f.write_str("the oom_kill count of the host")?,
+        }
+        write!(f, " rose from {} to {}", self.from, self.to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    fn counts(path: Option<&str>, cgroup: Option<u64>, host: Option<u64>) -> OomCounts {
+        OomCounts { path: path.map(PathBuf::from), cgroup, host }
+    }
+
+    #[test]
+    fn a_rise_in_the_cgroup_is_evidence_and_is_told() {
+        let evidence = counts(Some("/x"), Some(4), Some(9)).rose_since(&counts(Some("/x"), Some(3), Some(8)));
+        let told = evidence.unwrap().to_string();
+        assert_eq!(told, "the oom_kill count of memory cgroup /x rose from 3 to 4");
+    }
+
+    #[test]
+    fn a_rise_of_the_host_alone_is_evidence_only_where_the_cgroup_has_no_count() {
+        assert_eq!(
+            counts(Some("/x"), Some(3), Some(9)).rose_since(&counts(Some("/x"), Some(3), Some(8))),
+            None
+        );
+        let told = counts(Some("/x"), None, Some(9)).rose_since(&counts(Some("/x"), None, Some(8)));
+        assert_eq!(told.unwrap().to_string(), "the oom_kill count of the host rose from 8 to 9");
+        assert_eq!(counts(None, None, None).rose_since(&counts(None, None, Some(8))), None);
+    }
+
+    /// A child cgroup of our own one, removed at the end.
+    struct Child(Cgroup);
+
+    impl Child {
+        fn limited_to(bytes: u64) -> Result<Self, String> {
+            let own = Cgroup::discover().map_err(|error| error.to_string())?;
+            own.delegation().map_err(|error| error.to_string())?;
+            let dir = own.dir.join(format!("cofferdam-test-{}", std::process::id()));
+            fs::create_dir(&dir).map_err(|error| error.to_string())?;
+            let child = Self(Cgroup { dir: dir.clone(), ..own });
+            let limit = child.0.name("memory.limit_in_bytes", "memory.max");
+            // On v2 this fails unless our own cgroup passes the controller on, which needs it to be empty.
+            fs::write(dir.join(limit), bytes.to_string()).map_err(|error| format!("{limit}: {error}"))?;
+            for swap in ["memory.swap.max", "memory.swappiness"] {
+                if dir.join(swap).exists() {
+                    fs::write(dir.join(swap), "0").map_err(|error| format!("{swap}: {error}"))?;
+                }
+            }
+            Ok(child)
+        }
+    }
+
+    impl Drop for Child {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir(self.0.dir());
+        }
+    }
+
+    #[test]
+    fn a_real_kill_by_the_kernel_is_seen() {
+        let child = match Child::limited_to(32 << 20) {
+            Ok(child) => child,
+            Err(reason) => return eprintln!("SKIPPED: no OOM kill was tried, because {reason}"),
+        };
+        assert_eq!(child.0.limit_bytes().unwrap().bytes, 32 << 20);
+        assert!(child.0.headroom().unwrap().headroom <= 32 << 20);
+        let before = OomCounts::read(Some(&child.0));
+        // dd reads into one buffer of its block size: 256 MiB that are really touched, and no more.
+        let script = "echo 0 > \"$0/cgroup.procs\" && exec dd if=/dev/zero of=/dev/null bs=256M count=1";
+        let status = Command::new("sh").args(["-c", script]).arg(child.0.dir()).status().unwrap();
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
+        let evidence = OomCounts::read(Some(&child.0)).rose_since(&before).unwrap();
+        assert_eq!((evidence.from, evidence.to), (0, 1));
+        assert_eq!(evidence.place.as_deref(), Some(child.0.dir()));
+    }
+}

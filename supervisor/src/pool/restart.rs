@@ -1,0 +1,264 @@
+//! When a dead worker is replaced, and when its slot is given up.
+//!
+//! A worker that cannot live (no memory, a broken artifact) must not be forked in a tight loop: each attempt
+//! commits gigabytes. Two rules, as in Erlang's supervisors: each restart waits longer than the last
+//! (exponential backoff), and a slot whose workers die more than so often within a window is failed, so that
+//! readiness can say so. This is a pure state machine: the caller brings the time, so that tests need not wait.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How often and how fast one slot's workers are replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// The wait before the second restart in a row; the first is immediate. Doubled for each further one.
+    pub base: Duration,
+    /// The longest wait, jitter included.
+    pub cap: Duration,
+    /// How many counted deaths within `window` are borne; one more fails the slot.
+    pub intensity: u32,
+    /// The time over which deaths are counted.
+    pub window: Duration,
+}
+
+impl Default for RestartPolicy {
+    /// 100 ms doubling to 1 s; failed at the 21st death within a minute.
+    fn default() -> Self {
+        Self {
+            base: Duration::from_millis(100),
+            cap: Duration::from_secs(1),
+            intensity: 20,
+            window: Duration::from_mins(1),
+        }
+    }
+}
+
+/// What a worker was doing when it died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeathKind {
+    /// It never said `Hello`: memory refused, artifact refused, sandbox refused.
+    Starting,
+    /// It waited for a job: something outside killed it, or the reset after a job failed.
+    Idle,
+    /// It ran a job.
+    Busy,
+}
+
+/// What is to become of a slot whose worker died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Fork the next worker after this time, which may be zero.
+    RestartAfter(Duration),
+    /// Fork no more: the slot is out of service.
+    Failed {
+        /// Counted deaths within the window, this one included; never told as more than the intensity + 1.
+        deaths: u32,
+        /// The policy's window.
+        window: Duration,
+    },
+}
+
+/// The restart history of one slot.
+#[derive(Clone, Debug)]
+pub struct Restarts {
+    policy: RestartPolicy,
+    /// Counted deaths within the window, oldest first. Never more than `intensity + 1`.
+    deaths: VecDeque<Instant>,
+    /// Counted deaths since a job was last completed.
+    consecutive: u32,
+    jitter: SplitMix64,
+}
+
+impl Restarts {
+    /// An empty history. Give each slot a `seed` of its own (slot number mixed with the process id, say): slots
+    /// that died together, as they do when memory runs out, must not come back together.
+    #[must_use]
+    pub fn new(policy: RestartPolicy, seed: u64) -> Self {
+        Self { policy, deaths: VecDeque::new(), consecutive: 0, jitter: SplitMix64(seed) }
+    }
+
+    /// Records a death at `now` and decides. An exit that the supervisor asked for is no death.
+    ///
+    /// `now` must not run backwards between calls; if it does, the deaths in its future still count.
+    pub fn on_death(&mut self, now: Instant, kind: DeathKind) -> Decision {
+        // A poisonous request kills every worker that it is given to, and its own retry limit bounds how many.
+        // Were those deaths counted here, one caller could take slots out of service for all.
+        if kind == DeathKind::Busy {
+            return Decision::RestartAfter(Duration::ZERO);
+        }
+        self.consecutive = self.consecutive.saturating_add(1);
+        let deaths = self.count_death(now);
+        if deaths > self.policy.intensity {
+            return Decision::Failed { deaths, window: self.policy.window };
+        }
+        Decision::RestartAfter(self.next_delay())
+    }
+
+    /// A job was completed: workers live here, so that the next death is a first one again.
+    ///
+    /// Only the backoff is reset. The deaths within the window still count: a slot that works a little and dies
+    /// a lot is not healthy.
+    pub fn on_completed_job(&mut self) {
+        self.consecutive = 0;
+    }
+
+    fn count_death(&mut self, now: Instant) -> u32 {
+        let window = self.policy.window;
+        self.deaths.retain(|&death| now.saturating_duration_since(death) < window);
+        self.deaths.push_back(now);
+        let deaths = u32::try_from(self.deaths.len()).unwrap_or(u32::MAX);
+        // A caller that goes on after `Failed` must not make this grow without bound.
+        if deaths > self.policy.intensity.saturating_add(1) {
+            self.deaths.pop_front();
+            return deaths - 1;
+        }
+        deaths
+    }
+
+    fn next_delay(&mut self) -> Duration {
+        let Some(doublings) = self.consecutive.checked_sub(2) else { return Duration::ZERO };
+        // The centre stops at 4/5 of the cap: with a quarter on top that is the cap itself, so the jitter is
+        // never cut off and slots at the cap stay spread out.
+        let ceiling = self.policy.cap - self.policy.cap / 5;
+        let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
+        let centre = self.policy.base.saturating_mul(factor).min(ceiling);
+        // From 3/4 of the centre upwards by 0 to 1023 steps of 1/2048: whole numbers cannot overflow the cap.
+        centre - centre / 4 + centre / 2048 * u32::from(self.jitter.next_10_bits())
+    }
+}
+
+/// Steele, Lea and Flood's generator ("Fast Splittable Pseudorandom Number Generators", OOPSLA 2014): jitter
+/// needs to differ between slots and to be the same in a test, nothing more.
+#[derive(Clone, Debug)]
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    /// The next number, uniform in 0..1024.
+    fn next_10_bits(&mut self) -> u16 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let [low, high, ..] = (z ^ (z >> 31)).to_le_bytes();
+        u16::from_le_bytes([low, high]) & 1023
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn wait(decision: Decision) -> Duration {
+        match decision {
+            Decision::RestartAfter(delay) => delay,
+            Decision::Failed { .. } => panic!("{decision:?}"),
+        }
+    }
+
+    #[test]
+    fn the_first_restart_is_immediate_and_the_next_ones_double_to_the_cap() {
+        let mut restarts = Restarts::new(RestartPolicy::default(), 7);
+        let now = Instant::now();
+        assert_eq!(wait(restarts.on_death(now, DeathKind::Starting)), Duration::ZERO);
+        for centre in [100, 200, 400, 800, 800, 800] {
+            let delay = wait(restarts.on_death(now, DeathKind::Idle));
+            assert!(delay >= MS * centre * 3 / 4 && delay <= MS * centre * 5 / 4, "{centre}: {delay:?}");
+        }
+    }
+
+    #[test]
+    fn a_completed_job_resets_the_backoff_but_not_the_count() {
+        let policy = RestartPolicy { intensity: 3, ..RestartPolicy::default() };
+        let mut restarts = Restarts::new(policy, 7);
+        let now = Instant::now();
+        for _ in 0..3 {
+            assert_eq!(wait(restarts.on_death(now, DeathKind::Idle)), Duration::ZERO);
+            restarts.on_completed_job();
+        }
+        let failed = Decision::Failed { deaths: 4, window: policy.window };
+        assert_eq!(restarts.on_death(now, DeathKind::Idle), failed);
+    }
+
+    #[test]
+    fn deaths_during_jobs_neither_wait_nor_count() {
+        let mut restarts = Restarts::new(RestartPolicy::default(), 7);
+        let now = Instant::now();
+        for _ in 0..1000 {
+            assert_eq!(wait(restarts.on_death(now, DeathKind::Busy)), Duration::ZERO);
+        }
+        assert_eq!(wait(restarts.on_death(now, DeathKind::Idle)), Duration::ZERO);
+    }
+
+    #[test]
+    fn deaths_older_than_the_window_are_forgotten() {
+        let policy = RestartPolicy { intensity: 1, ..RestartPolicy::default() };
+        let mut restarts = Restarts::new(policy, 7);
+        let start = Instant::now();
+        for n in 0..100 {
+            wait(restarts.on_death(start + policy.window * n, DeathKind::Starting));
+        }
+        let late = start + policy.window * 99 + policy.window - MS;
+        assert!(matches!(restarts.on_death(late, DeathKind::Starting), Decision::Failed { deaths: 2, .. }));
+    }
+
+    #[test]
+    fn slots_with_different_seeds_wait_differently_and_equal_seeds_alike() {
+        let delays = |seed| {
+            let mut restarts = Restarts::new(RestartPolicy::default(), seed);
+            let now = Instant::now();
+            (0..10).map(|_| wait(restarts.on_death(now, DeathKind::Idle))).collect::<Vec<_>>()
+        };
+        assert_eq!(delays(1), delays(1));
+        assert_ne!(delays(1), delays(2));
+    }
+
+    fn kinds() -> impl Strategy<Value = DeathKind> {
+        prop_oneof![Just(DeathKind::Starting), Just(DeathKind::Idle), Just(DeathKind::Busy)]
+    }
+
+    proptest! {
+        #[test]
+        fn every_delay_is_within_a_quarter_of_its_centre_and_never_above_the_cap(
+            seed: u64, base in 1..5_000_u32, cap in 1..5_000_u32, deaths in 1..80_u32,
+        ) {
+            let policy = RestartPolicy { base: MS * base, cap: MS * cap, intensity: 100, window: MS };
+            let mut restarts = Restarts::new(policy, seed);
+            let now = Instant::now();
+            for n in 0..deaths {
+                let delay = wait(restarts.on_death(now, DeathKind::Starting)).as_secs_f64();
+                let doubled = f64::from(base) / 1000.0 * f64::from(n).exp2() / 2.0;
+                let centre = if n == 0 { 0.0 } else { doubled.min(f64::from(cap) / 1250.0) };
+                prop_assert!(delay <= f64::from(cap) / 1000.0);
+                prop_assert!(delay >= centre * 0.75 - 1e-6 && delay <= centre * 1.25 + 1e-6);
+            }
+        }
+
+        #[test]
+        fn a_slot_fails_exactly_when_more_deaths_than_the_intensity_lie_within_the_window(
+            intensity in 0..6_u32, window in 1..2_000_u32,
+            steps in prop::collection::vec((0..400_u32, kinds(), any::<bool>()), 1..60),
+        ) {
+            let policy = RestartPolicy { intensity, window: MS * window, ..RestartPolicy::default() };
+            let mut restarts = Restarts::new(policy, 1);
+            let (mut now, mut counted) = (Instant::now(), Vec::new());
+            for (pause, kind, completed) in steps {
+                now += MS * pause;
+                if completed {
+                    restarts.on_completed_job();
+                }
+                let decision = restarts.on_death(now, kind);
+                if kind == DeathKind::Busy {
+                    prop_assert_eq!(decision, Decision::RestartAfter(Duration::ZERO));
+                    continue;
+                }
+                counted.push(now);
+                let recent = counted.iter().filter(|&&death| now - death < policy.window).count();
+                let failed = matches!(decision, Decision::Failed { .. });
+                prop_assert_eq!(failed, recent > usize::try_from(intensity).unwrap());
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What can be wrong with a store, said so that an operator can act on it.
+
+use std::io;
+use std::path::PathBuf;
+
+use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::state::{FORMAT, LayoutError};
+use heed::MdbError;
+use thiserror::Error;
+
+/// Why a store could not be opened, written or read.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The directory cannot be made, listed or locked.
+    #[error("the store's directory {}: {doing}: {source}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The directory holds something else.
+    #[error("{} is no store of Cofferdam: {reason}; give an empty directory, or one that does not exist", path.display())]
+    NotAStore {
+        /// The directory.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// Another writer has the store, in this process or another.
+    #[error(
+        "the store in {path} is being written by another process: stop that one (`fuser {path}/writer.lock` names it) \
+         or give this one a directory of its own",
+        path = path.display()
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The store is of another format.
+    #[error(
+        "the store in {} has format {found}, this build writes format {FORMAT}: use the build that made it, or index into \
+         a new directory",
+        path.display()
+    )]
+    Format {
+        /// The directory.
+        path: PathBuf,
+        /// The format found.
+        found: u32,
+    },
+    /// The store's results are of another profile.
+    #[error(
+        "the store in {} holds results of the profile {stored}, and this one is {wanted}: the module, a limit or the \
+         engine differs, so the two must not be mixed; index into a new directory",
+        path.display()
+    )]
+    Profile {
+        /// The directory.
+        path: PathBuf,
+        /// The profile of the stored results.
+        stored: Hash,
+        /// The profile asked for.
+        wanted: Hash,
+    },
+    /// The store's blocks are of another network.
+    #[error(
+        "the store in {} holds blocks of the network {stored:?}, and the blocks now come from {wanted:?}: follow the same \
+         network, or index into a new directory",
+        path.display()
+    )]
+    Network {
+        /// The directory.
+        path: PathBuf,
+        /// The network of the stored blocks.
+        stored: String,
+        /// The network asked for.
+        wanted: String,
+    },
+    /// A block that is not above the tip.
+    #[error("block {height} cannot be committed to {}: its tip is already block {tip}", path.display())]
+    NotAboveTip {
+        /// The directory.
+        path: PathBuf,
+        /// The block.
+        height: u32,
+        /// The newest block there.
+        tip: u32,
+    },
+    /// A block could not be written; the store is as it was before.
+    #[error(
+        "block {height} was not written to {}: {source}; the store is as it was before{}",
+        path.display(),
+        remedy(source)
+    )]
+    NotWritten {
+        /// The directory.
+        path: PathBuf,
+        /// The block.
+        height: u32,
+        /// What LMDB said.
+        source: heed::Error,
+    },
+    /// LMDB failed otherwise.
+    #[error("the store in {}: {doing}: {source}", path.display())]
+    Lmdb {
+        /// The directory.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// What LMDB said.
+        source: heed::Error,
+    },
+    /// Stored bytes do not decode.
+    #[error("the store in {} is damaged: {source}; index into a new directory", path.display())]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        source: LayoutError,
+    },
+}
+
+/// What to do about a failed write, where that is known.
+fn remedy(source: &heed::Error) -> &'static str {
+    match source {
+        heed::Error::Mdb(MdbError::MapFull) => {
+            ". It has grown to the most that can be mapped: index into a new directory"
+        }
+        heed::Error::Io(error) if is_full(error) => {
+            ". Make room on the disk, or raise the quota or file size limit, and start again"
+        }
+        _ => "",
+    }
+}
+
+/// A full disk, a quota or a file size limit. LMDB turns a write that was cut short into EIO (mdb.c, mdb_page_flush:
+/// "short write, filesystem full?"), so that one is counted here too.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    const EIO: i32 = 5;
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge) || error.raw_os_error() == Some(EIO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_failures() {
+        let message = |source| StoreError::NotWritten { path: "/s".into(), height: 7, source }.to_string();
+        for code in [5, 27, 28, 122] {
+            let text = message(heed::Error::Io(io::Error::from_raw_os_error(code)));
+            assert!(text.contains("block 7") && text.contains("Make room"), "{text}");
+        }
+        assert!(message(heed::Error::Mdb(MdbError::MapFull)).contains("new directory"));
+        assert!(message(heed::Error::Mdb(MdbError::Corrupted)).ends_with("as it was before"));
+    }
+}

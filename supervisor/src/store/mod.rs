@@ -1,0 +1,218 @@
+//! The embedded state store, as its one writer sees it.
+//!
+//! Every committed block is one LMDB transaction: its pairs, each under the block's height, and its record. So a store
+//! is always the state after some block, whatever ended the process, and the state at every earlier height stays
+//! readable. Workers read the same files without a round trip (`cofferdam_worker::state`); the bytes that both agree on
+//! are described in [`cofferdam_protocol::state`].
+//!
+//! Put a store on a local file system: LMDB's locks and map do not work over a network one (lmdb.h, "Caveats").
+
+mod error;
+mod open;
+#[cfg(test)]
+mod processes;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use cofferdam_protocol::profile::Hash;
+pub use cofferdam_protocol::state::BlockRecord;
+use cofferdam_protocol::state::{self, LayoutError, VersionKey};
+use cofferdam_protocol::writes::Writes;
+use heed::types::Bytes;
+use heed::{Database, Env, RoTxn, RwTxn, WithoutTls};
+use sha2::{Digest, Sha256};
+
+pub use error::StoreError;
+
+type Table = Database<Bytes, Bytes>;
+
+/// What a store belongs to. Results of two identities are never mixed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Hash of the profile that the results depend on.
+    pub profile: Hash,
+    /// Name of the network that the blocks are of, once that is known; see [`Store::set_network`].
+    pub network: Option<String>,
+}
+
+/// What a finished commit withstands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// A loss of power: every block is synced to disk before its commit returns.
+    Block,
+    /// The end of every process, but not of the machine, after which the store may be torn: for a directory that is
+    /// made for the run.
+    None,
+}
+
+/// The state store, open for writing. Commits come from one thread at a time, reads from any.
+#[derive(Debug)]
+pub struct Store {
+    // The fields are dropped in this order: the lock is released after the environment is closed.
+    env: Env<WithoutTls>,
+    meta: Table,
+    blocks: Table,
+    values: Table,
+    path: PathBuf,
+    _writer_lock: open::WriterLock,
+}
+
+impl Store {
+    /// Opens the store in `dir`, or makes it there. A process can have a store open once.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store is of another profile, network or format, if it has another writer, if the directory
+    /// holds something else, or if it cannot be opened.
+    pub fn open(dir: &Path, identity: &Identity, durability: Durability) -> Result<Self, StoreError> {
+        Self::open_sized(dir, identity, durability, state::MAP_BYTES)
+    }
+
+    fn open_sized(
+        dir: &Path,
+        identity: &Identity,
+        durability: Durability,
+        map_bytes: usize,
+    ) -> Result<Self, StoreError> {
+        let open::Opened { env, meta, blocks, values, path, writer_lock } =
+            open::open(dir, identity, durability, map_bytes)?;
+        Ok(Self { env, meta, blocks, values, path, _writer_lock: writer_lock })
+    }
+
+    /// The store's directory, absolute: what a worker opens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The newest committed block; none in a new store.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`], [`StoreError::Lmdb`].
+    pub fn tip(&self) -> Result<Option<BlockRecord>, StoreError> {
+        let fail = |source| self.lmdb("reading the tip", source);
+        let txn = self.env.read_txn().map_err(fail)?;
+        let Some((key, bytes)) = self.blocks.last(&txn).map_err(fail)? else { return Ok(None) };
+        let record = state::block_height(key).and_then(|height| BlockRecord::decode(height, bytes));
+        record.map(Some).map_err(|source| self.damaged(source))
+    }
+
+    /// The record of the block at `height`, if it was committed.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`], [`StoreError::Lmdb`].
+    pub fn block(&self, height: u32) -> Result<Option<BlockRecord>, StoreError> {
+        let fail = |source| self.lmdb("reading a block's record", source);
+        let txn = self.env.read_txn().map_err(fail)?;
+        let bytes = self.blocks.get(&txn, &height.to_be_bytes()).map_err(fail)?;
+        let record = bytes.map(|bytes| BlockRecord::decode(height, bytes)).transpose();
+        record.map_err(|source| self.damaged(source))
+    }
+
+    /// Commits a block and its pairs, both or neither. Of pairs with equal keys the last one counts. The record is
+    /// stored as given: that it fits the pairs is the caller's business.
+    ///
+    /// # Errors
+    /// [`StoreError::NotAboveTip`]; [`StoreError::NotWritten`] if for instance the disk is full. Either leaves the store
+    /// as it was, and usable.
+    pub fn commit(&self, record: &BlockRecord, writes: &Writes) -> Result<(), StoreError> {
+        let fail = |source| StoreError::NotWritten { path: self.path.clone(), height: record.height, source };
+        // Dropped by an early return, the transaction is aborted.
+        let mut txn = self.env.write_txn().map_err(fail)?;
+        self.check_above_tip(&txn, record.height)?;
+        self.put_pairs(&mut txn, record.height, writes).map_err(fail)?;
+        self.blocks.put(&mut txn, &record.height.to_be_bytes(), &record.encode()).map_err(fail)?;
+        txn.commit().map_err(fail)
+    }
+
+    /// Notes the network's name, once it is known; noting the same again does nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Network`] if another one is noted; [`StoreError::Lmdb`].
+    pub fn set_network(&self, name: &str) -> Result<(), StoreError> {
+        let fail = |source| self.lmdb("noting the network", source);
+        let mut txn = self.env.write_txn().map_err(fail)?;
+        open::note_network(self.meta, &mut txn, name, &self.path)?;
+        txn.commit().map_err(fail)
+    }
+
+    /// The newest value of `key` at or below the height `at_most`. A value of no bytes is one that a block wrote.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`], [`StoreError::Lmdb`].
+    pub fn get(&self, key: &[u8], at_most: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        let fail = |source| self.lmdb("reading a value", source);
+        let txn = self.env.read_txn().map_err(fail)?;
+        let version = VersionKey::new(key, at_most);
+        let found = self.values.get_greater_than_or_equal_to(&txn, version.as_bytes()).map_err(fail)?;
+        let Some((found, stored)) = found else { return Ok(None) };
+        let value = version.value(found, stored).map_err(|source| self.damaged(source))?;
+        Ok(value.map(<[u8]>::to_vec))
+    }
+
+    /// SHA-256 over every stored key and value in order, each after its length (u64 little-endian): equal for equal
+    /// histories, whichever runs they came about in. Reads the whole store.
+    ///
+    /// # Errors
+    /// [`StoreError::Lmdb`].
+    pub fn content_hash(&self) -> Result<Hash, StoreError> {
+        let fail = |source| self.lmdb("hashing its content", source);
+        let txn = self.env.read_txn().map_err(fail)?;
+        let mut hasher = Sha256::new();
+        for entry in self.values.iter(&txn).map_err(fail)? {
+            let (key, value) = entry.map_err(fail)?;
+            for field in [key, value] {
+                hasher.update((field.len() as u64).to_le_bytes());
+                hasher.update(field);
+            }
+        }
+        Ok(Hash(hasher.finalize().into()))
+    }
+
+    /// Frees the reader slots of processes that have ended, and returns how many there were. To be called after a
+    /// worker died: the snapshot it may have held would keep old pages from being reused for ever.
+    ///
+    /// # Errors
+    /// [`StoreError::Lmdb`].
+    pub fn clear_stale_readers(&self) -> Result<usize, StoreError> {
+        self.env
+            .clear_stale_readers()
+            .map_err(|source| self.lmdb("clearing the slots of dead readers", source))
+    }
+
+    fn check_above_tip(&self, txn: &RoTxn<'_>, height: u32) -> Result<(), StoreError> {
+        let last = self.blocks.last(txn).map_err(|source| self.lmdb("reading the tip", source))?;
+        let Some((key, _)) = last else { return Ok(()) };
+        let tip = state::block_height(key).map_err(|source| self.damaged(source))?;
+        if height > tip {
+            return Ok(());
+        }
+        Err(StoreError::NotAboveTip { path: self.path.clone(), height, tip })
+    }
+
+    fn put_pairs(&self, txn: &mut RwTxn<'_>, height: u32, writes: &Writes) -> heed::Result<()> {
+        for (key, value) in last_by_key(writes) {
+            let version = VersionKey::new(key, height);
+            self.values.put(txn, version.as_bytes(), &version.stored(value))?;
+        }
+        Ok(())
+    }
+
+    fn lmdb(&self, doing: &'static str, source: heed::Error) -> StoreError {
+        StoreError::Lmdb { path: self.path.clone(), doing, source }
+    }
+
+    fn damaged(&self, source: LayoutError) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), source }
+    }
+}
+
+/// The last pair of each key, in the order of keys: neighbours then go into the same page of the tree, which with ten
+/// million pairs stored takes a quarter off a commit. Short keys are stored in this very order, long ones nearly so.
+fn last_by_key(writes: &Writes) -> Vec<(&[u8], &[u8])> {
+    let mut pairs: Vec<_> = writes.iter().collect();
+    pairs.reverse();
+    pairs.sort_by_key(|&(key, _)| key);
+    pairs.dedup_by_key(|&mut (key, _)| key);
+    pairs
+}

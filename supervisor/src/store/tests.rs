@@ -1,0 +1,333 @@
+//! Tests of the store in one process; what two processes see of it is in `processes`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Instant;
+
+use cofferdam_protocol::verdict::GuestVerdict;
+use cofferdam_protocol::writes::put_field;
+use heed::{EnvOpenOptions, MdbError};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+/// Key → height → value.
+type Model = BTreeMap<Vec<u8>, BTreeMap<u32, Vec<u8>>>;
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+pub(super) fn identity() -> Identity {
+    Identity { profile: Hash::of(b"profile"), network: None }
+}
+
+pub(super) fn open(dir: &TempDir) -> Result<Store, StoreError> {
+    Store::open(dir.path(), &identity(), Durability::None)
+}
+
+fn refusal(dir: &TempDir, identity: &Identity) -> String {
+    Store::open(dir.path(), identity, Durability::None).unwrap_err().to_string()
+}
+
+pub(super) fn writes<K: AsRef<[u8]>, V: AsRef<[u8]>>(pairs: &[(K, V)]) -> Writes {
+    let mut bytes = Vec::new();
+    for (key, value) in pairs {
+        for field in [key.as_ref(), value.as_ref()] {
+            let mut encoded = vec![0; 4 + field.len()];
+            assert!(put_field(&mut encoded, field).unwrap().is_empty());
+            bytes.extend_from_slice(&encoded);
+        }
+    }
+    Writes::parse(bytes).unwrap()
+}
+
+pub(super) fn record(height: u32, writes: &Writes) -> BlockRecord {
+    BlockRecord {
+        height,
+        hash: Hash::of(&height.to_le_bytes()).0,
+        digest: Hash::of(&height.to_be_bytes()),
+        verdict: GuestVerdict::Completed,
+        writes: writes.count(),
+        writes_sha256: writes.hash(),
+    }
+}
+
+pub(super) fn commit<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+    store: &Store,
+    height: u32,
+    pairs: &[(K, V)],
+) -> Result<(), StoreError> {
+    let writes = writes(pairs);
+    store.commit(&record(height, &writes), &writes)
+}
+
+#[test]
+fn a_store_is_shared_between_threads() {
+    fn check<T: Send + Sync>() {}
+    check::<Store>();
+}
+
+#[test]
+fn the_last_of_equal_keys_counts_and_an_empty_value_hides_older_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).unwrap();
+    commit(&store, 5, &[("a", "first"), ("b", "1"), ("a", "second")]).unwrap();
+    commit(&store, 7, &[("a", "")]).unwrap();
+    assert_eq!(store.get(b"a", 4).unwrap(), None);
+    assert_eq!(store.get(b"a", 6).unwrap().unwrap(), b"second");
+    assert_eq!(store.get(b"a", 7).unwrap().unwrap(), b"");
+    assert_eq!(store.get(b"b", u32::MAX).unwrap().unwrap(), b"1");
+}
+
+#[test]
+fn a_store_is_resumed_where_it_was_left() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("made/by/open");
+    let store = Store::open(&dir, &identity(), Durability::Block).unwrap();
+    assert_eq!(store.tip().unwrap(), None);
+    commit(&store, 0, &[("key", "value")]).unwrap();
+    commit(&store, 9, &[("", "of the empty key")]).unwrap();
+    let (tip, hash) = (store.tip().unwrap(), store.content_hash().unwrap());
+    drop(store);
+
+    let store = Store::open(&dir, &identity(), Durability::Block).unwrap();
+    assert_eq!(store.path(), dir.canonicalize().unwrap());
+    assert_eq!(store.tip().unwrap(), tip);
+    assert_eq!(store.block(9).unwrap(), tip);
+    assert_eq!(store.block(0).unwrap().unwrap().height, 0);
+    assert_eq!(store.block(1).unwrap(), None);
+    assert_eq!(store.get(b"", 9).unwrap().unwrap(), b"of the empty key");
+    assert_eq!(store.content_hash().unwrap(), hash);
+}
+
+#[test]
+fn only_a_block_above_the_tip_is_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).unwrap();
+    commit(&store, 5, &[("a", "5")]).unwrap();
+    for height in [0, 4, 5] {
+        let error = commit(&store, height, &[("a", "again")]).unwrap_err();
+        assert!(matches!(error, StoreError::NotAboveTip { tip: 5, .. }), "{error}");
+    }
+    assert_eq!(store.get(b"a", 9).unwrap().unwrap(), b"5");
+    assert_eq!(store.tip().unwrap().unwrap().height, 5);
+}
+
+#[test]
+fn another_profile_is_refused_and_both_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(&dir).unwrap());
+    let other = Identity { profile: Hash::of(b"other"), network: None };
+    let message = refusal(&dir, &other);
+    assert!(message.contains(&identity().profile.to_string()), "{message}");
+    assert!(message.contains(&other.profile.to_string()), "{message}");
+}
+
+#[test]
+fn another_network_is_refused_whenever_it_shows() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |name: &str| Identity { network: Some(name.to_owned()), ..identity() };
+    let store = open(&dir).unwrap();
+    store.set_network("signet").unwrap();
+    store.set_network("signet").unwrap();
+    let error = store.set_network("main").unwrap_err().to_string();
+    assert!(error.contains("\"signet\"") && error.contains("\"main\""), "{error}");
+    drop(store);
+    let message = refusal(&dir, &of("main"));
+    assert!(message.contains("\"signet\"") && message.contains("\"main\""), "{message}");
+    drop(open(&dir).unwrap());
+    drop(Store::open(dir.path(), &of("signet"), Durability::None).unwrap());
+}
+
+#[test]
+fn another_format_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).unwrap();
+    let mut txn = store.env.write_txn().unwrap();
+    store.meta.put(&mut txn, state::FORMAT_KEY, &7u32.to_le_bytes()).unwrap();
+    txn.commit().unwrap();
+    drop(store);
+    let message = refusal(&dir, &identity());
+    assert!(message.contains("format 7") && message.contains("format 1"), "{message}");
+}
+
+#[test]
+fn a_directory_of_something_else_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("wallet.dat"), "precious").unwrap();
+    assert!(refusal(&dir, &identity()).contains("wallet.dat"));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("data.mdb"), [b'x'; 8192]).unwrap();
+    assert!(refusal(&dir, &identity()).contains("is no store of Cofferdam"));
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = Store::open(file.path(), &identity(), Durability::None).unwrap_err();
+    assert!(matches!(error, StoreError::Directory { .. }), "{error}");
+}
+
+#[test]
+#[allow(unsafe_code, reason = "heed's open is unsafe: LMDB maps a file into memory")]
+fn another_programs_lmdb_is_refused() {
+    for table in [Some("accounts"), Some(state::META), None] {
+        let dir = tempfile::tempdir().unwrap();
+        // SAFETY: a new directory of this test's own.
+        let env = unsafe { EnvOpenOptions::new().max_dbs(1).open(dir.path()) }.unwrap();
+        let mut txn = env.write_txn().unwrap();
+        let theirs: Table = env.create_database(&mut txn, table).unwrap();
+        theirs.put(&mut txn, b"meta", b"value").unwrap();
+        txn.commit().unwrap();
+        drop(env);
+        assert!(refusal(&dir, &identity()).contains("is no store of Cofferdam"), "{table:?}");
+    }
+}
+
+#[test]
+fn a_start_that_was_cut_short_is_no_obstacle() {
+    let dir = tempfile::tempdir().unwrap();
+    for left in ["writer.lock", "lock.mdb", "data.mdb"] {
+        fs::write(dir.path().join(left), "").unwrap();
+    }
+    commit(&open(&dir).unwrap(), 1, &[("a", "b")]).unwrap();
+}
+
+#[test]
+fn a_second_writer_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).unwrap();
+    let message = refusal(&dir, &identity());
+    assert!(message.contains("being written by another process"), "{message}");
+    drop(store);
+    drop(open(&dir).unwrap());
+}
+
+#[test]
+fn a_full_store_keeps_what_it_had_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open_sized(dir.path(), &identity(), Durability::None, 1 << 20).unwrap();
+    commit(&store, 1, &[("a", "1")]).unwrap();
+    let before = store.content_hash().unwrap();
+    let error = commit(&store, 2, &[("a", &vec![0; 2 << 20])]).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::NotWritten { source: heed::Error::Mdb(MdbError::MapFull), .. }),
+        "{error}"
+    );
+    assert_eq!(store.tip().unwrap().unwrap().height, 1);
+    assert_eq!(store.content_hash().unwrap(), before);
+    commit(&store, 2, &[("a", "2")]).unwrap();
+    assert_eq!(store.get(b"a", 2).unwrap().unwrap(), b"2");
+}
+
+#[test]
+fn damaged_records_and_values_are_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).unwrap();
+    let long = vec![b'k'; 600];
+    commit(&store, 3, &[(&long, "value")]).unwrap();
+    let mut txn = store.env.write_txn().unwrap();
+    store.blocks.put(&mut txn, &3u32.to_be_bytes(), b"\x01torn").unwrap();
+    store.values.put(&mut txn, VersionKey::new(&long, 3).as_bytes(), b"torn").unwrap();
+    txn.commit().unwrap();
+    for error in [store.tip().unwrap_err(), store.block(3).unwrap_err(), store.get(&long, 3).unwrap_err()] {
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    }
+    let mut txn = store.env.write_txn().unwrap();
+    store.blocks.put(&mut txn, b"no height", b"").unwrap();
+    txn.commit().unwrap();
+    assert!(matches!(commit(&store, 4, &[("a", "b")]), Err(StoreError::Damaged { .. })));
+}
+
+fn key() -> impl Strategy<Value = Vec<u8>> {
+    let length = prop_oneof![0..4usize, 470..515usize, 0..2000usize];
+    let byte = prop::sample::select(vec![0u8, 1, 0xFF]);
+    (byte, length).prop_map(|(byte, length)| vec![byte; length])
+}
+
+/// Blocks of pairs, with the distance of each from the one before.
+fn history() -> impl Strategy<Value = Vec<(u32, Pairs)>> {
+    let value = prop::collection::vec(any::<u8>(), 0..100);
+    let pairs = prop::collection::vec((key(), value), 0..30);
+    prop::collection::vec((1..4u32, pairs), 1..12)
+}
+
+fn apply(store: &Store, history: &[(u32, Pairs)]) -> (Model, u32) {
+    let (mut model, mut height) = (Model::new(), 0);
+    for (distance, pairs) in history {
+        height += distance;
+        commit(store, height, pairs).unwrap();
+        for (key, value) in pairs {
+            model.entry(key.clone()).or_default().insert(height, value.clone());
+        }
+    }
+    (model, height)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn the_value_at_every_height_is_the_models(history in history(), absent in key()) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir).unwrap();
+        let (mut model, tip) = apply(&store, &history);
+        model.entry(absent).or_default();
+        for (key, versions) in &model {
+            for height in 0..=tip + 1 {
+                let expected = versions.range(..=height).next_back().map(|(_, value)| value.clone());
+                prop_assert_eq!(store.get(key, height).unwrap(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn equal_histories_have_equal_hashes(history in history(), cut: prop::sample::Index) {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = open(&one).unwrap();
+        apply(&store, &history);
+        let (tip, hash) = (store.tip().unwrap().unwrap(), store.content_hash().unwrap());
+
+        // The other one is closed in between, and writes the pairs of each block in another order.
+        let (mut height, cut) = (0, cut.index(history.len()));
+        let mut other = open(&two).unwrap();
+        for (index, (distance, pairs)) in history.iter().enumerate() {
+            if index == cut {
+                drop(other);
+                other = open(&two).unwrap();
+            }
+            height += distance;
+            let last: BTreeMap<_, _> = pairs.iter().cloned().collect();
+            commit(&other, height, &last.into_iter().rev().collect::<Pairs>()).unwrap();
+        }
+        prop_assert_eq!(other.content_hash().unwrap(), hash);
+        commit(&other, tip.height + 1, &[("one", "more")]).unwrap();
+        prop_assert_ne!(other.content_hash().unwrap(), hash);
+    }
+}
+
+#[test]
+#[ignore = "a measurement, for a release build"]
+fn measure_commits_and_reads() {
+    const PAIRS: u32 = 40_000;
+    for durability in [Durability::None, Durability::Block] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &identity(), durability).unwrap();
+        let key = |number: u32| [Hash::of(&number.to_le_bytes()).0.as_slice(), &[0; 30], &[7; 28]].concat();
+        for height in 1..=20 {
+            let pairs: Pairs = (0..PAIRS).map(|n| (key(n * height), vec![1; 60])).collect();
+            let writes = writes(&pairs);
+            let record = record(height, &writes);
+            let start = Instant::now();
+            store.commit(&record, &writes).unwrap();
+            if height % 5 == 0 {
+                println!(
+                    "{durability:?}: block {height}, {PAIRS} pairs: {:.1} ms",
+                    start.elapsed().as_secs_f64() * 1e3
+                );
+            }
+        }
+        let keys: Vec<_> = (0..PAIRS).map(key).collect();
+        let start = Instant::now();
+        keys.iter().for_each(|key| assert!(store.get(key, 20).unwrap().is_some()));
+        println!("get: {:.2} µs", start.elapsed().as_secs_f64() * 1e6 / f64::from(PAIRS));
+    }
+}

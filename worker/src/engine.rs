@@ -1,0 +1,125 @@
+//! The one engine configuration. Compiler, workers and tests all build their engine here, so that what is compiled is
+//! what runs, and what is promised about determinism holds for both.
+#![allow(unsafe_code, reason = "Config::cranelift_flag_enable")]
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use wasmtime::{Config, Engine, MemoryCreator, RegallocAlgorithm, WasmFeatures};
+
+use crate::memory::{GUARD_BYTES, RESERVATION_BYTES};
+
+/// Bytes of stack that a guest may use, host functions included.
+pub const STACK_BYTES: usize = 1 << 20;
+
+/// Elements that a guest's tables may hold in all. Tables live outside the linear memory, so they need a limit of
+/// their own; compilers make one table of as many elements as there are indirect calls, a few thousand.
+pub const TABLE_ELEMENTS: usize = 1 << 20;
+
+/// The WebAssembly that is accepted: what is standard in WebAssembly 2.0 and what compilers emit by default, less
+/// everything whose result may differ from host to host.
+const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
+    .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
+    .union(WasmFeatures::SIGN_EXTENSION)
+    .union(WasmFeatures::REFERENCE_TYPES)
+    .union(WasmFeatures::GC_TYPES)
+    .union(WasmFeatures::MULTI_VALUE)
+    .union(WasmFeatures::BULK_MEMORY)
+    .union(WasmFeatures::SIMD)
+    .union(WasmFeatures::RELAXED_SIMD)
+    .union(WasmFeatures::FLOATS)
+    .union(WasmFeatures::TAIL_CALL)
+    .union(WasmFeatures::EXTENDED_CONST);
+
+/// Instruction sets that compiled code may use beside the architecture's base: one fixed set (x86-64-v2, of 2009)
+/// rather than what each host has, because the size of a stack frame depends on it, and with that how deep a recursion
+/// gets before the stack limit.
+#[cfg(target_arch = "x86_64")]
+const INSTRUCTION_SETS: [&str; 6] =
+    ["has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt", "has_cmpxchg16b"];
+#[cfg(not(target_arch = "x86_64"))]
+const INSTRUCTION_SETS: [&str; 0] = [];
+
+/// The engine could not be built.
+#[derive(Debug, Error)]
+#[error("the WebAssembly engine could not be set up: {0}")]
+pub struct EngineError(String);
+
+/// Engine, version and every setting that can show in a result, for the profile.
+pub fn description() -> String {
+    format!(
+        "wasmtime 48.0.8 cranelift {} stack={STACK_BYTES} tables={TABLE_ELEMENTS} nan=canonical simd=deterministic \
+         isa={} abi=1",
+        std::env::consts::ARCH,
+        INSTRUCTION_SETS.join(",")
+    )
+}
+
+/// Builds the engine: for a worker with its memory, for compiling without one.
+///
+/// # Errors
+/// [`EngineError`] if the host's processor lacks an instruction set that the code needs.
+pub fn build(fuel: bool, memory: Option<Arc<dyn MemoryCreator>>) -> Result<Engine, EngineError> {
+    let mut config = Config::new();
+    fix_target(&mut config)?;
+    config
+        .wasm_features(FEATURES.complement(), false)
+        .wasm_features(FEATURES, true)
+        .relaxed_simd_deterministic(true)
+        .cranelift_nan_canonicalization(true)
+        .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
+        .max_wasm_stack(STACK_BYTES)
+        .consume_fuel(fuel)
+        .memory_reservation(RESERVATION_BYTES as u64)
+        .memory_guard_size(GUARD_BYTES as u64)
+        .memory_may_move(false)
+        // Images are mapped over the memory, which a MemoryCreator's memory cannot have; and mapping would replace
+        // committed pages by demand-paged ones.
+        .memory_init_cow(false);
+    if let Some(memory) = memory {
+        config.with_host_memory(memory);
+    }
+    Engine::new(&config).map_err(|error| EngineError(format!("{error:#}")))
+}
+
+fn fix_target(config: &mut Config) -> Result<(), EngineError> {
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    // Naming the target is what stops wasmtime from taking all that this host has.
+    config.target(&triple).map_err(|error| EngineError(format!("{error:#}")))?;
+    for flag in INSTRUCTION_SETS {
+        // SAFETY: the flags only name instruction sets; wasmtime checks them against the processor before it runs
+        // code that was compiled with them.
+        unsafe { config.cranelift_flag_enable(flag) };
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_names_the_engine_that_is_linked() {
+        let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock")).unwrap();
+        let version =
+            lock.split("name = \"wasmtime\"\nversion = \"").nth(1).unwrap().split('"').next().unwrap();
+        assert!(description().contains(&format!("wasmtime {version} ")), "wasmtime {version} is linked");
+    }
+
+    #[test]
+    fn the_engine_builds_with_and_without_fuel() {
+        for fuel in [false, true] {
+            let engine = build(fuel, None).unwrap();
+            engine.precompile_module(b"\0asm\x01\0\0\0").unwrap();
+        }
+    }
+
+    #[test]
+    fn what_could_differ_between_hosts_is_not_accepted() {
+        let engine = build(false, None).unwrap();
+        let threads = wat::parse_str("(module (memory 1 1 shared))").unwrap();
+        assert!(engine.precompile_module(&threads).is_err(), "shared memory");
+        let wide = wat::parse_str("(module (memory i64 1))").unwrap();
+        assert!(engine.precompile_module(&wide).is_err(), "64-bit memory");
+    }
+}

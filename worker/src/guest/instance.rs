@@ -1,0 +1,227 @@
+//! One instance for one job, prepared before the job is there where that can make no difference.
+
+use std::time::{Duration, Instant};
+
+use cofferdam_protocol::message::Call;
+use cofferdam_protocol::verdict::GuestVerdict;
+use thiserror::Error;
+use wasmtime::{Engine, ExternType, Instance, InstancePre, Linker, Memory, MemoryType, Module, Store};
+
+use super::context::{Context, JobInput, Output};
+use super::{abi, buffer, outcome};
+
+/// A failure of the host: the job says nothing about its guest, and this process should not run another.
+#[derive(Debug, Error)]
+pub enum GuestError {
+    /// The module cannot be linked.
+    #[error("the module cannot be linked: {0}")]
+    Link(String),
+    /// The guest could not be run, for a reason that is not its own.
+    #[error("the guest could not be run: {0}")]
+    Host(String),
+}
+
+/// A loaded module, ready to be instantiated again and again.
+pub struct Guest {
+    engine: Engine,
+    linker: Linker<Context>,
+    module: Module,
+    /// Everything resolved ahead; none if the module imports its memory, which belongs to one store.
+    resolved: Option<InstancePre<Context>>,
+    imported_memory: Option<(String, String, MemoryType)>,
+    fuel: Option<u64>,
+    /// Whether an instance may be made before its job is there.
+    ahead: bool,
+}
+
+/// An instance waiting for its job, or the store for one that has to wait.
+pub struct Prepared {
+    store: Store<Context>,
+    instance: Option<Instance>,
+}
+
+/// What a job came to.
+#[derive(Debug)]
+pub struct Done {
+    /// The verdict.
+    pub verdict: GuestVerdict,
+    /// The verdict in words.
+    pub detail: String,
+    /// The output; its spans say what of it counts.
+    pub output: Output,
+    /// The guest's own time, host functions included.
+    pub exec: Duration,
+    /// Size of its memory at the end, in bytes.
+    pub memory_bytes: u64,
+    /// Fuel used, if it is metered.
+    pub fuel_used: Option<u64>,
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guest").field("fuel", &self.fuel).field("ahead", &self.ahead).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("instance", &self.instance.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Guest {
+    /// Links `module`, which must belong to `engine`.
+    ///
+    /// # Errors
+    /// [`GuestError::Link`] if it imports what cannot be provided.
+    pub fn link(engine: &Engine, module: &Module, fuel: Option<u64>) -> Result<Self, GuestError> {
+        let link = |error: wasmtime::Error| GuestError::Link(format!("{error:#}"));
+        let mut linker = Linker::new(engine);
+        abi::link(&mut linker, module).map_err(link)?;
+        let imported_memory = module.imports().find_map(|import| match import.ty() {
+            ExternType::Memory(ty) => Some((import.module().to_owned(), import.name().to_owned(), ty)),
+            _ => None,
+        });
+        let resolved = match imported_memory {
+            None => Some(linker.instantiate_pre(module).map_err(link)?),
+            Some(_) => None,
+        };
+        let (engine, module) = (engine.clone(), module.clone());
+        Ok(Self { engine, linker, module, resolved, imported_memory, fuel, ahead: true })
+    }
+
+    /// Prepares for the next job: an instance, its start function already run.
+    ///
+    /// A start function that calls an import, or fails, has to wait for its job: what it does then is part of the
+    /// job. That is found by trying, once; the start function sees nothing but the module, so it always does the same.
+    ///
+    /// # Errors
+    /// [`GuestError::Host`] if the host fails.
+    pub fn prepare(&mut self) -> Result<Prepared, GuestError> {
+        if self.ahead {
+            let mut store = self.store()?;
+            if let Ok(instance) = self.instantiate(&mut store) {
+                return Ok(Prepared { store, instance: Some(instance) });
+            }
+            self.ahead = false;
+        }
+        Ok(Prepared { store: self.store()?, instance: None })
+    }
+
+    /// Runs one job. The instance is left in `prepared`, to be dropped once the answer is on its way: that resets
+    /// the memory.
+    ///
+    /// # Errors
+    /// [`GuestError::Host`] if the host fails, such as when the state cannot be read.
+    pub fn run(
+        &self,
+        prepared: &mut Prepared,
+        call: &Call,
+        input: JobInput,
+        output: Output,
+    ) -> Result<Done, GuestError> {
+        let store = &mut prepared.store;
+        store.data_mut().job = Some((input, output));
+        let started = Instant::now();
+        let result = match prepared.instance {
+            Some(instance) => Ok(instance),
+            None => self.instantiate(store),
+        };
+        let result = result.and_then(|instance| call_export(store, instance, call));
+        let exec = started.elapsed();
+        let (verdict, detail) = match result {
+            Ok(answer) => (answer.0, answer.1),
+            Err(error) => outcome::classify(&error, store.data().grow_refused)
+                .ok_or_else(|| GuestError::Host(format!("{error:#}")))?,
+        };
+        let memory_bytes = store.data().memory.map_or(0, |memory| memory.data_size(&*store) as u64);
+        let fuel_used = self.fuel.map(|limit| limit.saturating_sub(store.get_fuel().unwrap_or(0)));
+        let (_, output) =
+            store.data_mut().job.take().ok_or_else(|| GuestError::Host("the job is gone".to_owned()))?;
+        Ok(Done { verdict, detail, output, exec, memory_bytes, fuel_used })
+    }
+
+    /// A store with every limit set: before anything of the guest runs, its start function included.
+    fn store(&self) -> Result<Store<Context>, GuestError> {
+        let mut store = Store::new(&self.engine, Context::default());
+        store.limiter(|context| context);
+        if let Some(fuel) = self.fuel {
+            store.set_fuel(fuel).map_err(|error| GuestError::Host(format!("{error:#}")))?;
+        }
+        Ok(store)
+    }
+
+    fn instantiate(&self, store: &mut Store<Context>) -> wasmtime::Result<Instance> {
+        let instance = match (&self.resolved, &self.imported_memory) {
+            (Some(resolved), _) => resolved.instantiate(&mut *store)?,
+            (None, Some((module, name, ty))) => {
+                let memory = Memory::new(&mut *store, ty.clone())?;
+                store.data_mut().memory = Some(memory);
+                let mut linker = self.linker.clone();
+                linker.define(&mut *store, module, name, memory)?;
+                linker.instantiate(&mut *store, &self.module)?
+            }
+            (None, None) => self.linker.instantiate(&mut *store, &self.module)?,
+        };
+        if store.data().memory.is_none() {
+            store.data_mut().memory = exported_memory(store, instance);
+        }
+        Ok(instance)
+    }
+}
+
+/// The memory that the host may see: the one exported as `memory`, or else under any name.
+fn exported_memory(store: &mut Store<Context>, instance: Instance) -> Option<Memory> {
+    if let Some(memory) = instance.get_memory(&mut *store, "memory") {
+        return Some(memory);
+    }
+    instance.exports(store).find_map(|export| export.into_memory())
+}
+
+fn call_export(
+    store: &mut Store<Context>,
+    instance: Instance,
+    call: &Call,
+) -> wasmtime::Result<(GuestVerdict, String)> {
+    match call {
+        Call::Block => index_block(store, instance),
+        Call::View { export } => view(store, instance, export),
+    }
+}
+
+fn index_block(store: &mut Store<Context>, instance: Instance) -> wasmtime::Result<(GuestVerdict, String)> {
+    let Some(function) = instance.get_func(&mut *store, "_start") else {
+        return Ok(no_export("_start", "()"));
+    };
+    let Ok(function) = function.typed::<(), ()>(&*store) else { return Ok(no_export("_start", "()")) };
+    function.call(&mut *store, ())?;
+    let (_, output) = store.data_mut().job()?;
+    Ok(match output.flushed() {
+        true => (GuestVerdict::Completed, String::new()),
+        false => (GuestVerdict::Incomplete, "`_start` returned without a flush".to_owned()),
+    })
+}
+
+fn view(
+    store: &mut Store<Context>,
+    instance: Instance,
+    export: &str,
+) -> wasmtime::Result<(GuestVerdict, String)> {
+    let Some(function) = instance.get_func(&mut *store, export) else {
+        return Ok(no_export(export, "() -> i32"));
+    };
+    let Ok(function) = function.typed::<(), i32>(&*store) else { return Ok(no_export(export, "() -> i32")) };
+    let pointer = buffer::address(function.call(&mut *store, ())?);
+    let (memory, context) = match store.data().memory {
+        Some(memory) => memory.data_and_store_mut(&mut *store),
+        None => (&mut [][..], store.data_mut()),
+    };
+    let result = buffer::array_buffer(memory, "the result", pointer)?;
+    let (_, output) = context.job()?;
+    output.add_result(result)?;
+    Ok((GuestVerdict::Completed, String::new()))
+}
+
+fn no_export(name: &str, ty: &str) -> (GuestVerdict, String) {
+    (GuestVerdict::NoSuchExport, format!("the module exports no function `{name}` of type {ty}"))
+}

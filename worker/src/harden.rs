@@ -1,0 +1,76 @@
+//! Hardening: what a process of ours gives up before it does anything else, step by step.
+#![allow(unsafe_code, reason = "close_range(2)")]
+
+use std::fs;
+use std::io;
+
+use cofferdam_protocol::descriptors::FIRST_UNUSED;
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::getppid;
+use thiserror::Error;
+
+/// Descriptors that a worker may have open at once: those of `descriptors`, the store's, and a few while it reads
+/// `/proc`.
+const MAX_DESCRIPTORS: u64 = 64;
+
+/// A step that the kernel refused.
+#[derive(Debug, Error)]
+#[error("hardening: {step}: {source}")]
+pub(crate) struct HardenError {
+    step: &'static str,
+    source: io::Error,
+}
+
+fn step(step: &'static str) -> impl Fn(Errno) -> HardenError {
+    move |errno| HardenError { step, source: errno.into() }
+}
+
+/// Closes every descriptor that the process was not given on purpose. First of all, and before any file is opened.
+pub(crate) fn close_other_descriptors() -> Result<(), HardenError> {
+    let first = FIRST_UNUSED.unsigned_abs();
+    // SAFETY: closes descriptors that nothing in this process owns yet: it is the first thing that `init` does.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+    match Errno::result(result) {
+        Ok(_) => Ok(()),
+        // A kernel before 5.9.
+        Err(Errno::ENOSYS) => {
+            close_listed().map_err(|source| HardenError { step: "closing descriptors", source })
+        }
+        Err(errno) => Err(step("closing descriptors")(errno)),
+    }
+}
+
+fn close_listed() -> io::Result<()> {
+    let listed: Vec<i32> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number >= FIRST_UNUSED)
+        .collect();
+    for number in listed {
+        // SAFETY: as above. One of them was the directory itself, closed by now, so the result says nothing.
+        let _ = unsafe { libc::close(number) };
+    }
+    Ok(())
+}
+
+/// Ties this process's life to its supervisor's, and gives up privileges, core dumps and protection from the kernel's
+/// out-of-memory killer.
+///
+/// # Errors
+/// [`HardenError`] for the first step that is refused.
+pub(crate) fn apply() -> Result<(), HardenError> {
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("asking to die with the supervisor"))?;
+    prctl::set_no_new_privs().map_err(step("no_new_privs"))?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(step("no core dumps"))?;
+    setrlimit(Resource::RLIMIT_NOFILE, MAX_DESCRIPTORS, MAX_DESCRIPTORS).map_err(step("few descriptors"))?;
+    // So that the kernel, short of memory, picks this process and never the supervisor (proc_pid_oom_score_adj(5)).
+    fs::write("/proc/self/oom_score_adj", "1000")
+        .map_err(|source| HardenError { step: "offering itself to the out-of-memory killer", source })
+}
+
+/// Whether the supervisor is still the parent. It may have ended before this process asked to be told.
+pub(crate) fn supervisor_is_alive(supervisor: u32) -> bool {
+    u32::try_from(getppid().as_raw()).is_ok_and(|parent| parent == supervisor)
+}

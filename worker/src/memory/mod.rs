@@ -1,0 +1,62 @@
+//! A worker's linear memory: reserved, committed, proven, handed to guests one at a time, and made pristine again.
+//!
+//! ```text
+//!  base (2 MiB aligned)      memory.size       limit                4 GiB           + guard
+//!  │◀── accessible (RW) ──────▶│◀── closed ─────▶│◀── never opened ───▶│◀── guard ────▶│
+//!  │◀───────────── committed: resident ─────────▶│
+//! ```
+//!
+//! Compiled code carries no bounds checks on a 32-bit memory: everything from `memory.size` to 4 GiB and the guard
+//! behind it must fault. Closing a range with `mprotect(PROT_NONE)` does not free its pages, so all bytes up to the
+//! limit stay resident whatever the guest does, and growing is opening a little more.
+
+mod commit;
+mod creator;
+mod reservation;
+mod residency;
+
+use std::sync::Arc;
+
+use cofferdam_protocol::message::MemoryPlan;
+
+pub use commit::{CommitError, CommitReport};
+pub use creator::SlabCreator;
+pub use reservation::{GUARD_BYTES, RESERVATION_BYTES};
+
+use creator::Slab;
+use reservation::Reservation;
+
+/// The committed memory of this process. It outlives every instance.
+#[derive(Debug)]
+pub struct CommittedMemory {
+    slab: Arc<Slab>,
+}
+
+impl CommittedMemory {
+    /// Commits what `plan` asks for and proves that it is resident. `progress` hears of the bytes committed so far.
+    ///
+    /// # Errors
+    /// [`CommitError`] if the kernel refuses. If it does not refuse but has not enough memory, it kills this process.
+    pub fn commit(
+        plan: &MemoryPlan,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(Self, CommitReport), CommitError> {
+        let reservation = Reservation::new()?;
+        let report = commit::commit(&reservation, plan, progress)?;
+        let limit = usize::try_from(plan.bytes).map_err(|_| CommitError::BadLimit { bytes: plan.bytes })?;
+        Ok((Self { slab: Arc::new(Slab::new(reservation, limit)) }, report))
+    }
+
+    /// What wasmtime asks for linear memories.
+    pub fn creator(&self) -> Arc<SlabCreator> {
+        Arc::new(SlabCreator::new(Arc::clone(&self.slab)))
+    }
+
+    /// Bytes that the last reset had to write.
+    pub fn last_reset_bytes(&self) -> u64 {
+        self.slab.last_reset_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests;
