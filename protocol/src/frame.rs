@@ -50,11 +50,16 @@ pub enum FrameError {
     Io(#[from] io::Error),
 }
 
+/// What can be sent in a frame.
+pub trait Message: Encode + Decode<()> {}
+
+impl<M: Encode + Decode<()>> Message for M {}
+
 /// Appends `message` to `buffer` as one frame.
 ///
 /// # Errors
 /// [`FrameError::Encode`] if it is longer than [`MAX_FRAME_BYTES`]; `buffer` is then as it was.
-pub fn encode<M: Encode>(message: &M, buffer: &mut Vec<u8>) -> Result<(), FrameError> {
+pub fn encode<M: Message>(message: &M, buffer: &mut Vec<u8>) -> Result<(), FrameError> {
     let start = buffer.len();
     buffer.extend_from_slice(&[0; HEADER_BYTES]);
     let written = bincode::encode_into_std_write(message, &mut *buffer, CONFIGURATION);
@@ -79,7 +84,7 @@ pub fn encode<M: Encode>(message: &M, buffer: &mut Vec<u8>) -> Result<(), FrameE
 /// # Errors
 /// [`FrameError::Decode`] if the bytes are no message of this type. Never panics, and never allocates more than the
 /// cap, whatever the bytes are.
-pub fn decode<M: Decode<()>>(body: &[u8]) -> Result<M, FrameError> {
+pub fn decode<M: Message>(body: &[u8]) -> Result<M, FrameError> {
     let (message, used) = bincode::decode_from_slice(body, CONFIGURATION)
         .map_err(|error| FrameError::Decode(error.to_string()))?;
     if used != body.len() {
@@ -92,7 +97,7 @@ pub fn decode<M: Decode<()>>(body: &[u8]) -> Result<M, FrameError> {
 ///
 /// # Errors
 /// [`FrameError::Encode`] or [`FrameError::Io`].
-pub fn send<M: Encode>(pipe: &mut impl Write, message: &M) -> Result<(), FrameError> {
+pub fn send<M: Message>(pipe: &mut impl Write, message: &M) -> Result<(), FrameError> {
     let mut buffer = Vec::with_capacity(256);
     encode(message, &mut buffer)?;
     pipe.write_all(&buffer)?;
@@ -125,7 +130,7 @@ impl FrameReader {
     ///
     /// # Errors
     /// Any [`FrameError`] but `Encode`.
-    pub fn receive<M: Decode<()>>(&mut self, pipe: &mut impl Read) -> Result<M, FrameError> {
+    pub fn receive<M: Message>(&mut self, pipe: &mut impl Read) -> Result<M, FrameError> {
         loop {
             if let Some(message) = self.next()? {
                 return Ok(message);
@@ -138,7 +143,7 @@ impl FrameReader {
     ///
     /// # Errors
     /// [`FrameError::TooLong`] or [`FrameError::Decode`].
-    pub fn next<M: Decode<()>>(&mut self) -> Result<Option<M>, FrameError> {
+    pub fn next<M: Message>(&mut self) -> Result<Option<M>, FrameError> {
         let Some((header, rest)) = self.buffer[self.start..self.end].split_first_chunk::<HEADER_BYTES>()
         else {
             return Ok(None);

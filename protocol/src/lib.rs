@@ -4,6 +4,7 @@
 //!
 //! - [`message`]: the messages, carried in capped bincode frames ([`frame`]) over two pipes;
 //! - [`arena`]: sealed memfds through which bulk bytes pass, so that a pipe carries only a [`arena::Span`];
+//! - [`wait`]: how either side waits for the other;
 //! - [`status`]: one shared page on which a worker says what it is doing;
 //! - [`verdict`]: what can come of a job, and [`exit`]: what a process can end with;
 //! - [`profile`]: what a result depends on; [`writes`] and [`state`]: the bytes of a result and where they are kept;
@@ -21,9 +22,10 @@ pub mod frame;
 mod mapping;
 pub mod message;
 pub mod profile;
-// pub mod state;
+pub mod state;
 pub mod status;
 pub mod verdict;
+pub mod wait;
 pub mod writes;
 
 /// Version of the messages and arenas; a worker of another version is refused at `Hello`.

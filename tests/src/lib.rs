@@ -1,1 +1,3 @@
-//! x
+//! End-to-end tests of Cofferdam. What they share is in [`support`].
+
+pub mod support;

@@ -5,7 +5,8 @@
 use cofferdam_protocol::WASM_PAGE;
 use thiserror::Error;
 use wasmparser::{
-    CompositeInnerType, Encoding, FuncType, MemoryType, Parser, Payload, TableType, TypeRef, ValType, WasmFeatures,
+    CompositeInnerType, Encoding, FuncType, MemoryType, Parser, Payload, TableType, TypeRef, ValType,
+    WasmFeatures,
 };
 
 use crate::engine::TABLE_ELEMENTS;

@@ -1,6 +1,7 @@
 //! Serving: job in, answer out, then the reset and the next instance, while the supervisor is already busy elsewhere.
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use cofferdam_protocol::frame::{self, FrameError, FrameReader};
 use cofferdam_protocol::message::{Call, Job, Reply, Request, capped};
 use cofferdam_protocol::status::{Phase, ResetReport, StatusPage};
 use cofferdam_protocol::verdict::GuestVerdict;
+use cofferdam_protocol::wait;
 use thiserror::Error;
 
 use crate::fault;
@@ -61,7 +63,7 @@ impl Server {
         let mut prepared = self.guest.prepare()?;
         loop {
             self.status.set_phase(Phase::Idle);
-            let job = match self.reader.receive(&mut self.requests) {
+            let job = match self.next_request() {
                 Ok(Request::Job(job)) => job,
                 Ok(Request::Stop) | Err(FrameError::Closed) => return Ok(()),
                 Err(error) => return Err(ServeError::Request(error)),
@@ -76,6 +78,16 @@ impl Server {
             self.status.set_phase(Phase::Resetting);
             prepared = self.reset(&job, prepared)?;
             output = done.output;
+        }
+    }
+
+    fn next_request(&mut self) -> Result<Request, FrameError> {
+        loop {
+            if let Some(request) = self.reader.next()? {
+                return Ok(request);
+            }
+            wait::until_readable(&self.requests, None).map_err(io::Error::from)?;
+            self.reader.fill(&mut self.requests)?;
         }
     }
 

@@ -1,0 +1,357 @@
+//! Describing a pool, and building it: every check that needs no process first, then the processes.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cofferdam_protocol::fault::Fault;
+use cofferdam_protocol::message::{CommitStrategy, MemoryPlan};
+use cofferdam_protocol::profile::{Hash, Profile};
+use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, WASM_PAGE, message};
+use cofferdam_worker::{engine, module};
+use crossbeam_channel::bounded;
+
+use super::admission::{Budget, Need};
+use super::artifact::{self, ArtifactOrigin, Source};
+use super::call::Desk;
+use super::death::Death;
+use super::restart::RestartPolicy;
+use super::slot::{Slots, StartFailure};
+use super::{Pool, PoolError, ticket};
+use crate::host::size::Bytes;
+
+/// What of the arenas is expected to be resident beside a worker, for admission: a block, its output, and headroom.
+/// More is possible, up to the limits, and is given back after each job.
+const ARENA_BUDGET: Bytes = Bytes::mib(64);
+
+/// What one job may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Fuel per job; none, the default, does not meter.
+    pub fuel: Option<u64>,
+    /// Wall-clock time of one attempt. Default 60 s.
+    pub deadline: Duration,
+    /// How often a job is run again after a host verdict. Default 2.
+    pub retries: u32,
+    /// Bytes that a job's input may have. Default 32 MiB.
+    pub input_bytes: u64,
+    /// Bytes that a job may flush or return. Default 256 MiB.
+    pub output_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            fuel: None,
+            deadline: Duration::from_secs(60),
+            retries: 2,
+            input_bytes: Bytes::mib(32).0,
+            output_bytes: Bytes::mib(256).0,
+        }
+    }
+}
+
+/// How far the workers are while a pool starts, in bytes over all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartProgress {
+    /// Bytes committed so far.
+    pub committed_bytes: u64,
+    /// Bytes to commit.
+    pub total_bytes: u64,
+}
+
+type DeathHook = Arc<dyn Fn(&Death) + Send + Sync>;
+
+/// Everything that slots and callers need to know.
+pub(super) struct Settings {
+    pub(super) memory: MemoryPlan,
+    pub(super) workers: usize,
+    pub(super) spares: usize,
+    pub(super) limits: Limits,
+    pub(super) state: Option<PathBuf>,
+    pub(super) restart: RestartPolicy,
+    pub(super) start_timeout: Duration,
+    pub(super) executable: PathBuf,
+    pub(super) faults: Vec<Fault>,
+    pub(super) on_death: Option<DeathHook>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { memory, workers, spares, limits, .. } = self;
+        f.debug_struct("Settings")
+            .field("memory", memory)
+            .field("workers", workers)
+            .field("spares", spares)
+            .field("limits", limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    /// The first frame to a worker.
+    pub(super) fn configure(&self) -> message::Configure {
+        message::Configure {
+            version: PROTOCOL_VERSION,
+            build: BUILD.to_owned(),
+            supervisor: std::process::id(),
+            memory: self.memory,
+            fuel: self.limits.fuel,
+            input_bytes: self.limits.input_bytes,
+            output_bytes: self.limits.output_bytes,
+            state: self.state.clone(),
+            faults: self.faults.clone(),
+        }
+    }
+}
+
+/// Describes a pool; see [`Pool::builder`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct PoolBuilder {
+    module: Vec<u8>,
+    settings: Settings,
+    spares: Option<usize>,
+    queue: usize,
+    admission: bool,
+    cache: Option<PathBuf>,
+}
+
+impl PoolBuilder {
+    pub(super) fn new(module: Vec<u8>) -> Self {
+        let memory = MemoryPlan {
+            bytes: Bytes::gib(4).0,
+            strategy: CommitStrategy::default(),
+            huge_pages: true,
+            lock: false,
+        };
+        let settings = Settings {
+            memory,
+            workers: 1,
+            spares: 0,
+            limits: Limits::default(),
+            state: None,
+            restart: RestartPolicy::default(),
+            start_timeout: Duration::from_secs(120),
+            executable: PathBuf::from("/proc/self/exe"),
+            faults: Vec::new(),
+            on_death: None,
+        };
+        let cache = artifact::default_cache_directory();
+        Self { module, settings, spares: None, queue: 1024, admission: true, cache }
+    }
+
+    /// How many jobs run at the same time, each on a worker of its own. Default 1.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.settings.workers = workers;
+        self
+    }
+
+    /// How many workers more are kept committed, to take over at once when one dies. By default one, if there is
+    /// memory for it, or else none.
+    pub fn spares(mut self, spares: usize) -> Self {
+        self.spares = Some(spares);
+        self
+    }
+
+    /// Bytes of linear memory that each worker commits and a guest may grow to: a multiple of 64 KiB, up to 4 GiB,
+    /// which is the default.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.settings.memory.bytes = bytes;
+        self
+    }
+
+    /// How memory is committed. Default [`CommitStrategy::Populate`].
+    pub fn commit(mut self, strategy: CommitStrategy) -> Self {
+        self.settings.memory.strategy = strategy;
+        self
+    }
+
+    /// Whether to ask the host for huge pages. Default true.
+    pub fn huge_pages(mut self, huge: bool) -> Self {
+        self.settings.memory.huge_pages = huge;
+        self
+    }
+
+    /// Whether to lock the memory, so that it cannot be swapped out. Default false.
+    pub fn lock_memory(mut self, lock: bool) -> Self {
+        self.settings.memory.lock = lock;
+        self
+    }
+
+    /// What one job may use.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
+        self
+    }
+
+    /// Directory of the state that guests read, which must exist: see [`crate::store`]. By default there is none, and
+    /// every read finds nothing.
+    pub fn state(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.settings.state = Some(directory.into());
+        self
+    }
+
+    /// How workers that die are replaced.
+    pub fn restart(mut self, policy: RestartPolicy) -> Self {
+        self.settings.restart = policy;
+        self
+    }
+
+    /// How long a worker may take to get ready. Default 120 s.
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.start_timeout = timeout;
+        self
+    }
+
+    /// How many submitted jobs may wait. Default 1024.
+    pub fn queue(mut self, jobs: usize) -> Self {
+        self.queue = jobs;
+        self
+    }
+
+    /// Whether to check, before a process is started, that the memory is there. Default true; without it the kernel
+    /// decides, by refusing or killing a worker.
+    pub fn admission(mut self, check: bool) -> Self {
+        self.admission = check;
+        self
+    }
+
+    /// Where compiled modules are kept; none to compile every time. Default [`default_cache_directory`].
+    ///
+    /// [`default_cache_directory`]: super::default_cache_directory
+    pub fn cache(mut self, directory: Option<PathBuf>) -> Self {
+        self.cache = directory;
+        self
+    }
+
+    /// Plants faults, for tests of what happens when workers die or lie.
+    pub fn faults(mut self, faults: Vec<Fault>) -> Self {
+        self.settings.faults = faults;
+        self
+    }
+
+    /// Has `hook` called, in a thread of the pool, after each death that nobody asked for.
+    pub fn on_death(mut self, hook: impl Fn(&Death) + Send + Sync + 'static) -> Self {
+        self.settings.on_death = Some(Arc::new(hook));
+        self
+    }
+
+    /// What results will depend on, without building the pool.
+    ///
+    /// # Errors
+    /// [`PoolError::Module`] if the module is no module.
+    pub fn profile(&self) -> Result<Profile, PoolError> {
+        Ok(self.profile_of(&module::to_binary(&self.module)?))
+    }
+
+    /// Builds the pool: returns once every worker has committed its memory and is ready.
+    ///
+    /// # Errors
+    /// Any [`PoolError`] about settings, module, memory, or start.
+    pub fn build(self) -> Result<Pool, PoolError> {
+        self.build_with(&mut |_| {})
+    }
+
+    /// As [`PoolBuilder::build`], and calls `progress` some times a second meanwhile.
+    ///
+    /// # Errors
+    /// As [`PoolBuilder::build`].
+    pub fn build_with(mut self, progress: &mut dyn FnMut(StartProgress)) -> Result<Pool, PoolError> {
+        self.check_settings()?;
+        let binary = module::to_binary(&self.module)?;
+        module::inspect(&binary, self.settings.memory.bytes)?;
+        self.settings.spares = self.admit()?;
+        let profile = self.profile_of(&binary);
+        let settings = Arc::new(self.settings);
+        let source = Source {
+            binary: &binary,
+            fuel: settings.limits.fuel.is_some(),
+            cache: self.cache.as_deref(),
+            executable: &settings.executable,
+        };
+        let desk = Arc::new(Desk::new(Arc::clone(&settings)));
+        let (slots, origin) = start_slots(&settings, &source, &desk, progress)?;
+        let (queue, queued) = bounded(self.queue);
+        let dispatchers = ticket::dispatchers(settings.workers, &queued, &desk);
+        Ok(Pool { profile, artifact: origin, desk, slots, queue: Some(queue), dispatchers })
+    }
+
+    fn profile_of(&self, binary: &[u8]) -> Profile {
+        Profile {
+            module: Hash::of(binary),
+            memory_bytes: self.settings.memory.bytes,
+            fuel: self.settings.limits.fuel,
+            output_bytes: self.settings.limits.output_bytes,
+            engine: engine::description(),
+        }
+    }
+
+    fn check_settings(&self) -> Result<(), PoolError> {
+        let Settings { memory, workers, limits, .. } = &self.settings;
+        let setting = |text: String| Err(PoolError::Setting(text));
+        if *workers == 0 {
+            return setting("a pool needs at least one worker".to_owned());
+        }
+        if memory.bytes == 0 || memory.bytes > Bytes::gib(4).0 || !memory.bytes.is_multiple_of(WASM_PAGE) {
+            return setting(format!(
+                "a memory of {} bytes is not possible: it must be a multiple of 64 KiB, up to 4 GiB",
+                memory.bytes
+            ));
+        }
+        if limits.input_bytes == 0 || limits.output_bytes == 0 {
+            return setting("the limits of input and output must be at least one byte".to_owned());
+        }
+        // Lengths cross the guest ABI as 32-bit numbers, the height's four bytes included.
+        if limits.input_bytes > Bytes::gib(2).0 || limits.output_bytes > Bytes::gib(4).0 {
+            return setting("input is limited to 2 GiB and output to 4 GiB".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Checks that the memory is there, and decides on the number of spares.
+    fn admit(&self) -> Result<usize, PoolError> {
+        let need = |workers: usize| {
+            let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+            Need::of(workers, self.settings.memory.bytes, ARENA_BUDGET.0)
+        };
+        let budget = Budget::read();
+        let workers = self.settings.workers;
+        let spares = match self.spares {
+            Some(spares) => spares,
+            None => usize::from(budget.fits(&need(workers + 1)).is_ok()),
+        };
+        if self.admission {
+            budget.fits(&need(workers + spares))?;
+        }
+        Ok(spares)
+    }
+}
+
+/// Starts every slot. A cached artifact that workers refuse is thrown away and compiled again, once.
+fn start_slots(
+    settings: &Arc<Settings>,
+    source: &Source<'_>,
+    desk: &Arc<Desk>,
+    progress: &mut dyn FnMut(StartProgress),
+) -> Result<(Slots, ArtifactOrigin), PoolError> {
+    let artifact = artifact::obtain(source)?;
+    let origin = artifact.origin;
+    match Slots::start(settings, artifact.file, desk, progress) {
+        Ok(slots) => Ok((slots, origin)),
+        Err(StartFailure::ArtifactRefused(reason)) if origin == ArtifactOrigin::Cached => {
+            tracing::warn!("a cached artifact was refused ({reason}): compiling again");
+            artifact::forget(source)?;
+            let artifact = artifact::obtain(source)?;
+            let slots = Slots::start(settings, artifact.file, desk, progress)?;
+            Ok((slots, artifact.origin))
+        }
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// What one worker needs beside its memory, for reports such as `doctor`'s.
+pub(crate) fn need_of(workers: u32, memory_bytes: u64) -> Need {
+    Need::of(workers, memory_bytes, ARENA_BUDGET.0)
+}

@@ -1,0 +1,272 @@
+//! How a worker ended, and what that means.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use cofferdam_protocol::exit::WorkerExit;
+use cofferdam_protocol::status::Phase;
+use cofferdam_protocol::verdict::HostVerdict;
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+
+use super::cgroup::{Cgroup, Evidence, OomCounts};
+
+/// How many of its last requests are kept of each worker.
+const KEPT_REQUESTS: usize = 8;
+
+/// One request in a worker's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestRecord {
+    /// What was asked: "block 7 (215 bytes)".
+    pub request: String,
+    /// What came of it; none while it runs, and for the one that it died of.
+    pub answer: Option<String>,
+}
+
+impl fmt::Display for RequestRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.request, self.answer.as_deref().unwrap_or("no answer"))
+    }
+}
+
+/// The last requests of one worker, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Ring(VecDeque<RequestRecord>);
+
+impl Ring {
+    pub(super) fn asked(&mut self, request: String) {
+        if self.0.len() == KEPT_REQUESTS {
+            self.0.pop_front();
+        }
+        self.0.push_back(RequestRecord { request, answer: None });
+    }
+
+    pub(super) fn answered(&mut self, answer: impl FnOnce() -> String) {
+        if let Some(last) = self.0.back_mut() {
+            last.answer = Some(answer());
+        }
+    }
+
+    pub(super) fn records(&self) -> Vec<RequestRecord> {
+        self.0.iter().cloned().collect()
+    }
+}
+
+/// A worker's end that nobody asked for.
+#[derive(Clone, Debug)]
+pub struct Death {
+    /// Its process id.
+    pub pid: u32,
+    /// The slot that it had.
+    pub slot: usize,
+    /// What it means.
+    pub verdict: HostVerdict,
+    /// The evidence in words.
+    pub detail: String,
+    /// What it was doing, by its own last word.
+    pub phase: Option<Phase>,
+    /// Its last requests, oldest first.
+    pub requests: Vec<RequestRecord>,
+    /// Why it ended by its own last sentence, if it said one while starting.
+    pub refusal: Option<String>,
+    /// Its exit code, if it exited.
+    pub exit: Option<i32>,
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker {} of slot {} {}: {}", self.pid, self.slot, self.verdict, self.detail)
+    }
+}
+
+/// Why the supervisor itself killed a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum KillReason {
+    /// It did not answer within this time.
+    Deadline(Duration),
+    /// What it sent was wrong in this way.
+    Violation(String),
+    /// It did not get ready in time.
+    StartTimeout(Duration),
+    /// The pool is stopping.
+    Stopping,
+}
+
+/// What is known of an end beside its wait status.
+pub(super) struct Circumstances<'a> {
+    pub(super) kill: Option<&'a KillReason>,
+    pub(super) ready: bool,
+    pub(super) refusal: Option<&'a str>,
+    pub(super) oom: Option<Evidence>,
+}
+
+/// The verdict on an end, and the evidence in words.
+pub(super) fn classify(status: &WaitStatus, circumstances: &Circumstances<'_>) -> (HostVerdict, String) {
+    match circumstances.kill {
+        Some(KillReason::Deadline(after)) => {
+            return (
+                HostVerdict::Deadline,
+                format!("no answer within {}", humantime::format_duration(*after)),
+            );
+        }
+        Some(KillReason::Violation(what)) => return (HostVerdict::ProtocolViolation, what.clone()),
+        Some(KillReason::StartTimeout(after)) => {
+            let after = humantime::format_duration(*after);
+            return (HostVerdict::Deadline, format!("not ready within {after} of its start"));
+        }
+        Some(KillReason::Stopping) | None => {}
+    }
+    match *status {
+        WaitStatus::Signaled(_, signal, _) => classify_signal(signal, circumstances),
+        WaitStatus::Exited(_, code) => classify_exit(code, circumstances),
+        ref other => (HostVerdict::Exited, format!("unexpected wait status {other:?}")),
+    }
+}
+
+fn classify_signal(signal: Signal, circumstances: &Circumstances<'_>) -> (HostVerdict, String) {
+    let during = if circumstances.ready { "" } else { " while it was starting" };
+    match (signal, &circumstances.oom) {
+        (Signal::SIGKILL, Some(evidence)) if circumstances.ready => {
+            (HostVerdict::OomKilled, format!("SIGKILL, and {evidence}"))
+        }
+        (Signal::SIGKILL, Some(evidence)) => (
+            HostVerdict::CommitFailed,
+            format!("killed by the kernel (SIGKILL) while it committed its memory: {evidence}"),
+        ),
+        (Signal::SIGKILL, None) if !circumstances.ready => {
+            (HostVerdict::CommitFailed, "SIGKILL while it committed its memory".to_owned())
+        }
+        (
+            Signal::SIGSEGV
+            | Signal::SIGBUS
+            | Signal::SIGILL
+            | Signal::SIGABRT
+            | Signal::SIGFPE
+            | Signal::SIGSYS
+            | Signal::SIGTRAP,
+            _,
+        ) => (HostVerdict::Crashed, format!("{signal}{during}")),
+        _ => (HostVerdict::Killed, format!("{signal}{during}")),
+    }
+}
+
+fn classify_exit(code: i32, circumstances: &Circumstances<'_>) -> (HostVerdict, String) {
+    let meaning = WorkerExit::from_code(code).map_or("no exit code of a worker", WorkerExit::meaning);
+    let reason = circumstances.refusal.map_or_else(String::new, |reason| format!(": {reason}"));
+    let detail = format!("exit code {code} ({meaning}){reason}");
+    match WorkerExit::from_code(code) {
+        Some(WorkerExit::NotCommitted) if !circumstances.ready => (HostVerdict::CommitFailed, detail),
+        _ => (HostVerdict::Exited, detail),
+    }
+}
+
+/// Attributes out-of-memory kills to deaths: the kernel counts kills, it does not say whom.
+///
+/// Each kill counted stands for one SIGKILL death at most, and only for a short time: a later SIGKILL, sent by
+/// somebody, must not be explained by an old kill of another process.
+#[derive(Debug)]
+pub(super) struct OomLedger {
+    cgroup: Option<Cgroup>,
+    state: Mutex<LedgerState>,
+}
+
+#[derive(Debug)]
+struct LedgerState {
+    counts: OomCounts,
+    credits: VecDeque<(Instant, Evidence)>,
+}
+
+impl OomLedger {
+    /// How long a counted kill can explain a death: both happen within the same moment.
+    const CREDIT_LIFE: Duration = Duration::from_secs(3);
+
+    pub(super) fn new() -> Self {
+        let cgroup = Cgroup::discover().ok();
+        let counts = OomCounts::read(cgroup.as_ref());
+        Self { cgroup, state: Mutex::new(LedgerState { counts, credits: VecDeque::new() }) }
+    }
+
+    /// The evidence that a death by SIGKILL, which was just reaped, was an out-of-memory kill.
+    pub(super) fn explain(&self, status: &WaitStatus) -> Option<Evidence> {
+        if !matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)) {
+            return None;
+        }
+        let mut state = super::worker::lock(&self.state);
+        let now = Instant::now();
+        let counts = OomCounts::read(self.cgroup.as_ref());
+        if let Some(evidence) = counts.rose_since(&state.counts) {
+            for _ in evidence.from..evidence.to.min(evidence.from + 64) {
+                state.credits.push_back((now, evidence.clone()));
+            }
+        }
+        state.counts = counts;
+        state.credits.retain(|(at, _)| now.duration_since(*at) < Self::CREDIT_LIFE);
+        state.credits.pop_front().map(|(_, evidence)| evidence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::Pid;
+
+    fn verdict(status: &WaitStatus, ready: bool, oom: bool, kill: Option<KillReason>) -> HostVerdict {
+        let oom = oom.then(|| Evidence { place: None, from: 3, to: 4 });
+        let circumstances = Circumstances { kill: kill.as_ref(), ready, refusal: None, oom };
+        classify(status, &circumstances).0
+    }
+
+    fn signaled(signal: Signal) -> WaitStatus {
+        WaitStatus::Signaled(Pid::from_raw(7), signal, false)
+    }
+
+    fn exited(code: i32) -> WaitStatus {
+        WaitStatus::Exited(Pid::from_raw(7), code)
+    }
+
+    #[test]
+    fn each_end_has_its_verdict() {
+        let ready = |status, oom| verdict(&status, true, oom, None);
+        assert_eq!(ready(signaled(Signal::SIGKILL), true), HostVerdict::OomKilled);
+        assert_eq!(ready(signaled(Signal::SIGKILL), false), HostVerdict::Killed);
+        assert_eq!(ready(signaled(Signal::SIGTERM), false), HostVerdict::Killed);
+        assert_eq!(ready(signaled(Signal::SIGSEGV), false), HostVerdict::Crashed);
+        assert_eq!(ready(signaled(Signal::SIGABRT), true), HostVerdict::Crashed);
+        assert_eq!(ready(exited(0), false), HostVerdict::Exited);
+        assert_eq!(ready(exited(137), false), HostVerdict::Exited);
+    }
+
+    #[test]
+    fn before_hello_a_kill_is_a_failed_commit() {
+        let starting = |status, oom| verdict(&status, false, oom, None);
+        assert_eq!(starting(exited(137), false), HostVerdict::CommitFailed);
+        assert_eq!(starting(signaled(Signal::SIGKILL), true), HostVerdict::CommitFailed);
+        assert_eq!(starting(signaled(Signal::SIGKILL), false), HostVerdict::CommitFailed);
+        assert_eq!(starting(signaled(Signal::SIGBUS), false), HostVerdict::Crashed);
+        assert_eq!(starting(exited(65), false), HostVerdict::Exited);
+    }
+
+    #[test]
+    fn what_the_supervisor_did_itself_is_known_by_its_reason() {
+        let killed = |reason| verdict(&signaled(Signal::SIGKILL), true, true, Some(reason));
+        assert_eq!(killed(KillReason::Deadline(Duration::from_secs(1))), HostVerdict::Deadline);
+        assert_eq!(killed(KillReason::Violation("x".to_owned())), HostVerdict::ProtocolViolation);
+    }
+
+    #[test]
+    fn the_ring_keeps_the_last_requests() {
+        let mut ring = Ring::default();
+        for height in 0..20 {
+            ring.asked(format!("block {height}"));
+            if height != 19 {
+                ring.answered(|| "completed".to_owned());
+            }
+        }
+        let records = ring.records();
+        assert_eq!(records.len(), KEPT_REQUESTS);
+        assert_eq!(records[0].to_string(), "block 12: completed");
+        assert_eq!(records[7].to_string(), "block 19: no answer");
+    }
+}

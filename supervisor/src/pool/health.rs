@@ -1,0 +1,116 @@
+//! What a pool says of itself: the state of every slot at one moment.
+
+use std::fs;
+
+use super::slot::{Slot, Slots};
+use super::worker::lock;
+
+/// What one slot is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotState {
+    /// A worker is committing and loading.
+    Starting,
+    /// A worker waits for a job.
+    Idle,
+    /// A worker runs a job.
+    Busy,
+    /// A worker has died, and the next one waits for its turn.
+    Restarting,
+    /// Given up: failed more often than the restart policy allows.
+    Failed,
+}
+
+impl SlotState {
+    /// The state's name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::Restarting => "restarting",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One slot at one moment.
+#[derive(Clone, Debug)]
+pub struct SlotHealth {
+    /// Which slot.
+    pub slot: usize,
+    /// What it is doing.
+    pub state: SlotState,
+    /// Process id of its worker.
+    pub pid: Option<u32>,
+    /// Microseconds that its worker's commit took.
+    pub commit_us: Option<u64>,
+    /// Bytes of its worker's memory that were proven resident after the commit.
+    pub resident_bytes: Option<u64>,
+    /// Bytes of those in huge pages.
+    pub huge_bytes: Option<u64>,
+    /// How its worker's memory was committed.
+    pub commit: Option<String>,
+    /// Deaths that nobody asked for.
+    pub deaths: u64,
+    /// The last of them, in words.
+    pub last_death: Option<String>,
+}
+
+impl SlotHealth {
+    /// Bytes of its worker that are resident now, of all its private memory, by the kernel's own figures
+    /// (`/proc/PID/smaps_rollup`); none if there is no worker or the kernel does not tell.
+    pub fn resident_now(&self) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid?)).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
+        Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+    }
+}
+
+/// A pool at one moment.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Every slot.
+    pub slots: Vec<SlotHealth>,
+    /// Submitted jobs that wait.
+    pub queued: usize,
+}
+
+impl Health {
+    pub(super) fn of(slots: &Slots, queued: usize) -> Self {
+        Self { slots: slots.iter().map(slot_health).collect(), queued }
+    }
+
+    /// Workers that are committed and ready, busy or not.
+    pub fn ready(&self) -> usize {
+        let ready = |slot: &&SlotHealth| matches!(slot.state, SlotState::Idle | SlotState::Busy);
+        self.slots.iter().filter(ready).count()
+    }
+
+    /// Deaths that nobody asked for, over all slots.
+    pub fn deaths(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.deaths).sum()
+    }
+}
+
+fn slot_health(slot: &Slot) -> SlotHealth {
+    let view = lock(&slot.view);
+    let state = match (&view.worker, &view.hello) {
+        (None, _) if view.failed => SlotState::Failed,
+        (None, _) => SlotState::Restarting,
+        (Some(_), None) => SlotState::Starting,
+        (Some(worker), Some(_)) if worker.is_busy() => SlotState::Busy,
+        (Some(_), Some(_)) => SlotState::Idle,
+    };
+    let hello = view.hello.as_ref();
+    SlotHealth {
+        slot: slot.index,
+        state,
+        pid: view.worker.as_ref().map(|worker| worker.info().pid),
+        commit_us: hello.map(|hello| hello.commit_us),
+        resident_bytes: hello.map(|hello| hello.resident_bytes),
+        huge_bytes: hello.map(|hello| hello.huge_bytes),
+        commit: hello.map(|hello| hello.commit.clone()),
+        deaths: view.deaths,
+        last_death: view.last_death.clone(),
+    }
+}

@@ -1,0 +1,193 @@
+//! Jobs and their results, as a user of the pool sees them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cofferdam_protocol::message::Call;
+use cofferdam_protocol::status::ResetReport;
+use cofferdam_protocol::verdict::{HostVerdict, Verdict};
+use cofferdam_protocol::writes::Writes;
+
+use super::worker::Worker;
+
+/// One call of the guest.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub(super) call: Call,
+    pub(super) height: u32,
+    pub(super) input: Vec<u8>,
+    pub(super) state_tip: Option<u32>,
+    pub(super) deadline: Option<Duration>,
+}
+
+impl Job {
+    /// Indexes `block` at `height`, reading the state before it.
+    pub fn block(height: u32, block: Vec<u8>) -> Self {
+        Self { call: Call::Block, height, input: block, state_tip: None, deadline: None }
+    }
+
+    /// Calls the view `export` with `input`, reading the state at `height`.
+    pub fn view(export: impl Into<String>, height: u32, input: Vec<u8>) -> Self {
+        Self { call: Call::View { export: export.into() }, height, input, state_tip: None, deadline: None }
+    }
+
+    /// Demands that the state has reached `height` when the job reads it.
+    #[must_use]
+    pub fn on_state(mut self, height: Option<u32>) -> Self {
+        self.state_tip = height;
+        self
+    }
+
+    /// Gives the job a deadline of its own in place of the pool's: wall-clock time of one attempt.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// The block, or the view's input.
+    pub fn input(&self) -> &[u8] {
+        &self.input
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.call {
+            Call::Block => write!(f, "block {}", self.height)?,
+            Call::View { export } => write!(f, "view `{export}` at {}", self.height)?,
+        }
+        write!(f, " ({} bytes)", self.input.len())
+    }
+}
+
+/// What a job gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum JobOutput {
+    /// Nothing: it did not complete.
+    #[default]
+    Nothing,
+    /// The pairs that a block flushed.
+    Writes(Writes),
+    /// The result of a view.
+    View(Vec<u8>),
+}
+
+/// The worker that gave an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerInfo {
+    /// Its process id.
+    pub pid: u32,
+    /// The slot that it has.
+    pub slot: usize,
+}
+
+/// An attempt that ended in a host verdict, with the evidence.
+#[derive(Clone, Debug)]
+pub struct FailedAttempt {
+    /// The worker that was lost.
+    pub worker: WorkerInfo,
+    /// What happened to it.
+    pub verdict: HostVerdict,
+    /// The evidence in words.
+    pub detail: String,
+}
+
+/// What came of a job.
+#[derive(Clone, Debug)]
+pub struct JobResult {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The verdict in words; empty for a completed job.
+    pub detail: String,
+    /// The attempts that were lost to the host, oldest first. If the verdict is a host verdict, the last one is it.
+    pub failed_attempts: Vec<FailedAttempt>,
+    /// The worker that answered, or that was lost last.
+    pub worker: WorkerInfo,
+    /// What a completed job gave.
+    pub output: JobOutput,
+    /// What the guest logged, up to 64 KiB; damaged UTF-8 is replaced.
+    pub log: String,
+    /// The guest's own time, host functions included; zero for a host verdict.
+    pub exec: Duration,
+    /// Everything else between handing the job over and having its result.
+    pub overhead: Duration,
+    /// Size of the guest's memory at the end, in bytes.
+    pub memory_bytes: u64,
+    /// Fuel used, if it is metered.
+    pub fuel_used: Option<u64>,
+    /// The reset of the worker's memory, which begins after the answer.
+    pub reset: ResetHandle,
+}
+
+impl JobResult {
+    /// How many attempts were made.
+    pub fn attempts(&self) -> usize {
+        match self.verdict {
+            Verdict::Guest(_) => self.failed_attempts.len() + 1,
+            Verdict::Host(_) => self.failed_attempts.len(),
+        }
+    }
+
+    /// The pairs that a completed block flushed; none of anything else.
+    pub fn writes(&self) -> &Writes {
+        static NONE: std::sync::LazyLock<Writes> = std::sync::LazyLock::new(Writes::default);
+        match &self.output {
+            JobOutput::Writes(writes) => writes,
+            _ => &NONE,
+        }
+    }
+
+    /// The result of a completed view; empty for anything else.
+    pub fn view_result(&self) -> &[u8] {
+        match &self.output {
+            JobOutput::View(bytes) => bytes,
+            _ => &[],
+        }
+    }
+}
+
+/// Asks how the reset after one job went.
+#[derive(Clone)]
+pub struct ResetHandle {
+    worker: Option<Arc<Worker>>,
+    job: u64,
+}
+
+impl ResetHandle {
+    pub(super) fn new(worker: Arc<Worker>, job: u64) -> Self {
+        Self { worker: Some(worker), job }
+    }
+
+    pub(super) fn none() -> Self {
+        Self { worker: None, job: 0 }
+    }
+
+    /// The report, once the reset is done; none before, and none once a later job of the same worker was reset.
+    pub fn report(&self) -> Option<ResetReport> {
+        self.worker.as_ref()?.status.reset(self.job)
+    }
+
+    /// Whether the worker's reset can still be waited for.
+    pub fn is_pending(&self) -> bool {
+        self.worker.as_ref().is_some_and(|worker| worker.is_alive() && worker.last_job() == self.job)
+            && self.report().is_none()
+    }
+
+    /// Waits for the report, for at most `patience`.
+    pub fn wait(&self, patience: Duration) -> Option<ResetReport> {
+        const STEP: Duration = Duration::from_micros(100);
+        let deadline = Instant::now() + patience;
+        while self.is_pending() && Instant::now() < deadline {
+            std::thread::sleep(STEP);
+        }
+        self.report()
+    }
+}
+
+impl fmt::Debug for ResetHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResetHandle").field("job", &self.job).field("report", &self.report()).finish()
+    }
+}

@@ -1,0 +1,138 @@
+//! The pool: committed worker processes behind a small interface.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use cofferdam::pool::{Job, Pool};
+//!
+//! // The first line of `main`: a process that was started as a worker becomes one here.
+//! cofferdam::init();
+//! let module = std::fs::read("indexer.wasm")?;
+//! let pool = Pool::builder(module).workers(2).build()?;
+//! let result = pool.call(&Job::block(0, b"the block".to_vec()))?;
+//! println!("{}: {} pairs", result.verdict, result.writes().count());
+//! # Ok(()) }
+//! ```
+//!
+//! Who does what: a caller's thread takes an idle worker, a token that can only be moved ([`worker::IdleWorker`]),
+//! speaks to its pipes itself ([`call`]), and puts the token back only after an answer that proves the worker sound;
+//! a token that is not put back is a worker that ends. One thread a slot ([`slot`]) starts workers, waits for their
+//! deaths ([`death`]) and replaces them ([`restart`]). The rest asks questions: whether the memory is there
+//! ([`admission`], [`cgroup`]), and where the compiled module comes from ([`artifact`]).
+//!
+//! The pool knows nothing of any chain: a block is bytes at a height.
+
+pub mod admission;
+mod artifact;
+mod builder;
+mod call;
+pub mod cgroup;
+mod death;
+mod error;
+mod health;
+mod job;
+mod process;
+pub mod restart;
+mod slot;
+mod ticket;
+mod worker;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cofferdam_protocol::profile::Profile;
+use crossbeam_channel::{Receiver, Sender};
+
+pub use artifact::{ArtifactOrigin, default_cache_directory};
+pub use builder::{Limits, PoolBuilder, StartProgress};
+pub use cofferdam_protocol::message::CommitStrategy;
+pub use death::{Death, RequestRecord};
+pub use error::PoolError;
+pub use health::{Health, SlotHealth, SlotState};
+pub use job::{FailedAttempt, Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
+pub use ticket::Ticket;
+
+use call::Desk;
+use slot::Slots;
+use ticket::Queued;
+
+/// A pool of committed workers. Cheap to share behind an [`Arc`]; dropping it ends every worker.
+#[derive(Debug)]
+pub struct Pool {
+    profile: Profile,
+    artifact: ArtifactOrigin,
+    desk: Arc<Desk>,
+    slots: Slots,
+    queue: Option<Sender<Queued>>,
+    dispatchers: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Starts to describe a pool that runs `module`, in binary or text form.
+    pub fn builder(module: impl Into<Vec<u8>>) -> PoolBuilder {
+        PoolBuilder::new(module.into())
+    }
+
+    /// Runs `job` and waits for its result, in this thread: the fastest way.
+    ///
+    /// Waits while all workers are busy. A host verdict is retried on another worker, and only given as the result
+    /// once the retries are used up; a guest verdict is final.
+    ///
+    /// # Errors
+    /// [`PoolError::InputTooLarge`], [`PoolError::Draining`] and [`PoolError::NoWorker`].
+    pub fn call(&self, job: &Job) -> Result<JobResult, PoolError> {
+        self.desk.call(job)
+    }
+
+    /// Hands `job` over and returns at once; the [`Ticket`] can be waited for or awaited.
+    ///
+    /// # Errors
+    /// [`PoolError::Saturated`] if as many jobs as [`PoolBuilder::queue`] allows are waiting already,
+    /// [`PoolError::Draining`].
+    pub fn submit(&self, job: Job) -> Result<Ticket, PoolError> {
+        let queue = self.queue.as_ref().ok_or(PoolError::Draining)?;
+        ticket::submit(queue, job)
+    }
+
+    /// What every result of this pool depends on.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// Whether the module was compiled for this pool, or found compiled.
+    pub fn artifact_origin(&self) -> ArtifactOrigin {
+        self.artifact
+    }
+
+    /// How the pool is at this moment.
+    pub fn health(&self) -> Health {
+        Health::of(&self.slots, self.queue.as_ref().map_or(0, Sender::len))
+    }
+
+    /// Takes no more jobs, lets running ones finish for at most `grace`, and ends every worker.
+    ///
+    /// Returns whether everything that was running finished. No process is left behind either way.
+    pub fn drain(&mut self, grace: Duration) -> bool {
+        let deadline = Instant::now() + grace;
+        self.desk.draining.store(true, Ordering::Release);
+        // Queued jobs are answered by `Draining` as soon as a dispatcher gets to them.
+        self.queue = None;
+        let finished = self.desk.wait_for_running_jobs(deadline);
+        self.slots.stop(&self.desk, deadline);
+        for dispatcher in self.dispatchers.drain(..) {
+            // A dispatcher that panicked has lost its jobs' tickets, whose holders are told; nothing to add here.
+            let _ = dispatcher.join();
+        }
+        finished
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.drain(Duration::ZERO);
+    }
+}
+
+/// The two ends of a channel.
+type Channel<T> = (Sender<T>, Receiver<T>);

@@ -1,0 +1,90 @@
+//! Starting a process of ours: this executable again, with descriptors at fixed numbers and an empty environment.
+//!
+//! By posix_spawn(3), which shares the supervisor's memory until the new process has its own (glibc uses
+//! `CLONE_VFORK`), so the cost does not grow with the supervisor as that of fork(2) does.
+
+use std::ffi::{CString, NulError};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use cofferdam_protocol::descriptors::{FIRST_UNUSED, REPLIES, REQUESTS, Role};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{Pid, pipe2};
+
+/// A process that was started, and our ends of its pipes.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) pid: Pid,
+    pub(super) requests: File,
+    pub(super) replies: File,
+}
+
+/// Starts `executable` as `role`. `descriptors` are handed over at the numbers given, beside the two pipes.
+///
+/// The new process asks the kernel to be killed when the thread that called this ends (`PR_SET_PDEATHSIG`), so call
+/// it from a thread that outlives the process.
+pub(super) fn start(
+    executable: &Path,
+    role: Role,
+    descriptors: &[(&dyn AsFd, RawFd)],
+) -> io::Result<Started> {
+    let (requests_theirs, requests) = pipe2(OFlag::O_CLOEXEC)?;
+    let (replies, replies_theirs) = pipe2(OFlag::O_CLOEXEC)?;
+    // Standard error stays as it is: it is where a worker says what it can say to nobody else.
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let mut handed = vec![raise(&null, 0)?, raise(&null, 1)?];
+    handed.push(raise(&requests_theirs, REQUESTS)?);
+    handed.push(raise(&replies_theirs, REPLIES)?);
+    for (descriptor, number) in descriptors {
+        handed.push(raise(descriptor, *number)?);
+    }
+    let pid = spawn(executable, role, &handed)?;
+    Ok(Started { pid, requests: requests.into(), replies: replies.into() })
+}
+
+/// A copy of `descriptor` above all numbers that are handed over: moving one there must not overwrite another that
+/// is still to be moved.
+fn raise(descriptor: &(impl AsFd + ?Sized), number: RawFd) -> io::Result<(OwnedFd, RawFd)> {
+    let copy = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(FIRST_UNUSED))?;
+    Ok((own(copy), number))
+}
+
+#[allow(unsafe_code, reason = "fcntl returns a number that is owned by nobody yet")]
+fn own(number: RawFd) -> OwnedFd {
+    use std::os::fd::FromRawFd;
+    // SAFETY: F_DUPFD_CLOEXEC has just made this descriptor, and nobody else knows of it.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+fn spawn(executable: &Path, role: Role, handed: &[(OwnedFd, RawFd)]) -> io::Result<Pid> {
+    let mut actions = PosixSpawnFileActions::init()?;
+    for (descriptor, number) in handed {
+        actions.add_dup2(descriptor.as_raw_fd(), *number)?;
+    }
+    let mut attributes = PosixSpawnAttr::init()?;
+    // A group of its own, so that Ctrl-C at a terminal goes to the supervisor alone, which then drains; and signals
+    // as a new process expects them, whatever the embedding program ignores or blocks.
+    attributes.set_flags(
+        PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
+            | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
+            | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK,
+    )?;
+    attributes.set_pgroup(Pid::from_raw(0))?;
+    attributes.set_sigmask(&SigSet::empty())?;
+    attributes.set_sigdefault(&catchable())?;
+    let path =
+        CString::new(executable.as_os_str().as_bytes()).map_err(|_: NulError| io::ErrorKind::InvalidInput)?;
+    let name = CString::new(role.process_name()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let argument = CString::new(role.argument()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let environment: [CString; 0] = [];
+    Ok(posix_spawn(path.as_c_str(), &actions, &attributes, &[name, argument], &environment)?)
+}
+
+fn catchable() -> SigSet {
+    Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)).collect()
+}

@@ -1,0 +1,195 @@
+//! One worker process as the supervisor sees it, and the token that stands for it while it is idle.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use cofferdam_protocol::arena::{InputArena, OutputArena};
+use cofferdam_protocol::frame::{FrameError, FrameReader, Message};
+use cofferdam_protocol::status::StatusPage;
+use cofferdam_protocol::wait;
+use crossbeam_channel::bounded;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::Channel;
+use super::death::{Death, KillReason, Ring};
+use super::job::WorkerInfo;
+
+/// Locks `mutex`, poisoned or not: every critical section of the pool leaves its data consistent at each step.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A worker process. Shared by its slot's thread, which waits for its death, and by whoever runs a job on it.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pid: Pid,
+    pub(super) slot: usize,
+    pub(super) status: StatusPage,
+    life: Mutex<Life>,
+    ring: Mutex<Ring>,
+    last_job: AtomicU64,
+    /// Carries the death, once, to the one caller that may be waiting for it.
+    death: Channel<Death>,
+}
+
+#[derive(Debug)]
+struct Life {
+    /// While true the process id is certainly this worker's: it has not been reaped.
+    unreaped: bool,
+    kill: Option<KillReason>,
+    busy: bool,
+}
+
+impl Worker {
+    pub(super) fn new(pid: Pid, slot: usize, status: StatusPage) -> Self {
+        Self {
+            pid,
+            slot,
+            status,
+            life: Mutex::new(Life { unreaped: true, kill: None, busy: false }),
+            ring: Mutex::new(Ring::default()),
+            last_job: AtomicU64::new(0),
+            death: bounded(1),
+        }
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    pub(super) fn info(&self) -> WorkerInfo {
+        WorkerInfo { pid: self.pid.as_raw().unsigned_abs(), slot: self.slot }
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        let life = lock(&self.life);
+        life.unreaped && life.kill.is_none()
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        lock(&self.life).busy
+    }
+
+    /// The job that it was given last.
+    pub(super) fn last_job(&self) -> u64 {
+        self.last_job.load(Ordering::Relaxed)
+    }
+
+    /// Kills the process, unless it is dead already. The first reason counts.
+    pub(super) fn kill(&self, reason: KillReason) {
+        let mut life = lock(&self.life);
+        if life.unreaped {
+            life.kill.get_or_insert(reason);
+            // It has not been reaped, so the number is still its own; a zombie takes the signal without effect.
+            let _ = kill(self.pid, Signal::SIGKILL);
+        }
+    }
+
+    /// Notes, for its history, that it was asked something.
+    pub(super) fn asked(&self, job: u64, request: String) {
+        self.last_job.store(job, Ordering::Relaxed);
+        lock(&self.life).busy = true;
+        lock(&self.ring).asked(request);
+    }
+
+    /// Notes, for its history, what it answered.
+    pub(super) fn answered(&self, answer: impl FnOnce() -> String) {
+        lock(&self.ring).answered(answer);
+        lock(&self.life).busy = false;
+    }
+
+    pub(super) fn requests(&self) -> Vec<super::death::RequestRecord> {
+        lock(&self.ring).records()
+    }
+
+    /// Runs `reap` while nobody can send a signal to the number that it gives free, and says why it was killed.
+    pub(super) fn reap<T>(&self, reap: impl FnOnce() -> T) -> (T, Option<KillReason>) {
+        let mut life = lock(&self.life);
+        let result = reap();
+        life.unreaped = false;
+        (result, life.kill.clone())
+    }
+
+    /// Tells whoever waits in [`Worker::await_death`].
+    pub(super) fn announce(&self, death: Death) {
+        // The channel holds one, and one is sent.
+        let _ = self.death.0.try_send(death);
+    }
+
+    /// Waits for the slot's thread to say how this worker ended.
+    pub(super) fn await_death(&self) -> Option<Death> {
+        self.death.1.recv().ok()
+    }
+}
+
+/// The means to speak to a worker. Dropping it closes its pipes, which ends it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) requests: File,
+    replies: File,
+    reader: FrameReader,
+    pub(super) input: InputArena,
+    pub(super) output: OutputArena,
+}
+
+/// Why nothing was received.
+#[derive(Debug)]
+pub(super) enum Silence {
+    /// Nothing came in time.
+    Timeout,
+    /// The pipe was closed, or what came is no message.
+    Frame(FrameError),
+}
+
+impl Link {
+    pub(super) fn new(requests: File, replies: File, input: InputArena, output: OutputArena) -> Self {
+        Self { requests, replies, reader: FrameReader::new(), input, output }
+    }
+
+    /// Receives one message, or gives up at `deadline`.
+    pub(super) fn receive<M: Message>(&mut self, deadline: Instant) -> Result<M, Silence> {
+        loop {
+            if let Some(message) = self.reader.next().map_err(Silence::Frame)? {
+                return Ok(message);
+            }
+            let readable = wait::until_readable(&self.replies, Some(deadline));
+            if !readable.map_err(|errno| Silence::Frame(FrameError::Io(errno.into())))? {
+                return Err(Silence::Timeout);
+            }
+            self.reader.fill(&mut self.replies).map_err(Silence::Frame)?;
+        }
+    }
+}
+
+/// An idle worker, as a token that can only be moved: whoever has it may use the worker, and nobody else.
+///
+/// It is put back only after an answer that proves the worker sound. There is no way to put back one that failed:
+/// [`IdleWorker::condemn`] consumes it.
+#[derive(Debug)]
+pub(super) struct IdleWorker {
+    pub(super) worker: Arc<Worker>,
+    pub(super) link: Link,
+}
+
+impl IdleWorker {
+    /// The first token of a worker that has just said hello.
+    pub(super) fn new(worker: Arc<Worker>, link: Link) -> Self {
+        Self { worker, link }
+    }
+
+    /// Gives the worker up, killing it for `reason` unless it is dead already, and waits for its death.
+    pub(super) fn condemn(self, reason: KillReason) -> Option<Death> {
+        self.worker.kill(reason);
+        self.mourn()
+    }
+
+    /// Gives up a worker that is dead or dying of itself, and waits for its death.
+    pub(super) fn mourn(self) -> Option<Death> {
+        let Self { worker, link } = self;
+        drop(link);
+        worker.await_death()
+    }
+}
