@@ -8,8 +8,11 @@
 //! A test binary has no `main` of its own: it uses [`enable_test_support!`].
 
 pub mod blocks;
+pub mod chain;
+pub mod cli;
 pub mod host;
 pub mod pool;
+pub mod sample;
 pub mod store;
 
 pub use cofferdam_protocol::{exit, fault, profile, status, verdict, writes};

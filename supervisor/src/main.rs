@@ -1,2 +1,9 @@
-//! x
-fn main() {}
+//! The `cofferdam` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // First of all: this executable is also the workers'.
+    cofferdam::init();
+    cofferdam::cli::main()
+}

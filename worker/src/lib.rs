@@ -17,7 +17,6 @@ pub mod memory;
 pub mod module;
 mod pipes;
 mod serve;
-#[path = "/tmp/state_stub.rs"]
 pub mod state;
 
 use cofferdam_protocol::descriptors::Role;

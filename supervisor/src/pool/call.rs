@@ -85,7 +85,14 @@ impl Desk {
 
     /// Waits until nothing runs, or for `deadline`; whether nothing does.
     pub(super) fn wait_for_running_jobs(&self, deadline: Instant) -> bool {
-        (0..self.settings.workers).all(|_| self.permits.1.recv_deadline(deadline).is_ok())
+        let workers = self.settings.workers;
+        let taken = (0..workers).take_while(|_| self.permits.1.recv_deadline(deadline).is_ok()).count();
+        // Given back: a thread that was let in just before the drain began must get one, and learn of the drain, or
+        // it would wait for ever.
+        for _ in 0..taken {
+            let _ = self.permits.0.try_send(());
+        }
+        taken == workers
     }
 
     /// Runs `job`, retrying it after host verdicts.

@@ -45,6 +45,7 @@ use cofferdam_protocol::profile::Profile;
 use crossbeam_channel::{Receiver, Sender};
 
 pub use artifact::{ArtifactOrigin, default_cache_directory};
+pub(crate) use builder::need_of;
 pub use builder::{Limits, PoolBuilder, StartProgress};
 pub use cofferdam_protocol::message::CommitStrategy;
 pub use death::{Death, RequestRecord};

@@ -1,0 +1,92 @@
+//! The command line: arguments in, a table or JSON lines out, and an exit code that scripts can rely on.
+
+mod args;
+mod doctor;
+mod error;
+mod logging;
+mod probe;
+mod report;
+mod run;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use cofferdam_protocol::exit::CommandExit;
+
+use error::CliError;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0    everything that was asked for was done
+  1    a block failed, an input was bad, or the run was interrupted
+  2    the command line is wrong
+  69   no worker is healthy any more
+  137  memory could not be committed: refused by the budget or the kernel, or killed by it";
+
+/// A process-isolated pool of WebAssembly workers that hold all their memory before the first block arrives.
+#[derive(Debug, Parser)]
+#[command(name = "cofferdam", version, about, after_help = AFTER_HELP, max_term_width = 100)]
+struct Cli {
+    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `cofferdam::pool=debug`.
+    #[arg(long, global = true, value_name = "FILTER", default_value = "info", env = "COFFERDAM_LOG")]
+    log: String,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Index blocks on committed workers.
+    Run(Box<run::RunArgs>),
+    /// Start one worker, commit, prove it, and exit with 0 or 137.
+    Probe(probe::ProbeArgs),
+    /// Say what this host grants, and what that means.
+    Doctor(doctor::DoctorArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = logging::init(&cli.log).and_then(|()| match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Probe(args) => probe::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "cofferdam", &mut std::io::stdout());
+            Ok(CommandExit::Success)
+        }
+    });
+    let exit = match result {
+        Ok(exit) => exit,
+        Err(CliError::StdoutClosed) => CommandExit::Success,
+        Err(error) => {
+            eprintln!("cofferdam: {error}");
+            error.exit()
+        }
+    };
+    ExitCode::from(exit.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_every_exit_code() {
+        for exit in CommandExit::ALL {
+            assert!(AFTER_HELP.contains(&format!("\n  {:<5}", exit.code())), "{exit:?}");
+        }
+    }
+}

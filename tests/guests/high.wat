@@ -1,0 +1,26 @@
+;; Works above 2 GiB, where an i32 pointer is negative: loads its block there, flushes from there, answers from there.
+(module
+  (import "env" "__host_len" (func $host_len (result i32)))
+  (import "env" "__load_input" (func $load_input (param i32)))
+  (import "env" "__get_len" (func $get_len (param i32) (result i32)))
+  (import "env" "__flush" (func $flush (param i32)))
+  (memory (export "memory") 1)
+  ;; The ArrayBuffer of the input, in place of the height. The first page above 2 GiB is page 32,768.
+  (func $buffer (result i32)
+    (if (i32.eq (memory.grow (i32.const 32769)) (i32.const -1)) (then unreachable))
+    (call $load_input (i32.const 0x80000010))
+    (i32.store (i32.const 0x80000010) (i32.sub (call $host_len) (i32.const 4)))
+    (i32.const 0x80000014))
+  (func (export "_start")
+    (local $buffer i32)
+    (local.set $buffer (call $buffer))
+    (if (call $get_len (local.get $buffer)) (then unreachable))
+    (call $flush (local.get $buffer)))
+  (func (export "echo") (result i32) (call $buffer))
+  ;; All 4 GiB, and a result that ends with the very last byte.
+  (func (export "top") (result i32)
+    (if (i32.eq (memory.grow (i32.const 65535)) (i32.const -1)) (then unreachable))
+    (if (i32.ne (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable))
+    (i32.store (i32.const 0xfffffff8) (i32.const 4))
+    (i32.store (i32.const 0xfffffffc) (i32.const 0x706f7421))
+    (i32.const 0xfffffffc)))

@@ -1,0 +1,35 @@
+;; Flushes what it finds of everything that a job could leave behind, and then dirties all of it.
+;; Value: data, untouched memory, global, pages, what table 0 calls, table size, whether the segments are still there.
+(module
+  (import "env" "__flush" (func $flush (param i32)))
+  (memory (export "memory") 2 8)
+  (data (i32.const 100) "data")
+  (data $passive "segment")
+  (global $counter (mut i32) (i32.const 7))
+  (type $gives (func (result i32)))
+  (table $table 2 10 funcref)
+  (elem (table $table) (i32.const 0) func $one)
+  (elem $spare func $two)
+  (func $one (result i32) (i32.const 1))
+  (func $two (result i32) (i32.const 2))
+
+  (data (i32.const 12) "\23\00\00\00\0a\03all\0a\1c")
+  (func (export "_start")
+    (i32.store (i32.const 23) (i32.load (i32.const 100)))
+    (i32.store (i32.const 27) (i32.load (i32.const 0x1fffc)))
+    (i32.store (i32.const 31) (global.get $counter))
+    (i32.store (i32.const 35) (memory.size))
+    (i32.store (i32.const 39) (call_indirect $table (type $gives) (i32.const 0)))
+    (i32.store (i32.const 43) (table.size $table))
+    ;; Both trap if the segment was dropped.
+    (memory.init $passive (i32.const 47) (i32.const 0) (i32.const 4))
+    (table.init $table $spare (i32.const 1) (i32.const 0) (i32.const 1))
+    (call $flush (i32.const 16))
+
+    (data.drop $passive)
+    (elem.drop $spare)
+    (table.set $table (i32.const 0) (ref.func $two))
+    (drop (table.grow $table (ref.null func) (i32.const 3)))
+    (global.set $counter (i32.const 8))
+    (drop (memory.grow (i32.const 6)))
+    (memory.fill (i32.const 0) (i32.const 0xaa) (i32.mul (memory.size) (i32.const 65536)))))
