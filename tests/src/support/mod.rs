@@ -1,0 +1,4 @@
+//! What the tests share: guests and what to tell them, small pools of real workers, and questions to the kernel.
+
+pub mod guests;
+pub mod pool;
