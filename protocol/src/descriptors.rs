@@ -2,6 +2,7 @@
 //!
 //! A worker is this same executable, started again with an empty environment, so the role travels in the arguments.
 
+use std::ffi::CStr;
 use std::os::fd::RawFd;
 
 /// Read end of the pipe that carries requests.
@@ -34,6 +35,14 @@ impl Role {
         match self {
             Self::Worker => "cofferdam-worker",
             Self::Compiler => "cofferdam-compiler",
+        }
+    }
+
+    /// Name of the process in `/proc/PID/comm`, which takes 15 bytes.
+    pub const fn short_name(self) -> &'static CStr {
+        match self {
+            Self::Worker => c"cofferdam-work",
+            Self::Compiler => c"cofferdam-comp",
         }
     }
 

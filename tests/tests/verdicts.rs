@@ -4,7 +4,8 @@
 use cofferdam::pool::{Job, JobResult, Limits, Pool};
 use cofferdam::verdict::{GuestVerdict, Verdict};
 use cofferdam_tests::support::guests::{
-    Act, GROWS, NO_EXPORTS, ODD_EXPORTS, SCRIPT, SCRIPT_PAGES, START_SPINS, key_value_flush, script_with_maximum,
+    Act, GROWS, NO_EXPORTS, ODD_EXPORTS, SCRIPT, SCRIPT_PAGES, START_SPINS, key_value_flush,
+    script_with_maximum,
 };
 use cofferdam_tests::support::pool::{
     MEMORY, assert_good_block, assert_verdict, build, call, limits, pairs, small,

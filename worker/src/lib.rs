@@ -25,10 +25,12 @@ use cofferdam_protocol::descriptors::Role;
 ///
 /// Call it before anything else in `main`: whatever ran before it also runs in every worker.
 pub fn init() {
-    let exit = match Role::from_arguments(std::env::args_os()) {
-        None => return,
-        Some(Role::Worker) => life::run(),
-        Some(Role::Compiler) => compile::run(),
+    let Some(role) = Role::from_arguments(std::env::args_os()) else { return };
+    // Only a name: without it, tools show that of the executable's link in /proc.
+    let _ = nix::sys::prctl::set_name(role.short_name());
+    let exit = match role {
+        Role::Worker => life::run(),
+        Role::Compiler => compile::run(),
     };
     std::process::exit(exit.code());
 }

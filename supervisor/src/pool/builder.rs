@@ -272,7 +272,8 @@ impl PoolBuilder {
             executable: &settings.executable,
         };
         let desk = Arc::new(Desk::new(Arc::clone(&settings)));
-        let (slots, origin) = start_slots(&settings, &source, &desk, progress)?;
+        let (slots, origin) = start_slots(&settings, &source, &desk, progress)
+            .map_err(|error| with_numbers(error, &need(&settings, settings.workers + settings.spares)))?;
         let (queue, queued) = bounded(self.queue);
         let dispatchers = ticket::dispatchers(settings.workers, &queued, &desk);
         Ok(Pool { profile, artifact: origin, desk, slots, queue: Some(queue), dispatchers })
@@ -312,10 +313,7 @@ impl PoolBuilder {
 
     /// Checks that the memory is there, and decides on the number of spares.
     fn admit(&self) -> Result<usize, PoolError> {
-        let need = |workers: usize| {
-            let workers = u32::try_from(workers).unwrap_or(u32::MAX);
-            Need::of(workers, self.settings.memory.bytes, ARENA_BUDGET.0)
-        };
+        let need = |workers| need(&self.settings, workers);
         let budget = Budget::read();
         let workers = self.settings.workers;
         let spares = match self.spares {
@@ -351,7 +349,24 @@ fn start_slots(
     }
 }
 
-/// What one worker needs beside its memory, for reports such as `doctor`'s.
+fn need(settings: &Settings, workers: usize) -> Need {
+    need_of(u32::try_from(workers).unwrap_or(u32::MAX), settings.memory.bytes)
+}
+
+/// Adds, to the news that memory was not committed, how much was needed and how much there is.
+fn with_numbers(error: PoolError, need: &Need) -> PoolError {
+    let PoolError::NotCommitted(detail) = error else { return error };
+    let budget = Budget::read();
+    let numbers = match budget.fits(need) {
+        Err(error) => error.to_string(),
+        Ok(()) => {
+            format!("{need}, and {} are available now: others took them then", Bytes(budget.available()))
+        }
+    };
+    PoolError::NotCommitted(format!("{detail}; {numbers}"))
+}
+
+/// What workers need, for reports such as `doctor`'s.
 pub(crate) fn need_of(workers: u32, memory_bytes: u64) -> Need {
     Need::of(workers, memory_bytes, ARENA_BUDGET.0)
 }

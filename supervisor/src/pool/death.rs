@@ -99,7 +99,18 @@ pub(super) struct Circumstances<'a> {
     pub(super) kill: Option<&'a KillReason>,
     pub(super) ready: bool,
     pub(super) refusal: Option<&'a str>,
-    pub(super) oom: Option<Evidence>,
+    pub(super) oom: Oom,
+}
+
+/// Whether the kernel killed for want of memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Oom {
+    /// It did, by its own count.
+    Yes(Evidence),
+    /// It did not: the count has not risen.
+    No,
+    /// The count cannot be read here.
+    Unknown,
 }
 
 /// The verdict on an end, and the evidence in words.
@@ -128,14 +139,15 @@ pub(super) fn classify(status: &WaitStatus, circumstances: &Circumstances<'_>) -
 fn classify_signal(signal: Signal, circumstances: &Circumstances<'_>) -> (HostVerdict, String) {
     let during = if circumstances.ready { "" } else { " while it was starting" };
     match (signal, &circumstances.oom) {
-        (Signal::SIGKILL, Some(evidence)) if circumstances.ready => {
+        (Signal::SIGKILL, Oom::Yes(evidence)) if circumstances.ready => {
             (HostVerdict::OomKilled, format!("SIGKILL, and {evidence}"))
         }
-        (Signal::SIGKILL, Some(evidence)) => (
+        (Signal::SIGKILL, Oom::Yes(evidence)) => (
             HostVerdict::CommitFailed,
             format!("killed by the kernel (SIGKILL) while it committed its memory: {evidence}"),
         ),
-        (Signal::SIGKILL, None) if !circumstances.ready => {
+        // Most likely the kernel, then, too.
+        (Signal::SIGKILL, Oom::Unknown) if !circumstances.ready => {
             (HostVerdict::CommitFailed, "SIGKILL while it committed its memory".to_owned())
         }
         (
@@ -188,10 +200,10 @@ impl OomLedger {
         Self { cgroup, state: Mutex::new(LedgerState { counts, credits: VecDeque::new() }) }
     }
 
-    /// The evidence that a death by SIGKILL, which was just reaped, was an out-of-memory kill.
-    pub(super) fn explain(&self, status: &WaitStatus) -> Option<Evidence> {
+    /// Whether a death by SIGKILL, which was just reaped, was an out-of-memory kill.
+    pub(super) fn explain(&self, status: &WaitStatus) -> Oom {
         if !matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)) {
-            return None;
+            return Oom::No;
         }
         let mut state = super::worker::lock(&self.state);
         let now = Instant::now();
@@ -201,9 +213,14 @@ impl OomLedger {
                 state.credits.push_back((now, evidence.clone()));
             }
         }
+        let readable = counts.cgroup.is_some() || counts.host.is_some();
         state.counts = counts;
         state.credits.retain(|(at, _)| now.duration_since(*at) < Self::CREDIT_LIFE);
-        state.credits.pop_front().map(|(_, evidence)| evidence)
+        match state.credits.pop_front() {
+            Some((_, evidence)) => Oom::Yes(evidence),
+            None if readable => Oom::No,
+            None => Oom::Unknown,
+        }
     }
 }
 
@@ -213,7 +230,7 @@ mod tests {
     use nix::unistd::Pid;
 
     fn verdict(status: &WaitStatus, ready: bool, oom: bool, kill: Option<KillReason>) -> HostVerdict {
-        let oom = oom.then(|| Evidence { place: None, from: 3, to: 4 });
+        let oom = if oom { Oom::Yes(Evidence { place: None, from: 3, to: 4 }) } else { Oom::No };
         let circumstances = Circumstances { kill: kill.as_ref(), ready, refusal: None, oom };
         classify(status, &circumstances).0
     }
@@ -239,11 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn before_hello_a_kill_is_a_failed_commit() {
+    fn before_hello_a_kill_for_memory_is_a_failed_commit() {
         let starting = |status, oom| verdict(&status, false, oom, None);
         assert_eq!(starting(exited(137), false), HostVerdict::CommitFailed);
         assert_eq!(starting(signaled(Signal::SIGKILL), true), HostVerdict::CommitFailed);
-        assert_eq!(starting(signaled(Signal::SIGKILL), false), HostVerdict::CommitFailed);
+        assert_eq!(starting(signaled(Signal::SIGKILL), false), HostVerdict::Killed);
+        let blind = Circumstances { kill: None, ready: false, refusal: None, oom: Oom::Unknown };
+        assert_eq!(classify(&signaled(Signal::SIGKILL), &blind).0, HostVerdict::CommitFailed);
         assert_eq!(starting(signaled(Signal::SIGBUS), false), HostVerdict::Crashed);
         assert_eq!(starting(exited(65), false), HostVerdict::Exited);
     }

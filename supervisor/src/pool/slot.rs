@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 
 use super::builder::{Settings, StartProgress};
 use super::call::Desk;
-use super::death::{self, Circumstances, Death, KillReason, OomLedger};
+use super::death::{self, Circumstances, Death, KillReason, Oom, OomLedger};
 use super::restart::{DeathKind, Decision, Restarts};
 use super::worker::{IdleWorker, Link, Silence, Worker, lock};
 use super::{PoolError, process};
@@ -105,6 +105,7 @@ impl Slots {
                 stopped: stopped.clone(),
                 events: events.clone(),
                 restarts: Restarts::new(settings.restart.clone(), seed),
+                announced: false,
             };
             let thread = thread::Builder::new()
                 .name(format!("cofferdam-slot-{index}"))
@@ -224,6 +225,8 @@ struct Keeper {
     stopped: Receiver<()>,
     events: Sender<Result<(), StartFailure>>,
     restarts: Restarts,
+    /// Whether the pool's start has been told how the first start of this slot went.
+    announced: bool,
 }
 
 /// A worker that was started, before it is ready.
@@ -234,11 +237,8 @@ struct Newborn {
 
 impl Keeper {
     fn run(mut self) {
-        let mut first = true;
         while !self.is_stopping() {
-            let outcome = self.one_life(first);
-            first = false;
-            let pause = match outcome {
+            let pause = match self.one_life() {
                 Life::Ended => return,
                 Life::Again(pause) => pause,
             };
@@ -255,13 +255,13 @@ impl Keeper {
     }
 
     /// Starts one worker and waits for its end.
-    fn one_life(&mut self, first: bool) -> Life {
+    fn one_life(&mut self) -> Life {
         let born = match self.give_birth() {
             Ok(born) => born,
-            Err(error) => return self.not_even_started(&error, first),
+            Err(error) => return self.not_even_started(&error),
         };
         let worker = Arc::clone(&born.worker);
-        let refusal = self.raise(born, first);
+        let refusal = self.raise(born);
         let (status, kill) = wait_for_end(&worker);
         // The token of one that died idle must not lie among the idle ones.
         drop(self.common.desk.take_idle_unless(Worker::is_alive));
@@ -276,7 +276,7 @@ impl Keeper {
             worker.announce(death);
             return Life::Ended;
         }
-        self.bury(&worker, death, ready, first)
+        self.bury(&worker, death, ready)
     }
 
     fn give_birth(&self) -> io::Result<Newborn> {
@@ -296,7 +296,7 @@ impl Keeper {
     }
 
     /// Sees a worker through its start; what it said if it refused.
-    fn raise(&self, born: Newborn, first: bool) -> Option<String> {
+    fn raise(&mut self, born: Newborn) -> Option<String> {
         let Newborn { worker, mut link } = born;
         let settings = &self.common.settings;
         // If it is dead already, there is nothing to receive either.
@@ -315,9 +315,7 @@ impl Keeper {
                 );
                 lock(&self.slot.view).hello = Some(hello);
                 self.common.desk.put_idle(IdleWorker::new(worker, link));
-                if first {
-                    let _ = self.events.send(Ok(()));
-                }
+                self.announce(Ok(()));
                 None
             }
             Ok(Startup::Hello(hello)) => {
@@ -348,7 +346,7 @@ impl Keeper {
         ready: bool,
         refusal: Option<String>,
     ) -> Death {
-        let oom = if kill.is_none() { self.common.ledger.explain(status) } else { None };
+        let oom = if kill.is_none() { self.common.ledger.explain(status) } else { Oom::No };
         let circumstances = Circumstances { kill: kill.as_ref(), ready, refusal: refusal.as_deref(), oom };
         let (verdict, detail) = death::classify(status, &circumstances);
         Death {
@@ -367,7 +365,7 @@ impl Keeper {
     }
 
     /// Reports a death that nobody asked for, and decides what follows.
-    fn bury(&mut self, worker: &Worker, death: Death, ready: bool, first: bool) -> Life {
+    fn bury(&mut self, worker: &Worker, death: Death, ready: bool) -> Life {
         print(&death);
         let busy = worker.is_busy();
         {
@@ -379,8 +377,9 @@ impl Keeper {
             hook(&death);
         }
         worker.announce(death.clone());
-        if first && !ready {
-            let _ = self.events.send(Err(self.start_failure(&death)));
+        // A first start that failed would fail again, unless somebody killed it.
+        if !self.announced && death.verdict != HostVerdict::Killed {
+            self.announce(Err(self.start_failure(&death)));
             return self.give_up();
         }
         if worker.last_job() > 0 && !busy {
@@ -394,7 +393,7 @@ impl Keeper {
         self.decide(kind)
     }
 
-    fn not_even_started(&mut self, error: &io::Error, first: bool) -> Life {
+    fn not_even_started(&mut self, error: &io::Error) -> Life {
         let detail = format!("the process could not be started: {error}");
         tracing::error!(slot = self.slot.index, "{detail}");
         {
@@ -402,8 +401,8 @@ impl Keeper {
             view.worker = None;
             view.last_death = Some(detail.clone());
         }
-        if first {
-            let _ = self.events.send(Err(StartFailure::Other(detail)));
+        if !self.announced {
+            self.announce(Err(StartFailure::Other(detail)));
             return self.give_up();
         }
         self.decide(DeathKind::Starting)
@@ -418,8 +417,19 @@ impl Keeper {
                     "given up: {deaths} deaths within {}",
                     humantime::format_duration(window)
                 );
+                let last = lock(&self.slot.view).last_death.clone().unwrap_or_default();
+                self.announce(Err(StartFailure::Other(format!("{deaths} starts failed; the last: {last}"))));
                 self.give_up()
             }
+        }
+    }
+
+    /// Tells the pool's start, once, how the first start of this slot went.
+    fn announce(&mut self, start: Result<(), StartFailure>) {
+        if !self.announced {
+            self.announced = true;
+            // A start that has failed by another slot no longer listens.
+            let _ = self.events.send(start);
         }
     }
 

@@ -147,7 +147,9 @@ pub fn children() -> Vec<u32> {
     let own = std::process::id().to_string();
     let listed = fs::read_dir("/proc").expect("/proc is there");
     let processes = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    processes.filter(|pid| stat(*pid).and_then(|fields| fields.into_iter().nth(1)) == Some(own.clone())).collect()
+    processes
+        .filter(|pid| stat(*pid).and_then(|fields| fields.into_iter().nth(1)) == Some(own.clone()))
+        .collect()
 }
 
 /// The process group of a process.
