@@ -132,7 +132,7 @@ impl FrameReader {
     /// Any [`FrameError`] but `Encode`.
     pub fn receive<M: Message>(&mut self, pipe: &mut impl Read) -> Result<M, FrameError> {
         loop {
-            if let Some(message) = self.next()? {
+            if let Some(message) = self.take()? {
                 return Ok(message);
             }
             self.fill(pipe)?;
@@ -143,7 +143,7 @@ impl FrameReader {
     ///
     /// # Errors
     /// [`FrameError::TooLong`] or [`FrameError::Decode`].
-    pub fn next<M: Message>(&mut self) -> Result<Option<M>, FrameError> {
+    pub fn take<M: Message>(&mut self) -> Result<Option<M>, FrameError> {
         let Some((header, rest)) = self.buffer[self.start..self.end].split_first_chunk::<HEADER_BYTES>()
         else {
             return Ok(None);
@@ -200,9 +200,7 @@ mod tests {
     impl Read for Dripping<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             let step = self.step.min(buffer.len());
-            (&mut self.bytes.take(step as u64))
-                .read(buffer)
-                .inspect(|count| self.bytes = &self.bytes[*count..])
+            self.bytes.take(step as u64).read(buffer).inspect(|count| self.bytes = &self.bytes[*count..])
         }
     }
 

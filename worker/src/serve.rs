@@ -83,7 +83,7 @@ impl Server {
 
     fn next_request(&mut self) -> Result<Request, FrameError> {
         loop {
-            if let Some(request) = self.reader.next()? {
+            if let Some(request) = self.reader.take()? {
                 return Ok(request);
             }
             wait::until_readable(&self.requests, None).map_err(io::Error::from)?;

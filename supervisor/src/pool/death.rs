@@ -229,9 +229,9 @@ mod tests {
     use super::*;
     use nix::unistd::Pid;
 
-    fn verdict(status: &WaitStatus, ready: bool, oom: bool, kill: Option<KillReason>) -> HostVerdict {
+    fn verdict(status: &WaitStatus, ready: bool, oom: bool, kill: Option<&KillReason>) -> HostVerdict {
         let oom = if oom { Oom::Yes(Evidence { place: None, from: 3, to: 4 }) } else { Oom::No };
-        let circumstances = Circumstances { kill: kill.as_ref(), ready, refusal: None, oom };
+        let circumstances = Circumstances { kill, ready, refusal: None, oom };
         classify(status, &circumstances).0
     }
 
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn what_the_supervisor_did_itself_is_known_by_its_reason() {
-        let killed = |reason| verdict(&signaled(Signal::SIGKILL), true, true, Some(reason));
+        let killed = |reason: KillReason| verdict(&signaled(Signal::SIGKILL), true, true, Some(&reason));
         assert_eq!(killed(KillReason::Deadline(Duration::from_secs(1))), HostVerdict::Deadline);
         assert_eq!(killed(KillReason::Violation("x".to_owned())), HostVerdict::ProtocolViolation);
     }

@@ -13,11 +13,11 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Who does what: a caller's thread takes an idle worker, a token that can only be moved ([`worker::IdleWorker`]),
-//! speaks to its pipes itself ([`call`]), and puts the token back only after an answer that proves the worker sound;
-//! a token that is not put back is a worker that ends. One thread a slot ([`slot`]) starts workers, waits for their
-//! deaths ([`death`]) and replaces them ([`restart`]). The rest asks questions: whether the memory is there
-//! ([`admission`], [`cgroup`]), and where the compiled module comes from ([`artifact`]).
+//! Who does what: a caller's thread takes an idle worker, a token that can only be moved (`worker`),
+//! speaks to its pipes itself (`call`), and puts the token back only after an answer that proves the worker sound;
+//! a token that is not put back is a worker that ends. One thread a slot (`slot`, `keeper`) starts workers, waits for their
+//! deaths (`death`) and replaces them ([`restart`]). The rest asks questions: whether the memory is there
+//! ([`admission`], [`cgroup`]), and where the compiled module comes from (`artifact`).
 //!
 //! The pool knows nothing of any chain: a block is bytes at a height.
 
@@ -30,6 +30,7 @@ mod death;
 mod error;
 mod health;
 mod job;
+mod keeper;
 mod process;
 pub mod restart;
 mod slot;

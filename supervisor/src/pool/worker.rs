@@ -152,7 +152,7 @@ impl Link {
     /// Receives one message, or gives up at `deadline`.
     pub(super) fn receive<M: Message>(&mut self, deadline: Instant) -> Result<M, Silence> {
         loop {
-            if let Some(message) = self.reader.next().map_err(Silence::Frame)? {
+            if let Some(message) = self.reader.take().map_err(Silence::Frame)? {
                 return Ok(message);
             }
             let readable = wait::until_readable(&self.replies, Some(deadline));

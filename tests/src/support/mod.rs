@@ -1,4 +1,6 @@
 //! What the tests share: guests and what to tell them, small pools of real workers, and questions to the kernel.
 
+pub mod cgroup;
+pub mod command;
 pub mod guests;
 pub mod pool;

@@ -1,0 +1,543 @@
+//! The `cofferdam` command as a user starts it: the real binary, its arguments, what it prints, what it ends with, and
+//! which processes it leaves behind (after every single run: none).
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::cgroup::ChildCgroup;
+use super::pool::is_running;
+
+/// How long anything may take before a test gives up on it: a machine that commits 4 GiB for the first time may need
+/// half a minute for that alone.
+pub const PATIENCE: Duration = Duration::from_mins(5);
+
+/// How often something that is waited for is looked at.
+const STEP: Duration = Duration::from_millis(3);
+
+/// The binary under test: `COFFERDAM_BIN`, or that of this workspace in the profile of this test, built if need be.
+pub fn cofferdam() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| match std::env::var_os("COFFERDAM_BIN") {
+        Some(path) => PathBuf::from(path).canonicalize().expect("COFFERDAM_BIN names a file"),
+        None => build(),
+    })
+}
+
+/// The directory of this test's profile: `target/debug`, say.
+fn profile_directory() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let directory = test.parent().and_then(Path::parent);
+    directory.expect("a test lies in target/PROFILE/deps").to_owned()
+}
+
+fn build() -> PathBuf {
+    let directory = profile_directory();
+    let profile = match directory.file_name().and_then(OsStr::to_str) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "--package", "cofferdam", "--bin", "cofferdam", "--profile", profile])
+        .arg("--target-dir")
+        .arg(directory.parent().expect("a profile's directory lies in the target directory"))
+        .current_dir(repository())
+        .status()
+        .expect("cargo can be started");
+    assert!(built.success(), "the binary could not be built");
+    directory.join("cofferdam")
+}
+
+/// The top of this repository.
+pub fn repository() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().expect("tests/ lies in the repository").to_owned()
+}
+
+/// A file of the data that is shared between the projects' machines. Without it a test passes, but says so.
+pub fn shared_blocks(name: &str) -> Option<PathBuf> {
+    let beside = repository().join("../shared");
+    let directory = std::env::var_os("COFFERDAM_SHARED").map_or(beside, PathBuf::from);
+    let path = directory.join("blocks").join(name);
+    if path.is_file() {
+        return Some(path);
+    }
+    eprintln!("SKIPPED: {} is not there: set COFFERDAM_SHARED to the directory of shared data", path.display());
+    None
+}
+
+/// Mainnet's blocks 0 to 438, as bitcoind keeps them.
+pub const EARLY_RECORDS: &[u8] = include_bytes!("../../../supervisor/bundled/mainnet-0-438.blk");
+
+/// The raw blocks in blk records, cut apart by hand.
+pub fn cut_records(mut records: &[u8]) -> Vec<Vec<u8>> {
+    let mut blocks = Vec::new();
+    while let Some((head, rest)) = records.split_first_chunk::<8>() {
+        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        let (block, rest) = rest.split_at(length);
+        blocks.push(block.to_vec());
+        records = rest;
+    }
+    blocks
+}
+
+/// One blk record of mainnet.
+pub fn record(block: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(block.len()).expect("a block is short");
+    [&[0xf9, 0xbe, 0xb4, 0xd9], length.to_le_bytes().as_slice(), block].concat()
+}
+
+/// A link to the binary that one run alone uses. Workers are the executable started again, so whatever process has it
+/// as its executable belongs to that run, whoever its parent is by now.
+#[derive(Debug)]
+struct OwnBinary(PathBuf);
+
+impl OwnBinary {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("cofferdam-run-{}-{number}", std::process::id());
+        let binary = cofferdam();
+        let path = binary.with_file_name(&name);
+        if fs::hard_link(binary, &path).is_ok() {
+            return Self(path);
+        }
+        let path = std::env::temp_dir().join(name);
+        fs::copy(binary, &path).expect("the binary can be copied");
+        Self(path)
+    }
+
+    /// Processes that run it.
+    fn processes(&self) -> Vec<u32> {
+        let listed = fs::read_dir("/proc").expect("/proc is there");
+        let numbers = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let runs_it = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.0);
+        numbers.filter(runs_it).filter(|pid| is_running(*pid)).collect()
+    }
+}
+
+impl Drop for OwnBinary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// What a run finds on its standard input.
+#[derive(Debug, Default)]
+enum Input {
+    #[default]
+    Nothing,
+    Bytes(Vec<u8>),
+    Open,
+}
+
+/// A `cofferdam` command that was not started yet.
+#[derive(Debug)]
+pub struct Cofferdam<'a> {
+    arguments: Vec<OsString>,
+    input: Input,
+    cgroup: Option<&'a ChildCgroup>,
+}
+
+impl<'a> Cofferdam<'a> {
+    /// `cofferdam` with these arguments and no others.
+    pub fn new<S: Into<OsString>>(arguments: impl IntoIterator<Item = S>) -> Self {
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        Self { arguments, input: Input::Nothing, cgroup: None }
+    }
+
+    /// `cofferdam run --json` with one small worker and no spare.
+    pub fn run() -> Self {
+        Self::new(["run", "--json", "--memory", "16MiB", "--spares", "0"])
+    }
+
+    /// More arguments, separated by blanks.
+    #[must_use]
+    pub fn with(mut self, arguments: &str) -> Self {
+        self.arguments.extend(arguments.split_whitespace().map(OsString::from));
+        self
+    }
+
+    /// One more argument, as it is.
+    #[must_use]
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// An option and the file or directory that it names.
+    #[must_use]
+    pub fn path(self, option: &str, path: &Path) -> Self {
+        self.arg(option).arg(path)
+    }
+
+    /// Gives it these bytes on standard input, and then the end.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.input = Input::Bytes(bytes.into());
+        self
+    }
+
+    /// Leaves its standard input open for [`Running::feed`].
+    #[must_use]
+    pub fn open_stdin(mut self) -> Self {
+        self.input = Input::Open;
+        self
+    }
+
+    /// Starts it in this cgroup, so that not a byte of it is charged elsewhere.
+    #[must_use]
+    pub fn within(mut self, cgroup: &'a ChildCgroup) -> Self {
+        self.cgroup = Some(cgroup);
+        self
+    }
+
+    /// Starts it and waits for its end.
+    pub fn output(self) -> Output {
+        self.start().finish()
+    }
+
+    /// Starts it.
+    pub fn start(self) -> Running {
+        let binary = OwnBinary::new();
+        let mut command = match self.cgroup {
+            None => Command::new(&binary.0),
+            Some(cgroup) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
+                command.arg(cgroup.procs()).arg(&binary.0);
+                command
+            }
+        };
+        let mut child = command
+            .args(&self.arguments)
+            .env("COFFERDAM_CACHE_DIR", profile_directory().join("cofferdam-test-cache"))
+            .env_remove("COFFERDAM_LOG")
+            .stdin(if matches!(self.input, Input::Nothing) { Stdio::null() } else { Stdio::piped() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary can be started");
+        let stdin = child.stdin.take();
+        let stdin = match (self.input, stdin) {
+            (Input::Bytes(bytes), Some(mut stdin)) => {
+                // Whoever has had enough need not read to the end.
+                thread::spawn(move || drop(stdin.write_all(&bytes)));
+                None
+            }
+            (_, stdin) => stdin,
+        };
+        let (sender, lines) = channel();
+        let stdout = child.stdout.take().expect("its standard output is a pipe");
+        let stdout = thread::spawn(move || {
+            for line in BufReader::new(stdout).lines() {
+                let line = line.expect("its output is text");
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let stderr = child.stderr.take().expect("its standard error is a pipe");
+        let stderr = thread::spawn(move || read_text(stderr));
+        let readers = Some((stdout, stderr));
+        Running { child, binary, arguments: self.arguments, stdin, lines, seen: Vec::new(), readers }
+    }
+}
+
+fn read_text(mut pipe: impl Read) -> String {
+    let mut bytes = Vec::new();
+    // What was read until then is what there is.
+    let _ = pipe.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A `cofferdam` that runs. Killed, workers and all, if a test fails before it ends.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    binary: OwnBinary,
+    arguments: Vec<OsString>,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+    readers: Option<(JoinHandle<()>, JoinHandle<String>)>,
+}
+
+impl Running {
+    /// The process id of the supervisor.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The process ids of its workers, by their own name for themselves.
+    pub fn workers(&self) -> Vec<u32> {
+        let is_worker = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.starts_with(b"cofferdam-worker\0")
+        };
+        self.binary.processes().into_iter().filter(is_worker).collect()
+    }
+
+    /// Its workers, as soon as there are so many.
+    pub fn await_workers(&self, count: usize) -> Vec<u32> {
+        wait_until("its workers are there", || Some(self.workers()).filter(|workers| workers.len() == count))
+    }
+
+    /// How many descriptors the supervisor has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the supervisor runs").count()
+    }
+
+    /// Sends bytes to its standard input.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        let stdin = self.stdin.as_mut().expect("its standard input is open");
+        stdin.write_all(bytes).and_then(|()| stdin.flush()).expect("it reads its standard input");
+    }
+
+    /// Ends its standard input.
+    pub fn end_input(&mut self) {
+        self.stdin = None;
+    }
+
+    /// The next line that it prints, as JSON.
+    pub fn next_line(&mut self) -> Value {
+        let line = match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => panic!("no line within {PATIENCE:?}: {:?}", self.arguments),
+            Err(RecvTimeoutError::Disconnected) => self.ended_early(),
+        };
+        let value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        self.seen.push(line);
+        value
+    }
+
+    /// The next `count` lines that it prints, as JSON.
+    pub fn next_lines(&mut self, count: usize) -> Vec<Value> {
+        (0..count).map(|_| self.next_line()).collect()
+    }
+
+    fn ended_early(&mut self) -> ! {
+        let (_, stderr) = self.readers.take().expect("it was not finished before");
+        let stderr = stderr.join().expect("its standard error was read");
+        panic!("{:?} ended before its next line:\n{stderr}", self.arguments)
+    }
+
+    /// Sends the supervisor a signal.
+    pub fn signal(&self, signal: Signal) {
+        send(self.pid(), signal).expect("the supervisor runs");
+    }
+
+    /// Whether the supervisor has not ended yet.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for its end, and for that of every process that it started: it is to leave none.
+    pub fn finish(mut self) -> Output {
+        self.end_input();
+        let status = self.wait();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // Workers of a supervisor that was killed are killed by the kernel, which takes as long as it takes to free
+        // their memory. One that ends by itself has waited for them.
+        let killed = status.signal().is_some();
+        let mut left = self.binary.processes();
+        while killed && !left.is_empty() && Instant::now() < deadline {
+            thread::sleep(STEP);
+            left = self.binary.processes();
+        }
+        assert!(left.is_empty(), "{:?} left processes {left:?} behind", self.arguments);
+        let (stdout, stderr) = self.readers.take().expect("it is finished once");
+        stdout.join().expect("its standard output was read");
+        let stderr = stderr.join().expect("its standard error was read");
+        let mut lines = std::mem::take(&mut self.seen);
+        lines.extend(self.lines.try_iter());
+        Output { arguments: std::mem::take(&mut self.arguments), status, lines, stderr }
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        wait_until("the command ends", || self.child.try_wait().expect("it is a child of ours"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a `cofferdam` printed and ended with.
+#[derive(Debug)]
+pub struct Output {
+    arguments: Vec<OsString>,
+    status: ExitStatus,
+    lines: Vec<String>,
+    /// Everything on standard error.
+    pub stderr: String,
+}
+
+impl Output {
+    /// The exit code. A command that was killed has none, whatever a shell makes of that.
+    pub fn code(&self) -> i32 {
+        self.status.code().unwrap_or_else(|| panic!("{} and no exit code: {self}", self.status))
+    }
+
+    /// The signal that ended it.
+    pub fn signal(&self) -> Option<i32> {
+        self.status.signal()
+    }
+
+    /// This output, if it has that exit code.
+    #[must_use]
+    pub fn expect_code(self, code: i32) -> Self {
+        assert_eq!(self.code(), code, "{self}");
+        self
+    }
+
+    /// This output, if it says that on standard error.
+    #[must_use]
+    pub fn expect_stderr(self, text: &str) -> Self {
+        assert!(self.stderr.contains(text), "no {text:?} in: {self}");
+        self
+    }
+
+    /// What it says at the end about why it failed: the line that begins with the command's name.
+    pub fn reason(&self) -> &str {
+        let line = self.stderr.lines().rev().find_map(|line| line.strip_prefix("cofferdam: "));
+        line.unwrap_or_else(|| panic!("no reason was given: {self}"))
+    }
+
+    /// Its standard output.
+    pub fn stdout(&self) -> String {
+        self.lines.join("\n")
+    }
+
+    /// The one JSON object that it printed.
+    pub fn object(&self) -> Value {
+        assert_eq!(self.lines.len(), 1, "{self}");
+        self.values().remove(0)
+    }
+
+    fn values(&self) -> Vec<Value> {
+        let parse = |line: &String| {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}\nin: {self}"))
+        };
+        self.lines.iter().map(parse).collect()
+    }
+
+    /// The lines about blocks.
+    pub fn blocks(&self) -> Vec<Value> {
+        let mut values = self.values();
+        values.retain(|value| value.get("summary").is_none());
+        values
+    }
+
+    /// The summary, which is the last line and stands alone.
+    pub fn summary(&self) -> Value {
+        let mut values = self.values();
+        let last = values.pop().unwrap_or_else(|| panic!("nothing was printed: {self}"));
+        assert!(values.iter().all(|value| value.get("summary").is_none()), "more than one summary: {self}");
+        last.get("summary").cloned().unwrap_or_else(|| panic!("no summary at the end: {self}"))
+    }
+
+    /// The digest in the summary.
+    pub fn digest(&self) -> String {
+        text(&self.summary(), "digest")
+    }
+
+    /// The heights of its blocks.
+    pub fn heights(&self) -> Vec<u64> {
+        self.blocks().iter().map(|block| number(block, "height")).collect()
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const SHOWN: usize = 10;
+        let mut shown = String::new();
+        for line in self.lines.iter().skip(self.lines.len().saturating_sub(SHOWN)) {
+            writeln!(shown, "{line}")?;
+        }
+        let arguments: Vec<_> = self.arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+        let (status, stderr) = (self.status, &self.stderr);
+        write!(f, "`cofferdam {}`: {status}\n{shown}{stderr}", arguments.join(" "))
+    }
+}
+
+/// A number in an object.
+pub fn number(object: &Value, field: &str) -> u64 {
+    object[field].as_u64().unwrap_or_else(|| panic!("{field} is no number: {object}"))
+}
+
+/// A text in an object.
+pub fn text(object: &Value, field: &str) -> String {
+    object[field].as_str().unwrap_or_else(|| panic!("{field} is no text: {object}")).to_owned()
+}
+
+/// Sends a signal to a process, if it is still there.
+///
+/// # Errors
+/// ESRCH if it is not.
+pub fn send(pid: u32, signal: Signal) -> nix::Result<()> {
+    kill(Pid::from_raw(i32::try_from(pid).expect("a process id")), signal)
+}
+
+/// Waits until `look` finds something. `what` is said if it never does.
+pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::sleep(STEP);
+    }
+}
+
+/// A directory of the test's own, and files in it.
+#[derive(Debug)]
+pub struct Files(tempfile::TempDir);
+
+impl Files {
+    /// An empty one.
+    #[expect(clippy::new_without_default, reason = "a directory is made, which no default should do")]
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory can be made"))
+    }
+
+    /// The directory, or a place in it.
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes a file, with the directories above it.
+    pub fn add(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.at(name);
+        let parent = path.parent().expect("a file lies in a directory");
+        fs::create_dir_all(parent).and_then(|()| fs::write(&path, bytes)).expect("a file can be written");
+        path
+    }
+}
+
+/// Holds a lock that one test at a time has, over all processes of this user.
+pub fn exclusively(name: &str) -> File {
+    let path = std::env::temp_dir().join(format!("cofferdam-tests-{}-{name}.lock", nix::unistd::geteuid()));
+    let file = File::options().create(true).truncate(false).write(true).open(path);
+    let file = file.expect("a lock file can be made");
+    file.lock().expect("a file can be locked");
+    file
+}
