@@ -37,7 +37,11 @@ pub(crate) fn strike(kind: FaultKind, reply: Reply, pipe: &mut impl Write) -> Re
 }
 
 fn die(signal: Signal) {
-    // wasmtime has handlers for SIGSEGV; they pass on what is no guest's. Should a signal not be fatal, hang: the
-    // deadline then speaks.
-    let _ = raise(signal);
+    // wasmtime and the standard library have handlers for SIGSEGV. What is no guest's they pass on, by putting the action
+    // before them in place and returning, for a faulting instruction to fault again. A raised signal is raised again
+    // instead. Should it not be fatal even then, the worker hangs, and the deadline speaks.
+    const HANDLERS: usize = 3;
+    for _ in 0..=HANDLERS {
+        let _ = raise(signal);
+    }
 }

@@ -1,6 +1,7 @@
 //! The command line: arguments in, a table or JSON lines out, and an exit code that scripts can rely on.
 
 mod args;
+mod bench;
 mod doctor;
 mod error;
 mod logging;
@@ -44,6 +45,8 @@ enum Command {
     Probe(probe::ProbeArgs),
     /// Say what this host grants, and what that means.
     Doctor(doctor::DoctorArgs),
+    /// Measure this machine, each figure beside its alternative.
+    Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "cofferdam", &mut std::io::stdout());
             Ok(CommandExit::Success)

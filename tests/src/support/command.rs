@@ -14,9 +14,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use cofferdam::profile::Hash;
+use cofferdam::store::{Durability, Identity, Store};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::cgroup::ChildCgroup;
 use super::pool::is_running;
@@ -76,7 +79,10 @@ pub fn shared_blocks(name: &str) -> Option<PathBuf> {
     if path.is_file() {
         return Some(path);
     }
-    eprintln!("SKIPPED: {} is not there: set COFFERDAM_SHARED to the directory of shared data", path.display());
+    eprintln!(
+        "SKIPPED: {} is not there: set COFFERDAM_SHARED to the directory of shared data",
+        path.display()
+    );
     None
 }
 
@@ -486,6 +492,42 @@ pub fn number(object: &Value, field: &str) -> u64 {
 /// A text in an object.
 pub fn text(object: &Value, field: &str) -> String {
     object[field].as_str().unwrap_or_else(|| panic!("{field} is no text: {object}")).to_owned()
+}
+
+/// The digest of a chain with one more block, by the words of the design and none of the product's code: SHA-256 of the
+/// digest before, the height, the block's SHA-256, the verdict's name, and the hash of its writes.
+pub fn extend_digest(before: &str, block: &[u8], line: &Value) -> String {
+    let height = u32::try_from(number(line, "height")).expect("a height");
+    let mut hasher = Sha256::new();
+    hasher.update(hex::decode(before).expect("a digest is hexadecimal"));
+    hasher.update(height.to_le_bytes());
+    hasher.update(Sha256::digest(block));
+    hasher.update(text(line, "verdict"));
+    hasher.update(hex::decode(text(line, "writes_sha256")).expect("a hash is hexadecimal"));
+    hex::encode(hasher.finalize())
+}
+
+/// A path below `tests/guests`.
+pub fn guest(name: &str) -> PathBuf {
+    repository().join("tests/guests").join(name)
+}
+
+/// Blocks for the guest `cli_sums.wat`: `count` of them, all different, with so many rounds of work each.
+pub fn sums_blocks(count: u32, rounds: u32) -> Vec<Vec<u8>> {
+    let block = |number: u32| [rounds.to_le_bytes(), number.to_le_bytes()].concat();
+    (0..count).map(block).collect()
+}
+
+/// The store of a run that has ended.
+pub fn store(directory: &Path, output: &Output) -> Store {
+    let profile = hex::decode(text(&output.summary(), "profile")).expect("a hash is hexadecimal");
+    let profile = Hash(profile.try_into().expect("a hash has 32 bytes"));
+    Store::open(directory, &Identity { profile, network: None }, Durability::None).expect("the run has closed it")
+}
+
+/// The hash of everything in the store of a run that has ended: every key at every height.
+pub fn content(directory: &Path, output: &Output) -> String {
+    store(directory, output).content_hash().expect("the store can be read").to_string()
 }
 
 /// Sends a signal to a process, if it is still there.

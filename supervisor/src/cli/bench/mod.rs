@@ -72,7 +72,9 @@ impl Spread {
         sorted.sort_unstable();
         let at = |permille: usize| {
             let index = (sorted.len().saturating_sub(1)) * permille / 1000;
-            sorted.get(index).map_or(f64::NAN, |nanos| std::time::Duration::from_nanos(*nanos).as_secs_f64() * 1e6)
+            sorted
+                .get(index)
+                .map_or(f64::NAN, |nanos| std::time::Duration::from_nanos(*nanos).as_secs_f64() * 1e6)
         };
         Self { min: at(0), p50: at(500), p99: at(990), max: at(1000) }
     }
@@ -156,4 +158,3 @@ fn memset_nanos(bytes: u64, rounds: u32) -> Result<Vec<u64>, CliError> {
     }
     Ok(nanos)
 }
-
