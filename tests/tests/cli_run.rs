@@ -124,7 +124,8 @@ fn the_digest_depends_on_nothing_about_the_pool() {
     // The limit is part of the profile, so it must show.
     let other = Cofferdam::run().with("--memory 128MiB").output();
     assert_eq!(other.code(), 2, "an option given twice: {other}");
-    let other = Cofferdam::new(["run", "--json", "--memory", "128MiB", "--spares", "0"]).output().expect_code(0);
+    let other =
+        Cofferdam::new(["run", "--json", "--memory", "128MiB", "--spares", "0"]).output().expect_code(0);
     assert_ne!(other.digest(), expected.digest());
 }
 
@@ -140,7 +141,9 @@ fn people_get_a_table() {
     let output = Cofferdam::new(["run", "--memory", "64MiB", "--spares", "0"]).output().expect_code(0);
     let digest = bundled("--spares 0").digest();
     let table = output.stdout();
-    for part in ["worker", "resident", "67108864", "p50", "p99", "overhead", "440 completed", "702861", &digest] {
+    for part in
+        ["worker", "resident", "67108864", "p50", "p99", "overhead", "440 completed", "702861", &digest]
+    {
         assert!(table.contains(part), "no {part:?} in:\n{table}");
     }
     assert!(!table.contains('{'), "no JSON: {table}");
@@ -187,7 +190,9 @@ fn a_closed_standard_output_is_no_failure() {
 
 #[test]
 fn shells_get_their_completions() {
-    for (shell, word) in [("bash", "complete"), ("zsh", "#compdef cofferdam"), ("fish", "complete -c cofferdam")] {
+    for (shell, word) in
+        [("bash", "complete"), ("zsh", "#compdef cofferdam"), ("fish", "complete -c cofferdam")]
+    {
         let script = Cofferdam::new(["completions", shell]).output().expect_code(0).stdout();
         assert!(script.contains(word) && script.contains("on-guest-failure"), "{shell}:\n{script}");
     }
@@ -248,7 +253,9 @@ fn a_missing_file_is_named() {
 #[test]
 fn what_is_no_module_is_refused_before_any_block() {
     let files = Files::new();
-    for (name, bytes) in [("empty.wasm", b"".as_slice()), ("torn.wasm", b"\0asm\x01\0"), ("x.wat", b"(module")] {
+    for (name, bytes) in
+        [("empty.wasm", b"".as_slice()), ("torn.wasm", b"\0asm\x01\0"), ("x.wat", b"(module")]
+    {
         let output = Cofferdam::run().path("--module", &files.add(name, bytes)).output().expect_code(1);
         assert!(output.reason().contains("module"), "{output}");
         assert!(output.stdout().is_empty(), "{output}");

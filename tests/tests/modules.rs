@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use cofferdam::pool::{ArtifactOrigin, Job, JobResult, Limits, Pool, PoolError};
 use cofferdam::verdict::{GuestVerdict, Verdict};
 use cofferdam_tests::support::guests::{
-    Act, GROWS, IMPORTED_MEMORY, NO_MEMORY, PRISTINE, SCRIPT, SEGMENT_OUTSIDE, START_ONLY_COMPUTES, START_TRAPS,
-    START_USES_JOB, good_block, good_pair, key_value_flush,
+    Act, GROWS, IMPORTED_MEMORY, NO_MEMORY, PRISTINE, SCRIPT, SEGMENT_OUTSIDE, START_ONLY_COMPUTES,
+    START_TRAPS, START_USES_JOB, good_block, good_pair, key_value_flush,
 };
 use cofferdam_tests::support::pool::{MEMORY, assert_good_block, assert_verdict, build, call, pairs, small};
 
@@ -151,7 +151,8 @@ fn what_is_no_module_is_refused() {
 #[test]
 fn a_maximum_below_the_limit_is_honoured_and_one_above_it_is_not_needed() {
     for (memory, pages) in [("1 9", 9), ("1 256", 256), ("1 65536", 256), ("1", 256), ("9 9", 9)] {
-        let module = GROWS.replace("(memory (export \"memory\") 1)", &format!("(memory (export \"memory\") {memory})"));
+        let module = GROWS
+            .replace("(memory (export \"memory\") 1)", &format!("(memory (export \"memory\") {memory})"));
         let pool = build(small(module));
         let (values, result) = flushed_words(&pool, &Job::block(0, Vec::new()));
         assert_eq!((values, result.memory_bytes), (vec![pages], u64::from(pages) << 16), "{memory}");

@@ -522,7 +522,8 @@ pub fn sums_blocks(count: u32, rounds: u32) -> Vec<Vec<u8>> {
 pub fn store(directory: &Path, output: &Output) -> Store {
     let profile = hex::decode(text(&output.summary(), "profile")).expect("a hash is hexadecimal");
     let profile = Hash(profile.try_into().expect("a hash has 32 bytes"));
-    Store::open(directory, &Identity { profile, network: None }, Durability::None).expect("the run has closed it")
+    Store::open(directory, &Identity { profile, network: None }, Durability::None)
+        .expect("the run has closed it")
 }
 
 /// The hash of everything in the store of a run that has ended: every key at every height.

@@ -2,6 +2,9 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
 use std::time::Instant;
 
 use cofferdam_protocol::WASM_PAGE;
@@ -128,7 +131,10 @@ fn advise_pages(reservation: &Reservation, range: &Range<usize>, huge: bool) -> 
     }
 }
 
-/// Makes the range resident step by step; a note if not by the strategy that was asked for.
+/// Makes the range resident; a note if not by the strategy that was asked for.
+///
+/// By as many threads as there are processors: most of a commit is the kernel writing zeros, which one processor does
+/// at a fraction of the memory's speed. The threads end here; a worker that serves has one.
 fn make_resident(
     reservation: &Reservation,
     plan: &MemoryPlan,
@@ -136,27 +142,78 @@ fn make_resident(
     page_bytes: usize,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Option<String>, CommitError> {
-    let mut strategy = plan.strategy;
-    let mut note = None;
-    for start in range.clone().step_by(STEP_BYTES) {
-        let step = start..range.end.min(start + STEP_BYTES);
-        if strategy == CommitStrategy::Populate {
-            match populate(reservation, step.clone()) {
-                Ok(()) => {}
-                // EINVAL: a kernel before 5.14 (madvise(2)).
-                Err(Errno::EINVAL) => {
-                    strategy = CommitStrategy::Touch;
-                    note = Some(" is not known to this kernel: touched instead".to_owned());
-                }
-                Err(errno) => return Err(refused(plan, start as u64, errno)),
+    let work = Work {
+        reservation,
+        page_bytes,
+        range: range.clone(),
+        next: AtomicUsize::new(range.start),
+        touch: AtomicBool::new(plan.strategy == CommitStrategy::Touch),
+        refused: OnceLock::new(),
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let mut committed = 0;
+    thread::scope(|scope| {
+        let (sender, steps) = mpsc::channel();
+        for _ in 0..threads.min(range.len().div_ceil(STEP_BYTES)) {
+            let (work, sender) = (&work, sender.clone());
+            scope.spawn(move || work.run(&sender));
+        }
+        drop(sender);
+        for bytes in steps {
+            committed += bytes;
+            progress(committed);
+        }
+    });
+    match work.refused.into_inner() {
+        Some(errno) => Err(refused(plan, committed, errno)),
+        None if plan.strategy == CommitStrategy::Populate && work.touch.into_inner() => {
+            Ok(Some(" is not known to this kernel: touched instead".to_owned()))
+        }
+        None => Ok(None),
+    }
+}
+
+/// What the threads of a commit share.
+struct Work<'a> {
+    reservation: &'a Reservation,
+    page_bytes: usize,
+    range: Range<usize>,
+    /// Where the next step begins.
+    next: AtomicUsize,
+    /// Whether pages are touched: asked for, or because the kernel does not know how to populate.
+    touch: AtomicBool,
+    refused: OnceLock<Errno>,
+}
+
+impl Work<'_> {
+    /// Commits step after step until none is left, or one is refused, and sends the bytes of each.
+    fn run(&self, done: &mpsc::Sender<u64>) {
+        while self.refused.get().is_none() {
+            let start = self.next.fetch_add(STEP_BYTES, Ordering::Relaxed);
+            if start >= self.range.end {
+                return;
+            }
+            let step = start..self.range.end.min(start + STEP_BYTES);
+            let bytes = step.len() as u64;
+            match self.commit(step) {
+                // Whoever receives waits for the last step, so it is there.
+                Ok(()) => drop(done.send(bytes)),
+                Err(errno) => drop(self.refused.set(errno)),
             }
         }
-        if strategy == CommitStrategy::Touch {
-            reservation.touch(step.clone(), page_bytes);
-        }
-        progress(step.end as u64);
     }
-    Ok(note)
+
+    fn commit(&self, step: Range<usize>) -> Result<(), Errno> {
+        if !self.touch.load(Ordering::Relaxed) {
+            match populate(self.reservation, step.clone()) {
+                // A kernel before 5.14 (madvise(2)).
+                Err(Errno::EINVAL) => self.touch.store(true, Ordering::Relaxed),
+                result => return result,
+            }
+        }
+        self.reservation.touch(step, self.page_bytes);
+        Ok(())
+    }
 }
 
 fn populate(reservation: &Reservation, step: Range<usize>) -> Result<(), Errno> {
