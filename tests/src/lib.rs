@@ -1,3 +1,5 @@
-//! End-to-end tests of Cofferdam. What they share is in [`support`].
+//! End-to-end tests of Cofferdam. What they share is in [`support`]; [`oracle`] knows what the sample
+//! indexer should find.
 
+pub mod oracle;
 pub mod support;

@@ -13,8 +13,8 @@ use cofferdam_tests::support::command::{
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// Some seconds of work in one block of `cli_sums.wat`: long enough to find out who does it, and to kill that one.
-const LONG: u32 = 2_000_000_000;
+/// A second or so of work in one block of `cli_sums.wat`: long enough to find out who does it, and to kill that one.
+const LONG: u32 = 600_000_000;
 /// Some milliseconds.
 const SHORT: u32 = 5_000_000;
 
@@ -346,5 +346,34 @@ fn a_block_that_takes_every_worker_with_it_is_given_up_and_not_committed() {
     // A host failure is nobody's verdict about the block: the next run takes it up again.
     let next = run().output().expect_code(0);
     assert_eq!(next.heights(), [5, 6, 7]);
+    assert_eq!((next.digest(), content(&db, &next)), quiet(&blocks));
+}
+
+#[test]
+fn a_worker_that_never_lives_long_is_given_up_with_69() {
+    // The default policy bears twenty deaths of idle workers within a minute.
+    const BORNE: usize = 20;
+    let blocks = sums_blocks(30, 0);
+    let files = Files::new();
+    let db = files.at("db");
+    let mut run = sums(&db).with("--spares 0 --blocks -").open_stdin().start();
+    let mut last = None;
+    for block in &blocks[..=BORNE] {
+        // A block for each of them: a worker that has done something is replaced at once.
+        run.feed(&record(block));
+        assert_eq!(number(&run.next_line(), "attempts"), 1);
+        let worker = run.await_workers(1)[0];
+        assert_ne!(Some(worker), last.replace(worker), "a new one each time");
+        kill(worker);
+        wait_until("it is gone", || (!run.workers().contains(&worker)).then_some(()));
+    }
+    run.feed(&record(&blocks[BORNE + 1]));
+    let output = run.finish().expect_code(69);
+    assert!(output.reason().contains("no healthy worker"), "{output}");
+    let summary = output.summary();
+    assert_eq!(number(&summary, "deaths"), BORNE as u64 + 1, "{summary}");
+    assert_eq!(number(&summary, "tip"), BORNE as u64, "{summary}");
+    // The store is none the worse for it.
+    let next = sums(&db).with("--spares 0 --blocks -").stdin(records(&blocks)).output().expect_code(0);
     assert_eq!((next.digest(), content(&db, &next)), quiet(&blocks));
 }

@@ -216,7 +216,6 @@ fn a_wrong_command_line_ends_with_2() {
         "run --huge-pages on",
         "run --on-guest-failure shrug",
         "run --opaque --check-chain",
-        "run --no-cache --cache-dir /tmp",
         "run --max-block-bytes 3GiB",
         "run --max-output-bytes 5GiB",
         "run --plant-fault 7:flood",

@@ -218,7 +218,7 @@ fn imports_that_this_host_lacks_do_no_harm_until_they_are_called() {
     let imports = "(module
       (import \"env\" \"nobody_knows\" (func (param i64 f64) (result f32)))
       (import \"wasi_snapshot_preview1\" \"fd_write\" (func (param i32 i32 i32 i32) (result i32)))
-      (import \"wasi_snapshot_preview1\" \"fd_write\" (func (param i32) (result i32)))
+      (import \"wasi_snapshot_preview1\" \"fd_write\" (func (param i32 i32 i32 i32) (result i32)))
       (import \"elsewhere\" \"__flush\" (func $not_ours (param i32)))";
     let pool = build(small(SCRIPT.replacen("(module", imports, 1)));
     assert_verdict(&pool, Act::Return, GuestVerdict::Incomplete);

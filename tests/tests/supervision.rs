@@ -259,6 +259,13 @@ fn a_death_is_told_with_the_last_requests() {
 }
 
 #[test]
+fn a_hook_that_panics_does_no_harm() {
+    let pool = build(planted("5x1:kill").on_death(|_| panic!("a hook's own defect, on purpose")));
+    assert_retried(&call(&pool, &good_block(5)), 1, HostVerdict::Killed);
+    assert_good_block(&pool, 6);
+}
+
+#[test]
 fn a_slot_whose_workers_keep_dying_is_given_up_and_with_the_last_one_the_pool() {
     let policy = RestartPolicy {
         base: Duration::from_millis(1),
@@ -436,6 +443,16 @@ fn a_drain_does_not_wait_for_longer_than_its_grace() {
         assert!(matches!(ticket.wait(), Err(PoolError::Draining)));
     }
     assert_gone(&pids);
+}
+
+#[test]
+fn a_job_that_a_drain_cuts_off_is_not_called_poisoned() {
+    // Without retries: were the end of its worker taken for a failure, it would be the final one.
+    let mut pool = build(planted("1x9:hang").limits(limits(PATIENCE, 0)));
+    let ticket = pool.submit(good_block(1)).unwrap();
+    wait_for_state(&pool, 0, SlotState::Busy);
+    assert!(!pool.drain(Duration::ZERO));
+    assert!(matches!(ticket.wait(), Err(PoolError::Draining)));
 }
 
 #[test]

@@ -114,6 +114,21 @@ mod tests {
         }
     }
 
+    /// What linkers of LLVM 19 and later emit: the table's index of an indirect call in five bytes.
+    #[test]
+    fn an_indirect_call_with_a_padded_table_index_is_accepted() {
+        let text = "(module (table 1 funcref) (type (func)) (func (call_indirect (type 0) (i32.const 0))))";
+        let binary = wat::parse_str(text).unwrap();
+        let at = binary.windows(3).position(|bytes| bytes == [0x11, 0, 0]).unwrap();
+        let mut padded = binary.clone();
+        padded.splice(at + 2..at + 3, [0x80, 0x80, 0x80, 0x80, 0]);
+        // The code section and its one body grow by four bytes.
+        let code = binary.windows(4).position(|bytes| bytes[0] == 10 && bytes[2] == 1).unwrap();
+        padded[code + 1] += 4;
+        padded[code + 3] += 4;
+        build(false, None).unwrap().precompile_module(&padded).unwrap();
+    }
+
     #[test]
     fn what_could_differ_between_hosts_is_not_accepted() {
         let engine = build(false, None).unwrap();

@@ -72,8 +72,8 @@ pub(super) struct CacheArgs {
     #[arg(long, value_name = "DIR", env = "COFFERDAM_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
 
-    /// Compile the module every time.
-    #[arg(long, conflicts_with = "cache_dir")]
+    /// Compile the module every time, whatever --cache-dir and its variable say.
+    #[arg(long)]
     no_cache: bool,
 }
 

@@ -10,6 +10,7 @@ mod report;
 mod run;
 mod signals;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -62,10 +63,7 @@ pub fn main() -> ExitCode {
         Command::Probe(args) => probe::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Bench(args) => bench::run(&args),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "cofferdam", &mut std::io::stdout());
-            Ok(CommandExit::Success)
-        }
+        Command::Completions { shell } => print_completions(shell),
     });
     let exit = match result {
         Ok(exit) => exit,
@@ -76,6 +74,14 @@ pub fn main() -> ExitCode {
         }
     };
     ExitCode::from(exit.code())
+}
+
+fn print_completions(shell: clap_complete::Shell) -> Result<CommandExit, CliError> {
+    // Into memory first: clap_complete panics when what it writes to is closed.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "cofferdam", &mut script);
+    io::stdout().write_all(&script).map_err(CliError::io("standard output"))?;
+    Ok(CommandExit::Success)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cofferdam_protocol::fault::Fault;
@@ -276,7 +276,14 @@ impl PoolBuilder {
             .map_err(|error| with_numbers(error, &need(&settings, settings.workers + settings.spares)))?;
         let (queue, queued) = bounded(self.queue);
         let dispatchers = ticket::dispatchers(settings.workers, &queued, &desk);
-        Ok(Pool { profile, artifact: origin, desk, slots, queue: Some(queue), dispatchers })
+        Ok(Pool {
+            profile,
+            artifact: origin,
+            desk,
+            slots,
+            queue: Mutex::new(Some(queue)),
+            dispatchers: Mutex::new(dispatchers),
+        })
     }
 
     fn profile_of(&self, binary: &[u8]) -> Profile {

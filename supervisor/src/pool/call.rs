@@ -115,7 +115,9 @@ impl Desk {
             let idle = self.take_idle()?;
             match self.attempt(idle, job, attempt) {
                 Ok((info, answer, reset)) => return Ok(completed(started, info, answer, reset, failed)),
-                Err(lost) => {
+                // Not the worker's doing, nor the block's.
+                Err(None) => return Err(PoolError::Draining),
+                Err(Some(lost)) => {
                     tracing::warn!(
                         "{job}: attempt {attempt} lost worker {} ({}: {})",
                         lost.worker.pid,
@@ -132,8 +134,11 @@ impl Desk {
     fn take_permit(&self) -> Result<(), PoolError> {
         self.check_open()?;
         if self.permits.1.try_recv().is_err() {
-            // Both ends live as long as the desk, so this waits for a permit and nothing else.
-            let _ = self.permits.1.recv();
+            select! {
+                // Both ends live as long as the desk: what is received is a permit.
+                recv(self.permits.1) -> _ => {}
+                recv(self.closed.1) -> _ => return Err(self.no_worker()),
+            }
         }
         self.check_open().inspect_err(|_| {
             let _ = self.permits.0.try_send(());
@@ -165,13 +170,14 @@ impl Desk {
         if self.draining.load(Ordering::Acquire) { PoolError::Draining } else { PoolError::NoWorker }
     }
 
-    /// One attempt. The worker comes back to the idle ones only from here, and only after a sound answer.
+    /// One attempt; no failure is given if it was the pool that ended the worker, because it stops. The worker comes back
+    /// to the idle ones only from here, and only after a sound answer.
     fn attempt(
         &self,
         mut idle: IdleWorker,
         job: &Job,
         attempt: u32,
-    ) -> Result<(WorkerInfo, Answer, ResetHandle), FailedAttempt> {
+    ) -> Result<(WorkerInfo, Answer, ResetHandle), Option<FailedAttempt>> {
         let id = self.next_job.fetch_add(1, Ordering::Relaxed);
         let info = idle.worker.info();
         idle.worker.asked(id, job.to_string());
@@ -183,11 +189,12 @@ impl Desk {
                 Ok((info, answer, reset))
             }
             Err(failure) => {
+                let worker = Arc::clone(&idle.worker);
                 let death = match failure {
                     Failure::Gone => idle.mourn(),
                     Failure::Kill(reason) => idle.condemn(reason),
                 };
-                Err(failed_attempt(info, death))
+                Err(if worker.was_stopped() { None } else { Some(failed_attempt(info, death)) })
             }
         }
     }

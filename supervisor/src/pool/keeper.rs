@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -210,7 +211,8 @@ impl Keeper {
             view.last_death = Some(death.to_string());
         }
         if let Some(hook) = &self.common.settings.on_death {
-            hook(death);
+            // Its panic was printed. It must not end this thread, for which callers and the next worker wait.
+            let _ = catch_unwind(AssertUnwindSafe(|| hook(death)));
         }
         worker.announce(death.clone());
         // A first start that failed would fail again, unless somebody killed it.

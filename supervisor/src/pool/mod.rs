@@ -37,8 +37,8 @@ mod slot;
 mod ticket;
 mod worker;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,7 @@ pub use ticket::Ticket;
 use call::Desk;
 use slot::Slots;
 use ticket::Queued;
+use worker::lock;
 
 /// A pool of committed workers. Cheap to share behind an [`Arc`]; dropping it ends every worker.
 #[derive(Debug)]
@@ -66,8 +67,10 @@ pub struct Pool {
     artifact: ArtifactOrigin,
     desk: Arc<Desk>,
     slots: Slots,
-    queue: Option<Sender<Queued>>,
-    dispatchers: Vec<JoinHandle<()>>,
+    /// None once the pool is draining.
+    queue: Mutex<Option<Sender<Queued>>>,
+    /// Empty once the pool is drained. Locked while it is being drained, so that a second drain waits for the first.
+    dispatchers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Pool {
@@ -93,8 +96,8 @@ impl Pool {
     /// [`PoolError::Saturated`] if as many jobs as [`PoolBuilder::queue`] allows are waiting already,
     /// [`PoolError::Draining`].
     pub fn submit(&self, job: Job) -> Result<Ticket, PoolError> {
-        let queue = self.queue.as_ref().ok_or(PoolError::Draining)?;
-        ticket::submit(queue, job)
+        let queue = lock(&self.queue);
+        ticket::submit(queue.as_ref().ok_or(PoolError::Draining)?, job)
     }
 
     /// What every result of this pool depends on.
@@ -109,20 +112,21 @@ impl Pool {
 
     /// How the pool is at this moment.
     pub fn health(&self) -> Health {
-        Health::of(&self.slots, self.queue.as_ref().map_or(0, Sender::len))
+        Health::of(&self.slots, lock(&self.queue).as_ref().map_or(0, Sender::len))
     }
 
     /// Takes no more jobs, lets running ones finish for at most `grace`, and ends every worker.
     ///
     /// Returns whether everything that was running finished. No process is left behind either way.
-    pub fn drain(&mut self, grace: Duration) -> bool {
+    pub fn drain(&self, grace: Duration) -> bool {
         let deadline = Instant::now() + grace;
+        let mut dispatchers = lock(&self.dispatchers);
         self.desk.draining.store(true, Ordering::Release);
         // Queued jobs are answered by `Draining` as soon as a dispatcher gets to them.
-        self.queue = None;
-        let finished = self.desk.wait_for_running_jobs(deadline);
+        *lock(&self.queue) = None;
+        let finished = self.slots.are_stopped() || self.desk.wait_for_running_jobs(deadline);
         self.slots.stop(&self.desk, deadline);
-        for dispatcher in self.dispatchers.drain(..) {
+        for dispatcher in dispatchers.drain(..) {
             // A dispatcher that panicked has lost its jobs' tickets, whose holders are told; nothing to add here.
             let _ = dispatcher.join();
         }

@@ -20,8 +20,10 @@ use super::worker::{Worker, lock};
 #[derive(Debug)]
 pub(super) struct Slots {
     slots: Vec<Arc<Slot>>,
-    threads: Vec<JoinHandle<()>>,
-    stop: Option<Sender<()>>,
+    /// Empty once all have ended.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// None once they are to stop.
+    stop: Mutex<Option<Sender<()>>>,
 }
 
 /// What is known of one slot.
@@ -76,7 +78,7 @@ impl Slots {
         let (events, started) = unbounded();
         let count = settings.workers + settings.spares;
         let common = Common::new(Arc::clone(settings), artifact, Arc::clone(desk), count);
-        let mut slots = Self { slots: Vec::new(), threads: Vec::new(), stop: Some(stop) };
+        let mut slots = Self { slots: Vec::new(), threads: Mutex::default(), stop: Mutex::new(Some(stop)) };
         let result = slots
             .start_keepers(count, &Arc::new(common), &stopped, &events)
             .and_then(|()| slots.wait_until_ready(settings, &started, progress));
@@ -104,7 +106,7 @@ impl Slots {
                 .name(format!("cofferdam-slot-{index}"))
                 .spawn(move || keeper.run())
                 .map_err(|error| StartFailure::Other(format!("no thread for a slot: {error}")))?;
-            self.threads.push(thread);
+            lock(&self.threads).push(thread);
         }
         Ok(())
     }
@@ -147,16 +149,17 @@ impl Slots {
 
     /// Ends every worker: idle ones are told and have until `deadline`, the rest is killed. Returns when every
     /// process has been reaped and every thread has ended.
-    pub(super) fn stop(&mut self, desk: &Desk, deadline: Instant) {
+    pub(super) fn stop(&self, desk: &Desk, deadline: Instant) {
         // Time for a worker that was told to stop to finish its reset; what is not gone by then is killed.
         const LAST_WORDS: Duration = Duration::from_millis(500);
-        self.stop = None;
+        let mut threads = lock(&self.threads);
+        *lock(&self.stop) = None;
         for mut idle in desk.take_idle_unless(|_| false) {
             // If it cannot be told, the closed pipe tells it.
             let _ = frame::send(&mut idle.link.requests, &Request::Stop);
         }
         let deadline = deadline.max(Instant::now() + LAST_WORDS);
-        while self.threads.iter().any(|thread| !thread.is_finished()) {
+        while threads.iter().any(|thread| !thread.is_finished()) {
             // A token may have been put back, or a worker become ready, after the first look.
             drop(desk.take_idle_unless(|_| false));
             if Instant::now() >= deadline || self.slots.iter().all(|slot| !slot.is_stopping_by_itself()) {
@@ -165,10 +168,15 @@ impl Slots {
             thread::sleep(Duration::from_millis(1));
         }
         desk.close();
-        for thread in self.threads.drain(..) {
+        for thread in threads.drain(..) {
             // A panic of a slot's thread was printed by its hook.
             let _ = thread.join();
         }
+    }
+
+    /// Whether [`Slots::stop`] is done.
+    pub(super) fn are_stopped(&self) -> bool {
+        lock(&self.threads).is_empty()
     }
 
     fn kill_all(&self) {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cofferdam_protocol::arena::{InputArena, OutputArena};
 use cofferdam_protocol::frame::{FrameError, FrameReader, Message};
@@ -16,6 +16,9 @@ use nix::unistd::Pid;
 use super::Channel;
 use super::death::{Death, KillReason, Ring};
 use super::job::WorkerInfo;
+
+/// How long a worker may take from closing its pipe to its end: a crash closes pipes last, so next to nothing.
+const DYING: Duration = Duration::from_secs(5);
 
 /// Locks `mutex`, poisoned or not: every critical section of the pool leaves its data consistent at each step.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -69,6 +72,11 @@ impl Worker {
         life.unreaped && life.kill.is_none()
     }
 
+    /// Whether it was killed because its pool stops.
+    pub(super) fn was_stopped(&self) -> bool {
+        lock(&self.life).kill == Some(KillReason::Stopping)
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         lock(&self.life).busy
     }
@@ -119,9 +127,12 @@ impl Worker {
         let _ = self.death.0.try_send(death);
     }
 
-    /// Waits for the slot's thread to say how this worker ended.
-    pub(super) fn await_death(&self) -> Option<Death> {
-        self.death.1.recv().ok()
+    /// Waits for the slot's thread to say how this worker ended; kills it if it lives on for longer than `patience`.
+    fn await_death(&self, patience: Duration) -> Option<Death> {
+        self.death.1.recv_timeout(patience).ok().or_else(|| {
+            self.kill(KillReason::Violation("it closed its pipe and lived on".to_owned()));
+            self.death.1.recv().ok()
+        })
     }
 }
 
@@ -190,6 +201,6 @@ impl IdleWorker {
     pub(super) fn mourn(self) -> Option<Death> {
         let Self { worker, link } = self;
         drop(link);
-        worker.await_death()
+        worker.await_death(DYING)
     }
 }

@@ -140,10 +140,10 @@ pub fn key_value_flush(fields: &[&[u8]]) -> Vec<u8> {
         message.push(0x0a);
         let mut rest = field.len();
         while rest > 0x7f {
-            message.push((rest & 0x7f) as u8 | 0x80);
+            message.push(rest.to_le_bytes()[0] | 0x80);
             rest >>= 7;
         }
-        message.push((rest & 0x7f) as u8);
+        message.push(rest.to_le_bytes()[0]);
         message.extend_from_slice(field);
     }
     message

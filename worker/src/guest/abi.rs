@@ -56,7 +56,8 @@ pub(super) fn link(linker: &mut Linker<Context>, module: &Module) -> wasmtime::R
 fn split<'a>(caller: &'a mut Caller<'_, Context>) -> (&'a mut [u8], &'a mut Context) {
     // While the start function runs, the instance is not there yet to take the memory from.
     if caller.data().memory.is_none()
-        && let Some(Extern::Memory(memory)) = caller.get_export("memory")
+        && let Some(name) = caller.data().memory_name.clone()
+        && let Some(Extern::Memory(memory)) = caller.get_export(&name)
     {
         caller.data_mut().memory = Some(memory);
     }

@@ -140,10 +140,17 @@ pub(super) struct Context {
     pub(super) job: Option<(JobInput, Output)>,
     /// Whether a `memory.grow` was refused at the limit.
     pub(super) grow_refused: bool,
+    /// The name under which the module exports its memory.
+    pub(super) memory_name: Option<Arc<str>>,
     table_elements: usize,
 }
 
 impl Context {
+    /// For a module that exports its memory as `memory_name`.
+    pub(super) fn new(memory_name: Option<Arc<str>>) -> Self {
+        Self { memory_name, ..Self::default() }
+    }
+
     /// The job, which an import may only ask for once there is one.
     pub(super) fn job(&mut self) -> Result<&mut (JobInput, Output), GuestFault> {
         self.job.as_mut().ok_or(GuestFault::NoJobYet)

@@ -1,5 +1,6 @@
 //! One instance for one job, prepared before the job is there where that can make no difference.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::message::Call;
@@ -29,6 +30,8 @@ pub struct Guest {
     /// Everything resolved ahead; none if the module imports its memory, which belongs to one store.
     resolved: Option<InstancePre<Context>>,
     imported_memory: Option<(String, String, MemoryType)>,
+    /// The name under which the module exports its memory.
+    exported_memory: Option<Arc<str>>,
     fuel: Option<u64>,
     /// Whether an instance may be made before its job is there.
     ahead: bool,
@@ -86,8 +89,9 @@ impl Guest {
             None => Some(linker.instantiate_pre(module).map_err(link)?),
             Some(_) => None,
         };
+        let exported_memory = exported_memory(module);
         let (engine, module) = (engine.clone(), module.clone());
-        Ok(Self { engine, linker, module, resolved, imported_memory, fuel, ahead: true })
+        Ok(Self { engine, linker, module, resolved, imported_memory, exported_memory, fuel, ahead: true })
     }
 
     /// Prepares for the next job: an instance, its start function already run.
@@ -143,7 +147,7 @@ impl Guest {
 
     /// A store with every limit set: before anything of the guest runs, its start function included.
     fn store(&self) -> Result<Store<Context>, GuestError> {
-        let mut store = Store::new(&self.engine, Context::default());
+        let mut store = Store::new(&self.engine, Context::new(self.exported_memory.clone()));
         store.limiter(|context| context);
         if let Some(fuel) = self.fuel {
             store.set_fuel(fuel).map_err(|error| GuestError::Host(format!("{error:#}")))?;
@@ -163,19 +167,20 @@ impl Guest {
             }
             (None, None) => self.linker.instantiate(&mut *store, &self.module)?,
         };
-        if store.data().memory.is_none() {
-            store.data_mut().memory = exported_memory(store, instance);
+        if let Some(name) = &self.exported_memory
+            && store.data().memory.is_none()
+        {
+            store.data_mut().memory = instance.get_memory(&mut *store, name);
         }
         Ok(instance)
     }
 }
 
-/// The memory that the host may see: the one exported as `memory`, or else under any name.
-fn exported_memory(store: &mut Store<Context>, instance: Instance) -> Option<Memory> {
-    if let Some(memory) = instance.get_memory(&mut *store, "memory") {
-        return Some(memory);
-    }
-    instance.exports(store).find_map(|export| export.into_memory())
+/// The name of the memory that the host may see: `memory`, or else whatever it is exported as.
+fn exported_memory(module: &Module) -> Option<Arc<str>> {
+    let names =
+        || module.exports().filter(|export| export.ty().memory().is_some()).map(|export| export.name());
+    names().find(|name| *name == "memory").or_else(|| names().next()).map(Arc::from)
 }
 
 fn call_export(

@@ -1,38 +1,30 @@
 //! `cofferdam run`: blocks from wherever they come, indexed on committed workers, reported as they complete.
 
-use std::collections::VecDeque;
+mod session;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use cofferdam_protocol::exit::CommandExit;
 use cofferdam_protocol::fault::Fault;
-use cofferdam_protocol::verdict::Verdict;
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use indicatif::ProgressBar;
+use session::Session;
 use tempfile::TempDir;
 
 use super::args::{CacheArgs, MemoryArgs};
 use super::error::CliError;
 use super::logging;
-use super::report::{BlockLine, ChainEnd, Summary, SummaryLine, Tally};
+use super::report::{Summary, SummaryLine};
 use super::signals::Stop;
-use crate::blocks::{self, BlockError, BlockInput, BlockSource};
-use crate::chain::{Chain, Hashed, OnGuestFailure, Outcome, Step};
+use crate::blocks::{self, BlockInput, BlockSource};
+use crate::chain::OnGuestFailure;
 use crate::host::size::Bytes;
 use crate::pool::{Limits, Pool, PoolBuilder};
 use crate::sample;
 use crate::store::{Durability, Identity, Store};
-
-/// How many blocks are read and checked ahead of the workers.
-const AHEAD: usize = 4;
-
-/// How many lines may wait for the report on their reset before they are printed without it.
-const WAITING_LINES: usize = 64;
 
 /// How long a drain waits for workers to end by themselves.
 const GRACE: Duration = Duration::from_secs(10);
@@ -44,6 +36,15 @@ enum Policy {
     Stop,
     /// Commit the block with its verdict and without writes, and go on.
     Skip,
+}
+
+impl From<Policy> for OnGuestFailure {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Stop => Self::Stop,
+            Policy::Skip => Self::Skip,
+        }
+    }
 }
 
 /// Arguments of `cofferdam run`.
@@ -134,14 +135,14 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
         args,
         &Identity { profile, network: source.network().map(|network| network.to_string()) },
     )?;
-    let mut pool = build_pool(builder, &home.store)?;
+    let pool = build_pool(builder, &home.store)?;
     let started = Instant::now();
-    let mut session = Session::new(args, &pool, &home, &source)?;
+    let mut session = Session::new(args, &pool, &home.store, &source)?;
     let ended = session.index(source, &stop);
     let summary = session.finish(started, stop.is_asked());
     pool.drain(GRACE);
     // A summary is due however the run ended: it says what is committed.
-    let failed = print_summary(args, &summary?)?;
+    let failed = print_summary(args, &summary)?;
     let complete = ended?;
     Ok(if complete && !failed && !stop.is_asked() { CommandExit::Success } else { CommandExit::Failure })
 }
@@ -225,178 +226,11 @@ fn build_pool(builder: PoolBuilder, store: &Arc<Store>) -> Result<Pool, CliError
     Ok(pool?)
 }
 
-/// A run in progress.
-struct Session<'a> {
-    args: &'a RunArgs,
-    pool: &'a Pool,
-    store: &'a Store,
-    chain: Chain<'a>,
-    tally: Tally,
-    waiting: VecDeque<Outcome>,
-    bar: ProgressBar,
-}
-
-impl<'a> Session<'a> {
-    fn new(
-        args: &'a RunArgs,
-        pool: &'a Pool,
-        home: &'a Home,
-        source: &BlockSource,
-    ) -> Result<Self, CliError> {
-        let policy = match args.on_guest_failure {
-            Policy::Stop => OnGuestFailure::Stop,
-            Policy::Skip => OnGuestFailure::Skip,
-        };
-        let chain = Chain::resume(pool, Arc::clone(&home.store), policy)?.linked(source.links());
-        let bar = logging::bar(source.total(), "indexing {bar:40} {pos}/{len} {per_sec} {eta} {msg}");
-        let (tally, waiting) = (Tally::new(), VecDeque::new());
-        Ok(Self { args, pool, store: &home.store, chain, tally, waiting, bar })
-    }
-
-    /// Indexes every block; whether none of them stopped the run.
-    fn index(&mut self, source: BlockSource, stop: &Stop) -> Result<bool, CliError> {
-        let blocks = read_ahead(source)?;
-        let result = self.index_from(&blocks, stop);
-        self.print_waiting(true)?;
-        self.bar.finish_and_clear();
-        result
-    }
-
-    fn index_from(
-        &mut self,
-        blocks: &Receiver<Result<Hashed, BlockError>>,
-        stop: &Stop,
-    ) -> Result<bool, CliError> {
-        const TICK: Duration = Duration::from_millis(20);
-        while !stop.is_asked() {
-            let block = match blocks.recv_timeout(TICK) {
-                Ok(block) => block?,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.print_waiting(false)?;
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => return Ok(true),
-            };
-            if !self.index_one(block)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Indexes one block; whether the run goes on.
-    fn index_one(&mut self, block: Hashed) -> Result<bool, CliError> {
-        let step = self.chain.step(block)?;
-        self.bar.inc(1);
-        let Step::Ran(outcome) = step else {
-            self.tally.skipped += 1;
-            return Ok(true);
-        };
-        self.tally.add(&outcome);
-        self.report_trouble(&outcome);
-        let goes_on = outcome.committed;
-        self.waiting.push_back(*outcome);
-        self.print_waiting(false)?;
-        Ok(goes_on)
-    }
-
-    fn report_trouble(&self, outcome: &Outcome) {
-        let result = &outcome.result;
-        for line in result.log.lines() {
-            tracing::debug!(target: "cofferdam::guest", height = outcome.height, "{line}");
-        }
-        if result.verdict.is_completed() {
-            return;
-        }
-        let what = match (result.verdict, outcome.committed) {
-            (Verdict::Guest(_), true) => "skipped",
-            (Verdict::Guest(_), false) => "the run stops here; every host would say the same",
-            (Verdict::Host(_), _) => "the run stops here; nothing of the block was committed",
-        };
-        tracing::error!("block {}: {} ({}): {what}", outcome.height, result.verdict, result.detail);
-        let log: Vec<&str> = result.log.lines().collect();
-        for line in log.iter().skip(log.len().saturating_sub(5)) {
-            tracing::error!("block {}: the guest logged: {line}", outcome.height);
-        }
-    }
-
-    /// Prints the lines of blocks whose reset is done, in order; all of them if `force`.
-    fn print_waiting(&mut self, force: bool) -> Result<(), CliError> {
-        const PATIENCE: Duration = Duration::from_secs(2);
-        while let Some(outcome) = self.waiting.front() {
-            let reset = &outcome.result.reset;
-            if force {
-                reset.wait(PATIENCE);
-            }
-            if reset.is_pending() && !force && self.waiting.len() <= WAITING_LINES {
-                return Ok(());
-            }
-            let report = reset.report();
-            if let Some(report) = report {
-                self.tally.add_reset(report);
-            }
-            if self.args.json {
-                print_json(&BlockLine::new(outcome, report))?;
-            }
-            self.waiting.pop_front();
-        }
-        Ok(())
-    }
-
-    fn finish(&self, started: Instant, interrupted: bool) -> Result<Summary, CliError> {
-        let end = ChainEnd {
-            tip: self.chain.tip(),
-            digest: self.chain.digest(),
-            profile: self.pool.profile().hash(),
-            db_path: self.args.db_path.as_ref().map(|_| self.store.path().display().to_string()),
-            interrupted,
-            elapsed: started.elapsed(),
-        };
-        let summary = self.tally.summary(&end, &self.pool.health());
-        for worker in &summary.workers {
-            if let Some(missing) = worker.missing_bytes().filter(|missing| *missing > 0) {
-                tracing::warn!(
-                    "worker {} has {} less resident than it committed: is the host swapping?",
-                    worker.pid(),
-                    Bytes(missing)
-                );
-            }
-        }
-        Ok(summary)
-    }
-}
-
-/// Reads, checks and hashes blocks on a thread of its own, a few ahead.
-fn read_ahead(source: BlockSource) -> Result<Receiver<Result<Hashed, BlockError>>, CliError> {
-    let (sender, receiver) = bounded(AHEAD);
-    let read = move || {
-        for block in source {
-            // The run has ended when nobody receives.
-            if sender.send(block.map(Hashed::from)).is_err() {
-                return;
-            }
-        }
-    };
-    let thread = thread::Builder::new().name("cofferdam-blocks".to_owned()).spawn(read);
-    thread.map_err(CliError::io("a thread to read blocks"))?;
-    Ok(receiver)
-}
-
-fn print_json(line: &impl serde::Serialize) -> Result<(), CliError> {
-    let print = || -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        serde_json::to_writer(&mut out, line)?;
-        writeln!(out)?;
-        out.flush()
-    };
-    print().map_err(CliError::io("standard output"))
-}
-
 /// Prints the summary; whether a block failed.
 fn print_summary(args: &RunArgs, summary: &Summary) -> Result<bool, CliError> {
     let failed = summary.failed > 0;
     if args.json {
-        print_json(&SummaryLine { summary })?;
+        session::print_json(&SummaryLine { summary })?;
     } else {
         writeln!(io::stdout(), "{}", summary.to_text()).map_err(CliError::io("standard output"))?;
     }

@@ -1,0 +1,75 @@
+//! Pools that come and go leave nothing: no process, no descriptor, no thread, no mapping.
+//!
+//! In a file of its own, with one test, because it counts what the whole process has.
+
+use std::fs;
+use std::time::Duration;
+
+use cofferdam::pool::{PoolError, SlotState};
+use cofferdam_tests::support::guests::{Act, SCRIPT, good_block};
+use cofferdam_tests::support::pool::{
+    assert_good_block, build, call, children, descriptors, limits, send, small, wait_for_state, wait_until,
+};
+use nix::sys::signal::Signal;
+
+cofferdam::enable_test_support!();
+
+/// One pool's whole life: good blocks, traps, deaths of every kind, jobs in the queue at its end.
+fn live_and_die() {
+    let faults = ["2:kill", "3:exit=1", "4:garbage"].map(|fault| fault.parse().unwrap());
+    let pool = build(small(SCRIPT).workers(2).spares(1).faults(faults.to_vec()));
+    for height in 0..6 {
+        assert!(call(&pool, &good_block(height)).verdict.is_completed());
+        call(&pool, &Act::ExhaustThenTrap.block(50));
+    }
+    send(wait_for_state(&pool, 2, SlotState::Idle), Signal::SIGKILL);
+    let tickets: Vec<_> = (60..70).map(|height| pool.submit(good_block(height)).unwrap()).collect();
+    drop(pool);
+    drop(tickets);
+}
+
+/// A pool that a worker's hang outlives, and starts that fail at each step.
+fn fail() {
+    let hanging =
+        small(SCRIPT).faults(vec!["1x9:hang".parse().unwrap()]).limits(limits(Duration::from_secs(60), 0));
+    let pool = build(hanging);
+    let ticket = pool.submit(good_block(1)).unwrap();
+    wait_for_state(&pool, 0, SlotState::Busy);
+    drop(pool);
+    assert!(matches!(ticket.wait(), Err(PoolError::Draining)));
+    small("(module").build().unwrap_err();
+    small("(module (func (result i32)))").build().unwrap_err();
+    small(SCRIPT).workers(2).start_timeout(Duration::ZERO).build().unwrap_err();
+    small(SCRIPT).state("/nonexistent").build().unwrap_err();
+}
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+fn mappings() -> usize {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().filter(|line| line.contains("memfd:cofferdam")).count()
+}
+
+#[test]
+fn pools_that_come_and_go_leave_nothing_behind() {
+    let pid = std::process::id();
+    // The first time, things are made that are kept: the harness's own, allocator arenas, and the like.
+    live_and_die();
+    fail();
+    let (before, threads_before) = (descriptors(pid), threads());
+    for _ in 0..5 {
+        live_and_die();
+        fail();
+        assert_eq!(children(), Vec::<u32>::new(), "no process, reaped or not");
+        assert_eq!(descriptors(pid), before);
+        assert_eq!(mappings(), 0);
+        wait_until("threads that were joined are gone", || (threads() <= threads_before).then_some(()));
+    }
+    // And it can tell: a pool that lives is seen.
+    let pool = build(small(SCRIPT));
+    assert_good_block(&pool, 1);
+    assert_eq!(children().len(), 1);
+    assert!(descriptors(pid).len() > before.len() && threads() > threads_before && mappings() > 0);
+}
