@@ -83,6 +83,9 @@ fn assert_refused(output: &Output, names: &[&str]) {
     assert!(output.stderr.lines().all(|line| !line.contains("panicked")), "{output}");
 }
 
+/// What makes a run another one.
+type Variant = fn(Cofferdam<'static>) -> Cofferdam<'static>;
+
 #[test]
 fn results_of_another_profile_are_not_mixed_in() {
     let files = Files::new();
@@ -98,7 +101,7 @@ fn results_of_another_profile_are_not_mixed_in() {
         profile
     };
     let small = || Cofferdam::new(["run", "--json", "--spares", "0"]);
-    let variants: [(&str, fn(Cofferdam<'static>) -> Cofferdam<'static>); 4] = [
+    let variants: [(&str, Variant); 4] = [
         ("another memory", |run| run.with("--memory 32MiB")),
         ("another module", |run| run.with("--memory 16MiB").path("--module", &guest("cli_sums.wat"))),
         ("metered fuel", |run| run.with("--memory 16MiB --fuel 1000000000000")),

@@ -8,7 +8,8 @@ use std::time::Duration;
 use cofferdam::pool::{PoolError, SlotState};
 use cofferdam_tests::support::guests::{Act, SCRIPT, good_block};
 use cofferdam_tests::support::pool::{
-    assert_good_block, build, call, children, descriptors, limits, send, small, wait_for_state, wait_until,
+    PATIENCE, assert_good_block, build, call, children, descriptors, limits, send, small, wait_for_state,
+    wait_until,
 };
 use nix::sys::signal::Signal;
 
@@ -16,40 +17,43 @@ cofferdam::enable_test_support!();
 
 /// One pool's whole life: good blocks, traps, deaths of every kind, jobs in the queue at its end.
 fn live_and_die() {
-    let faults = ["2:kill", "3:exit=1", "4:garbage"].map(|fault| fault.parse().unwrap());
+    let faults = ["2:kill", "3:exit=1", "4:garbage"].map(|fault| fault.parse().expect("a fault plan"));
     let pool = build(small(SCRIPT).workers(2).spares(1).faults(faults.to_vec()));
     for height in 0..6 {
         assert!(call(&pool, &good_block(height)).verdict.is_completed());
         call(&pool, &Act::ExhaustThenTrap.block(50));
     }
     send(wait_for_state(&pool, 2, SlotState::Idle), Signal::SIGKILL);
-    let tickets: Vec<_> = (60..70).map(|height| pool.submit(good_block(height)).unwrap()).collect();
+    let tickets: Vec<_> = (60..70).map(|height| pool.submit(good_block(height))).collect();
     drop(pool);
     drop(tickets);
 }
 
-/// A pool that a worker's hang outlives, and starts that fail at each step.
+/// A pool that ends while its worker hangs, and starts that fail at each step.
 fn fail() {
-    let hanging =
-        small(SCRIPT).faults(vec!["1x9:hang".parse().unwrap()]).limits(limits(Duration::from_secs(60), 0));
-    let pool = build(hanging);
-    let ticket = pool.submit(good_block(1)).unwrap();
+    let faults = vec!["1x9:hang".parse().expect("a fault plan")];
+    let pool = build(small(SCRIPT).faults(faults).limits(limits(PATIENCE, 0)));
+    let ticket = pool.submit(good_block(1)).expect("there is room in the queue");
     wait_for_state(&pool, 0, SlotState::Busy);
     drop(pool);
     assert!(matches!(ticket.wait(), Err(PoolError::Draining)));
-    small("(module").build().unwrap_err();
-    small("(module (func (result i32)))").build().unwrap_err();
-    small(SCRIPT).workers(2).start_timeout(Duration::ZERO).build().unwrap_err();
-    small(SCRIPT).state("/nonexistent").build().unwrap_err();
-}
-
-fn threads() -> usize {
-    fs::read_dir("/proc/self/task").unwrap().count()
+    for builder in [
+        small("(module"),
+        small("(module (func (result i32)))"),
+        small(SCRIPT).workers(2).start_timeout(Duration::ZERO),
+        small(SCRIPT).state("/nonexistent"),
+    ] {
+        assert!(builder.build().is_err());
+    }
 }
 
 fn mappings() -> usize {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let maps = fs::read_to_string("/proc/self/maps").expect("the mappings of this process");
     maps.lines().filter(|line| line.contains("memfd:cofferdam")).count()
+}
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").expect("the threads of this process").count()
 }
 
 #[test]

@@ -3,15 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam::pool::{Job, JobResult, Pool, PoolBuilder};
+use cofferdam::pool::{Job, JobResult, Pool, PoolBuilder, SlotState};
 use cofferdam::profile::Hash;
 use cofferdam::store::{BlockRecord, Durability, Identity, Store};
 use cofferdam::verdict::{GuestVerdict, HostVerdict, Verdict};
 use cofferdam::writes::{Writes, encoded_len, put_field};
 use cofferdam_tests::support::guests::{Act, READS, SCRIPT, SCRIPT_PAGES};
 use cofferdam_tests::support::pool::{
-    PATIENCE, assert_lost, assert_verdict, build, call, descriptors, limits, pairs, send, small, wait_until,
-    workers,
+    PATIENCE, assert_lost, assert_verdict, build, call, descriptors, limits, pairs, processor_ticks, send,
+    small, wait_for_state, wait_until, workers,
 };
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -19,10 +19,10 @@ use tempfile::TempDir;
 cofferdam::enable_test_support!();
 
 fn store() -> (TempDir, Store) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let identity = Identity { profile: Hash::of(b"profile"), network: None };
-    let store = Store::open(&directory.path().join("state"), &identity, Durability::None).unwrap();
-    (directory, store)
+    let store = Store::open(&directory.path().join("state"), &identity, Durability::None);
+    (directory, store.expect("a new store"))
 }
 
 /// A small pool over the state of a store.
@@ -32,12 +32,12 @@ fn over(module: &str, store: &Store) -> PoolBuilder {
 
 fn commit(store: &Store, height: u32, pairs: &[(&[u8], &[u8])]) {
     let total: u64 = pairs.iter().map(|(key, value)| encoded_len(key, value)).sum();
-    let mut bytes = vec![0; usize::try_from(total).unwrap()];
+    let mut bytes = vec![0; usize::try_from(total).expect("a length")];
     let mut rest = bytes.as_mut_slice();
     for (key, value) in pairs {
-        rest = put_field(put_field(rest, key).unwrap(), value).unwrap();
+        rest = put_field(rest, key).and_then(|rest| put_field(rest, value)).expect("room for the pair");
     }
-    let writes = Writes::parse(bytes).unwrap();
+    let writes = Writes::parse(bytes).expect("whole pairs");
     let record = BlockRecord {
         height,
         hash: [0; 32],
@@ -46,7 +46,7 @@ fn commit(store: &Store, height: u32, pairs: &[(&[u8], &[u8])]) {
         writes: writes.count(),
         writes_sha256: writes.hash(),
     };
-    store.commit(&record, &writes).unwrap();
+    store.commit(&record, &writes).expect("a block above the tip");
 }
 
 /// What the block at `height` reads for `key`.
@@ -219,16 +219,13 @@ fn a_worker_has_the_stores_descriptors_and_no_more() {
 fn the_reader_that_a_dead_worker_leaves_behind_is_cleared() {
     let (_directory, store) = store();
     commit(&store, 1, &[(b"key", b"value")]);
-    let spin = SCRIPT.to_owned();
-    let pool = build(over(&spin, &store).limits(limits(PATIENCE, 0)));
+    let pool = build(over(SCRIPT, &store).limits(limits(PATIENCE, 0)));
     std::thread::scope(|scope| {
         // Killed in the middle of a job, it still has its snapshot.
         let job = scope.spawn(|| call(&pool, &Act::Spin(0).block(2)));
-        let pid = wait_until("it runs", || {
-            let slot = pool.health().slots.swap_remove(0);
-            slot.pid.filter(|_| slot.state == cofferdam::pool::SlotState::Busy)
-        });
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        let pid = wait_for_state(&pool, 0, SlotState::Busy);
+        let before = processor_ticks(pid);
+        wait_until("it is in its loop", || (processor_ticks(pid) > before + 5).then_some(()));
         send(pid, Signal::SIGKILL);
         assert_eq!(job.join().unwrap().verdict, Verdict::Host(HostVerdict::Killed));
     });

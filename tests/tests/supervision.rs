@@ -29,7 +29,7 @@ const DEADLINE: Duration = Duration::from_secs(3);
 
 /// A small pool with a fault planted, such as `5x1:kill`.
 fn planted(fault: &str) -> PoolBuilder {
-    small(SCRIPT).faults(vec![fault.parse::<Fault>().unwrap()])
+    small(SCRIPT).faults(vec![fault.parse().expect("a fault plan")])
 }
 
 /// Checks that a fault at the first attempt is survived, and that one at every attempt poisons the block and no other.
@@ -163,7 +163,7 @@ fn strike_while_busy(pool: &Pool, strike: impl FnOnce(u32)) -> JobResult {
     thread::scope(|scope| {
         let job = scope.spawn(|| call(pool, &good_block(5)));
         strike(wait_for_state(pool, 0, SlotState::Busy));
-        job.join().unwrap()
+        job.join().expect("the caller's thread")
     })
 }
 
@@ -413,7 +413,7 @@ fn assert_gone(pids: &[u32]) {
 
 #[test]
 fn a_drain_lets_a_running_job_finish_and_leaves_no_process() {
-    let mut pool = build(small(SCRIPT).workers(2).spares(1));
+    let pool = build(small(SCRIPT).workers(2).spares(1));
     let pids = workers(&pool);
     let ticket = pool.submit(Act::Spin(50_000_000).block(1)).unwrap();
     wait_until("it runs", || {
@@ -432,7 +432,7 @@ fn a_drain_lets_a_running_job_finish_and_leaves_no_process() {
 
 #[test]
 fn a_drain_does_not_wait_for_longer_than_its_grace() {
-    let mut pool = build(planted("1x9:hang").queue(5));
+    let pool = build(planted("1x9:hang").queue(5));
     let pids = workers(&pool);
     let running = pool.submit(good_block(1)).unwrap();
     wait_for_state(&pool, 0, SlotState::Busy);
@@ -446,9 +446,31 @@ fn a_drain_does_not_wait_for_longer_than_its_grace() {
 }
 
 #[test]
+fn callers_that_wait_for_a_worker_are_told_of_a_drain() {
+    let pool = build(planted("1x9:hang"));
+    thread::scope(|scope| {
+        let running = scope.spawn(|| pool.call(&good_block(1)));
+        wait_for_state(&pool, 0, SlotState::Busy);
+        let waiting = [2, 3, 4].map(|height| {
+            scope.spawn({
+                let pool = &pool;
+                move || pool.call(&good_block(height))
+            })
+        });
+        let other = scope.spawn(|| pool.drain(Duration::ZERO));
+        pool.drain(Duration::from_millis(100));
+        other.join().unwrap();
+        assert!(matches!(running.join().unwrap(), Err(PoolError::Draining)));
+        for caller in waiting {
+            assert!(matches!(caller.join().unwrap(), Err(PoolError::Draining)));
+        }
+    });
+}
+
+#[test]
 fn a_job_that_a_drain_cuts_off_is_not_called_poisoned() {
     // Without retries: were the end of its worker taken for a failure, it would be the final one.
-    let mut pool = build(planted("1x9:hang").limits(limits(PATIENCE, 0)));
+    let pool = build(planted("1x9:hang").limits(limits(PATIENCE, 0)));
     let ticket = pool.submit(good_block(1)).unwrap();
     wait_for_state(&pool, 0, SlotState::Busy);
     assert!(!pool.drain(Duration::ZERO));
@@ -458,7 +480,7 @@ fn a_job_that_a_drain_cuts_off_is_not_called_poisoned() {
 #[test]
 fn a_job_submitted_just_before_a_drain_is_answered_one_way_or_the_other() {
     for _ in 0..20 {
-        let mut pool = build(small(SCRIPT));
+        let pool = build(small(SCRIPT));
         let ticket = pool.submit(good_block(1)).unwrap();
         pool.drain(PATIENCE);
         match ticket.wait() {

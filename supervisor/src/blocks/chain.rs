@@ -31,6 +31,8 @@ pub(super) struct Chain {
     links: vec::IntoIter<Link>,
     /// Height of the next link.
     next: u64,
+    /// Blocks passed over because they are known.
+    passed_over: u64,
     /// The file of the block before, since the next is mostly in the same.
     open: Option<(u32, Handle)>,
     limit: u64,
@@ -48,12 +50,17 @@ impl Chain {
         let tip = best_tip(index)?;
         let mut links: Vec<_> = walk_back(index, tip).map(|entry| entry.link()).collect();
         links.reverse();
-        Some(Self { files, links: links.into_iter(), next: 0, open: None, limit })
+        Some(Self { files, links: links.into_iter(), next: 0, passed_over: 0, open: None, limit })
     }
 
     /// Blocks that are still to come.
     pub(super) fn remaining(&self) -> u64 {
         self.links.len() as u64
+    }
+
+    /// How many blocks were passed over because they are known.
+    pub(super) fn passed_over(&self) -> u64 {
+        self.passed_over
     }
 
     /// Where the first of them is, and its hash.
@@ -79,19 +86,22 @@ impl Chain {
         Ok(named_height(&block).map_or(RootHeight::Unknown, RootHeight::Named))
     }
 
-    /// Gives the first block its height, and passes over those below `start`.
+    /// Gives the first block its height, and passes over those below `start`, and over those below `known` but
+    /// the last.
     ///
     /// # Errors
     ///
     /// If that leaves none, or if there are not enough heights.
-    pub(super) fn begin_at(&mut self, height: u32, start: u32) -> Result<(), BlockError> {
+    pub(super) fn begin_at(&mut self, height: u32, start: u32, known: u32) -> Result<(), BlockError> {
         let Some(origin) = self.links.as_slice().last().map(|link| self.origin(link)) else { return Ok(()) };
         self.next = u64::from(height);
         let Some((_, tip)) = self.heights() else { return Err(BlockError::HeightOverflow { origin }) };
         if start > tip {
             return Err(BlockError::StartAboveTip { origin, start, tip });
         }
-        let skip = start.saturating_sub(height);
+        let first = start.max(known.min(tip));
+        self.passed_over = u64::from(first - start.max(height).min(first));
+        let skip = first.saturating_sub(height);
         self.next += u64::from(skip);
         self.links.by_ref().take(skip as usize).for_each(drop);
         Ok(())
@@ -278,6 +288,17 @@ mod tests {
         assert_eq!(heights(&blocks), (430..439).collect::<Vec<_>>());
         let error = drain(&[input(files.path())], &from(439)).1.unwrap();
         assert!(matches!(error, BlockError::StartAboveTip { start: 439, tip: 438, .. }), "{error}");
+    }
+
+    #[test]
+    fn blocks_that_are_known_are_not_read_but_for_the_last() {
+        let files = shuffled(None);
+        for (known, first) in [(0, 0), (430, 430), (438, 438), (10_000, 438)] {
+            let options = Options { known_below: known, ..Options::default() };
+            let (blocks, error) = drain(&[input(files.path())], &options);
+            assert!(error.is_none(), "{error:?}");
+            assert_eq!(heights(&blocks), (first..439).collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -87,6 +87,10 @@ pub struct Options {
     /// chain whose heights are known (it begins with a genesis block, or its first coinbase names its height)
     /// the blocks below it are skipped.
     pub start_height: Option<u32>,
+    /// Blocks below this height are known to whoever asks. A chain from blk files begins there without reading
+    /// what is before, or with its last block if it does not reach so far; its links have proved the rest. Other
+    /// sources give all their blocks.
+    pub known_below: u32,
     /// Whether every block must name the one before it and be one higher. Chains from blk files always are
     /// so.
     pub check_chain: bool,
@@ -98,7 +102,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { start_height: None, check_chain: false, opaque: false, max_block_bytes: MAX_BLOCK_BYTES }
+        Self {
+            start_height: None,
+            known_below: 0,
+            check_chain: false,
+            opaque: false,
+            max_block_bytes: MAX_BLOCK_BYTES,
+        }
     }
 }
 

@@ -209,7 +209,7 @@ impl<'a> Opening<'a> {
                 }
             }
         };
-        chain.begin_at(root, start.unwrap_or(0))
+        chain.begin_at(root, start.unwrap_or(0), self.options.known_below)
     }
 }
 

@@ -23,6 +23,7 @@ pub struct BlockSource {
     torn: Option<BlockError>,
     network: Option<Network>,
     total: Option<u64>,
+    passed_over: u64,
     links: bool,
     ended: bool,
 }
@@ -54,6 +55,13 @@ impl Part {
             Self::Raw { .. } => Some(1),
             Self::Chain(chain) => Some(chain.remaining()),
             Self::Stream { .. } => None,
+        }
+    }
+
+    fn passed_over(&self) -> u64 {
+        match self {
+            Self::Chain(chain) => chain.passed_over(),
+            Self::Raw { .. } | Self::Stream { .. } => 0,
         }
     }
 
@@ -104,6 +112,7 @@ impl BlockSource {
     ) -> Self {
         Self {
             total: parts.iter().map(Part::blocks).sum(),
+            passed_over: parts.iter().map(Part::passed_over).sum(),
             links: options.check_chain || matches!(parts[..], [Part::Chain(_)]),
             numbering: Numbering::new(options.start_height.unwrap_or(0)),
             parts: parts.into(),
@@ -118,6 +127,11 @@ impl BlockSource {
     /// How many blocks there are in all; `None` if that shows only at the end of a stream.
     pub fn total(&self) -> Option<u64> {
         self.total
+    }
+
+    /// How many blocks will not be given because they are known; see [`Options::known_below`].
+    pub fn passed_over(&self) -> u64 {
+        self.passed_over
     }
 
     /// The network that the blk records name: of files at once, of a stream after its first block. Raw blocks

@@ -169,11 +169,12 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn new() -> Self {
+    /// Nothing yet but `skipped` blocks that the store has already.
+    pub(super) fn new(skipped: u64) -> Self {
         Self {
             blocks: 0,
             completed: 0,
-            skipped: 0,
+            skipped,
             verdicts: BTreeMap::new(),
             exec: histogram(),
             overhead: histogram(),

@@ -157,6 +157,11 @@ pub fn process_group(pid: u32) -> Option<u32> {
     stat(pid)?.get(2)?.parse().ok()
 }
 
+/// Processor time that a process has spent, in clock ticks; 0 if it is gone.
+pub fn processor_ticks(pid: u32) -> u64 {
+    stat(pid).and_then(|fields| fields.get(11)?.parse().ok()).unwrap_or(0)
+}
+
 /// The descriptors of a process, with what they are.
 pub fn descriptors(pid: u32) -> Vec<(u32, String)> {
     let listed = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours can be looked at");

@@ -128,13 +128,9 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
     // What costs nothing to find out comes first: nobody waits for 4 GiB to hear of a misspelt path.
     let module = read_module(args.module.as_deref())?;
-    let source = open_blocks(args)?;
     let builder = pool_builder(args, module);
-    let profile = builder.profile()?.hash();
-    let home = Home::open(
-        args,
-        &Identity { profile, network: source.network().map(|network| network.to_string()) },
-    )?;
+    let home = Home::open(args, &Identity { profile: builder.profile()?.hash(), network: None })?;
+    let source = open_blocks(args, home.store.tip()?.map_or(0, |tip| tip.height))?;
     let pool = build_pool(builder, &home.store)?;
     let started = Instant::now();
     let mut session = Session::new(args, &pool, &home.store, &source)?;
@@ -152,7 +148,8 @@ fn read_module(path: Option<&Path>) -> Result<Vec<u8>, CliError> {
     fs::read(path).map_err(|source| CliError::Module { path: path.to_owned(), source })
 }
 
-fn open_blocks(args: &RunArgs) -> Result<BlockSource, CliError> {
+/// Opens the blocks; of a chain, those from `known_below` on, which the store's newest block is at.
+fn open_blocks(args: &RunArgs, known_below: u32) -> Result<BlockSource, CliError> {
     if args.blocks.is_empty() {
         return Ok(blocks::bundled()?);
     }
@@ -160,6 +157,7 @@ fn open_blocks(args: &RunArgs) -> Result<BlockSource, CliError> {
         args.blocks.iter().map(|input| input.parse::<BlockInput>()).collect::<Result<Vec<_>, _>>()?;
     let options = blocks::Options {
         start_height: args.start_height,
+        known_below,
         check_chain: args.check_chain,
         opaque: args.opaque,
         max_block_bytes: args.max_block_bytes.0,

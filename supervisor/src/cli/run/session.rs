@@ -48,7 +48,7 @@ impl<'a> Session<'a> {
         let chain =
             Chain::resume(pool, Arc::clone(store), args.on_guest_failure.into())?.linked(source.links());
         let bar = logging::bar(source.total(), "indexing {bar:40} {pos}/{len} {per_sec} {eta} {msg}");
-        let (tally, waiting) = (Tally::new(), VecDeque::new());
+        let (tally, waiting) = (Tally::new(source.passed_over()), VecDeque::new());
         Ok(Self { args, pool, store, chain, tally, waiting, bar })
     }
 
