@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use bitcoin::consensus::deserialize;
 use cofferdam_tests::support::command::{
-    Cofferdam, EARLY_RECORDS, Files, Output, cofferdam, cut_records, extend_digest, number, text,
+    Cofferdam, EARLY_RECORDS, Files, Output, cache, cofferdam, cut_records, extend_digest, number, text,
 };
 use serde_json::Value;
 
@@ -153,6 +153,7 @@ fn people_get_a_table() {
 fn read_only(lines: usize, arguments: &[&str]) -> (Option<i32>, String) {
     let mut child = Command::new(cofferdam())
         .args(arguments)
+        .env("COFFERDAM_CACHE_DIR", cache())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -65,6 +65,11 @@ fn build() -> PathBuf {
     directory.join("cofferdam")
 }
 
+/// Where the commands under test keep what they compiled: for `COFFERDAM_CACHE_DIR`, and away from the user's own.
+pub fn cache() -> PathBuf {
+    profile_directory().join("cofferdam-test-cache")
+}
+
 /// The top of this repository.
 pub fn repository() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -232,7 +237,7 @@ impl<'a> Cofferdam<'a> {
         };
         let mut child = command
             .args(&self.arguments)
-            .env("COFFERDAM_CACHE_DIR", profile_directory().join("cofferdam-test-cache"))
+            .env("COFFERDAM_CACHE_DIR", cache())
             .env_remove("COFFERDAM_LOG")
             .stdin(if matches!(self.input, Input::Nothing) { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())

@@ -131,16 +131,22 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     let builder = pool_builder(args, module);
     let home = Home::open(args, &Identity { profile: builder.profile()?.hash(), network: None })?;
     let source = open_blocks(args, home.store.tip()?.map_or(0, |tip| tip.height))?;
+    if let Some(network) = source.network() {
+        home.store.set_network(&network.to_string())?;
+    }
     let pool = build_pool(builder, &home.store)?;
     let started = Instant::now();
     let mut session = Session::new(args, &pool, &home.store, &source)?;
     let ended = session.index(source, &stop);
     let summary = session.finish(started, stop.is_asked());
     pool.drain(GRACE);
-    // A summary is due however the run ended: it says what is committed.
-    let failed = print_summary(args, &summary)?;
-    let complete = ended?;
-    Ok(if complete && !failed && !stop.is_asked() { CommandExit::Success } else { CommandExit::Failure })
+    // A summary is due however the run ended, since it says what is committed; a table of nothing tells nobody more
+    // than the error.
+    if ended.is_ok() || args.json || summary.blocks > 0 {
+        print_summary(args, &summary)?;
+    }
+    let complete = ended? && summary.failed == 0;
+    Ok(if complete && !stop.is_asked() { CommandExit::Success } else { CommandExit::Failure })
 }
 
 fn read_module(path: Option<&Path>) -> Result<Vec<u8>, CliError> {
@@ -224,13 +230,9 @@ fn build_pool(builder: PoolBuilder, store: &Arc<Store>) -> Result<Pool, CliError
     Ok(pool?)
 }
 
-/// Prints the summary; whether a block failed.
-fn print_summary(args: &RunArgs, summary: &Summary) -> Result<bool, CliError> {
-    let failed = summary.failed > 0;
+fn print_summary(args: &RunArgs, summary: &Summary) -> Result<(), CliError> {
     if args.json {
-        session::print_json(&SummaryLine { summary })?;
-    } else {
-        writeln!(io::stdout(), "{}", summary.to_text()).map_err(CliError::io("standard output"))?;
+        return session::print_json(&SummaryLine { summary });
     }
-    Ok(failed)
+    writeln!(io::stdout(), "{}", summary.to_text()).map_err(CliError::io("standard output"))
 }
