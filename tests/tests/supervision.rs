@@ -529,6 +529,15 @@ fn second_supervises_until_it_is_killed() {
     }
 }
 
+/// Workers of a supervisor that is gone: should they outlive it, they must not outlive the test too.
+struct Orphans(Vec<u32>);
+
+impl Drop for Orphans {
+    fn drop(&mut self) {
+        self.0.iter().filter(|pid| is_running(**pid)).for_each(|pid| send(*pid, Signal::SIGKILL));
+    }
+}
+
 #[test]
 fn workers_end_with_a_supervisor_that_is_killed() {
     let mut supervisor = Command::new(std::env::current_exe().unwrap())
@@ -540,7 +549,8 @@ fn workers_end_with_a_supervisor_that_is_killed() {
     let mut lines = BufReader::new(supervisor.stdout.take().unwrap()).lines().map(Result::unwrap);
     let line = lines.find(|line| line.starts_with("WORKERS ")).expect("it says its workers");
     let list = line.trim_start_matches("WORKERS ").trim_matches(['[', ']']);
-    let pids: Vec<u32> = list.split(", ").map(|pid| pid.parse().unwrap()).collect();
+    let orphans = Orphans(list.split(", ").map(|pid| pid.parse().unwrap()).collect());
+    let pids = &orphans.0;
     assert_eq!(pids.len(), 3);
     assert!(pids.iter().all(|pid| is_running(*pid)), "{pids:?}");
     supervisor.kill().unwrap();
