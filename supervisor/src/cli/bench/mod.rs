@@ -125,10 +125,15 @@ fn print(args: &BenchArgs, figures: &[Figure]) -> io::Result<()> {
             time(figure.ours_us.p99),
             figure.beside.to_owned(),
             time(figure.beside_us.p50),
-            format!("{:.2e}", figure.ratio),
+            ratio(figure.ratio),
         ]);
     }
     writeln!(out, "{table}")
+}
+
+/// A ratio as people read it: a small one as a fraction.
+fn ratio(ratio: f64) -> String {
+    if ratio < 0.1 { format!("1/{:.0}", ratio.recip()) } else { format!("{ratio:.2}") }
 }
 
 /// A time as people read it.
