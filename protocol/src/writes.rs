@@ -74,9 +74,9 @@ impl Writes {
     }
 }
 
-/// Bytes that one pair takes in the encoding.
-pub const fn encoded_len(key: &[u8], value: &[u8]) -> u64 {
-    8 + key.len() as u64 + value.len() as u64
+/// Bytes that one field, key or value, takes in the encoding.
+pub const fn encoded_field_len(field: &[u8]) -> u64 {
+    4 + field.len() as u64
 }
 
 /// Writes one field, key or value, at the start of `target` and returns what is left; none if it does not fit.
@@ -101,7 +101,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn encode(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
-        let total: u64 = pairs.iter().map(|(key, value)| encoded_len(key, value)).sum();
+        let total: u64 =
+            pairs.iter().map(|(key, value)| encoded_field_len(key) + encoded_field_len(value)).sum();
         let mut bytes = vec![0; usize::try_from(total).unwrap()];
         let mut rest = bytes.as_mut_slice();
         for (key, value) in pairs {

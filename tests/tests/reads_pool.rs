@@ -7,7 +7,7 @@ use cofferdam::pool::{Job, JobResult, Pool, PoolBuilder, SlotState};
 use cofferdam::profile::Hash;
 use cofferdam::store::{BlockRecord, Durability, Identity, Store};
 use cofferdam::verdict::{GuestVerdict, HostVerdict, Verdict};
-use cofferdam::writes::{Writes, encoded_len, put_field};
+use cofferdam::writes::{Writes, encoded_field_len, put_field};
 use cofferdam_tests::support::guests::{Act, READS, SCRIPT, SCRIPT_PAGES};
 use cofferdam_tests::support::pool::{
     PATIENCE, assert_lost, assert_verdict, build, call, descriptors, limits, pairs, processor_ticks, send,
@@ -31,7 +31,7 @@ fn over(module: &str, store: &Store) -> PoolBuilder {
 }
 
 fn commit(store: &Store, height: u32, pairs: &[(&[u8], &[u8])]) {
-    let total: u64 = pairs.iter().map(|(key, value)| encoded_len(key, value)).sum();
+    let total: u64 = pairs.iter().map(|(key, value)| encoded_field_len(key) + encoded_field_len(value)).sum();
     let mut bytes = vec![0; usize::try_from(total).expect("a length")];
     let mut rest = bytes.as_mut_slice();
     for (key, value) in pairs {

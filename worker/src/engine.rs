@@ -7,9 +7,13 @@ use std::sync::Arc;
 use thiserror::Error;
 use wasmtime::{Config, Engine, MemoryCreator, RegallocAlgorithm, WasmFeatures};
 
-use crate::memory::{GUARD_BYTES, RESERVATION_BYTES};
+use crate::memory::{GC_HEAP_BYTES, GUARD_BYTES, RESERVATION_BYTES};
 
 /// Bytes of stack that a guest may use, host functions included.
+///
+/// The count begins at the host's frame that enters the guest, so how deep a recursion gets can differ by a frame or so
+/// between builds of this crate by different compilers, though not between hosts that run the same executable. The
+/// profile names the kind of build; whoever compares digests to the last recursion runs the same executable.
 pub const STACK_BYTES: usize = 1 << 20;
 
 /// Elements that a guest's tables may hold in all. Tables live outside the linear memory, so they need a limit of
@@ -49,9 +53,10 @@ pub struct EngineError(String);
 pub fn description() -> String {
     format!(
         "wasmtime 48.0.8 cranelift {} stack={STACK_BYTES} tables={TABLE_ELEMENTS} nan=canonical simd=deterministic \
-         isa={} abi=1",
+         isa={} abi=1 build={}",
         std::env::consts::ARCH,
-        INSTRUCTION_SETS.join(",")
+        INSTRUCTION_SETS.join(","),
+        if cfg!(debug_assertions) { "debug" } else { "release" }
     )
 }
 
@@ -73,6 +78,9 @@ pub fn build(fuel: bool, memory: Option<Arc<dyn MemoryCreator>>) -> Result<Engin
         .memory_reservation(RESERVATION_BYTES as u64)
         .memory_guard_size(GUARD_BYTES as u64)
         .memory_may_move(false)
+        .gc_heap_reservation(GC_HEAP_BYTES as u64)
+        .gc_heap_guard_size(GUARD_BYTES as u64)
+        .gc_heap_may_move(false)
         // Images are mapped over the memory, which a MemoryCreator's memory cannot have; and mapping would replace
         // committed pages by demand-paged ones.
         .memory_init_cow(false);

@@ -7,7 +7,7 @@ use std::io;
 use cofferdam_protocol::descriptors::FIRST_UNUSED;
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 use thiserror::Error;
@@ -15,6 +15,9 @@ use thiserror::Error;
 /// Descriptors that a worker may have open at once: those of `descriptors`, the store's, and a few while it reads
 /// `/proc`.
 const MAX_DESCRIPTORS: u64 = 64;
+
+/// Bytes of stack for the main thread: several times what a guest may use.
+const STACK_BYTES: u64 = 8 << 20;
 
 /// A step that the kernel refused.
 #[derive(Debug, Error)]
@@ -63,11 +66,19 @@ fn close_listed() -> io::Result<()> {
 pub(crate) fn apply() -> Result<(), HardenError> {
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("asking to die with the supervisor"))?;
     prctl::set_no_new_privs().map_err(step("no_new_privs"))?;
+    ensure_stack().map_err(step("a stack of 8 MiB (ulimit -s)"))?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(step("no core dumps"))?;
     setrlimit(Resource::RLIMIT_NOFILE, MAX_DESCRIPTORS, MAX_DESCRIPTORS).map_err(step("few descriptors"))?;
     // So that the kernel, short of memory, picks this process and never the supervisor (proc_pid_oom_score_adj(5)).
     fs::write("/proc/self/oom_score_adj", "1000")
         .map_err(|source| HardenError { step: "offering itself to the out-of-memory killer", source })
+}
+
+/// Lets the stack of the main thread, which guests run on, grow to what they are promised, whatever the supervisor was
+/// started with. The kernel asks for the limit when the stack grows, not when the process starts.
+fn ensure_stack() -> nix::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_STACK)?;
+    if soft >= STACK_BYTES { Ok(()) } else { setrlimit(Resource::RLIMIT_STACK, STACK_BYTES, hard) }
 }
 
 /// Whether the supervisor is still the parent. It may have ended before this process asked to be told.

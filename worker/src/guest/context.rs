@@ -7,7 +7,7 @@ use cofferdam_protocol::message::MAX_LOG_BYTES;
 use cofferdam_protocol::writes;
 use wasmtime::{Memory, ResourceLimiter};
 
-use super::GuestFault;
+use super::{GuestFault, flush};
 use crate::engine::TABLE_ELEMENTS;
 use crate::state::{Snapshot, StateError};
 
@@ -84,12 +84,12 @@ impl Output {
         self.flushed
     }
 
-    /// Adds pairs: keys and values in turn.
-    pub(super) fn add_pairs(&mut self, fields: &[bytes::Bytes]) -> Result<(), GuestFault> {
+    /// Adds the pairs of a `KeyValueFlush`.
+    pub(super) fn add_pairs(&mut self, message: &[u8]) -> Result<(), GuestFault> {
+        let added = flush::measure(message)?;
         self.flushed = true;
-        let added = fields.chunks_exact(2).map(|pair| writes::encoded_len(&pair[0], &pair[1])).sum();
         let mut target = self.claim(added)?;
-        for field in fields {
+        for field in flush::fields(message) {
             // `claim` made room for exactly these fields, and a guest's field is below 4 GiB.
             target = writes::put_field(target, field)
                 .ok_or_else(|| GuestFault::BadFlush("a field of 4 GiB or more".to_owned()))?;

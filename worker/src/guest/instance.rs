@@ -104,10 +104,11 @@ impl Guest {
     pub fn prepare(&mut self) -> Result<Prepared, GuestError> {
         if self.ahead {
             let mut store = self.store()?;
-            if let Ok(instance) = self.instantiate(&mut store) {
-                return Ok(Prepared { store, instance: Some(instance) });
+            match self.instantiate(&mut store) {
+                Ok(instance) => return Ok(Prepared { store, instance: Some(instance) }),
+                Err(error) if outcome::is_guests_own(&error) => self.ahead = false,
+                Err(error) => return Err(GuestError::Host(format!("{error:#}"))),
             }
-            self.ahead = false;
         }
         Ok(Prepared { store: self.store()?, instance: None })
     }

@@ -19,6 +19,12 @@ pub(super) fn classify(error: &wasmtime::Error, grow_refused: bool) -> Option<(G
     Some((verdict, format!("{trap}{}", place(error))))
 }
 
+/// Whether a failure to prepare is what the job will meet too, or comes of there being no job yet.
+pub(super) fn is_guests_own(error: &wasmtime::Error) -> bool {
+    matches!(error.downcast_ref::<GuestFault>(), Some(GuestFault::NoJobYet))
+        || classify(error, false).is_some()
+}
+
 fn fault_verdict(fault: &GuestFault) -> Option<GuestVerdict> {
     Some(match fault {
         GuestFault::Abort(_) => GuestVerdict::Abort,

@@ -122,13 +122,14 @@ fn checked_range(bytes: u64) -> Result<Range<usize>, CommitError> {
 /// Asks for huge pages, or for none: the host's default must not decide.
 fn advise_pages(reservation: &Reservation, range: &Range<usize>, huge: bool) -> Result<(), Errno> {
     let advice = if huge { MmapAdvise::MADV_HUGEPAGE } else { MmapAdvise::MADV_NOHUGEPAGE };
-    reservation.advise(range.clone(), advice)?;
+    let size = reservation.advise(range.clone(), advice);
     // Merging equal pages would make committed pages shared again (kernel documentation, ksm.rst).
-    match reservation.advise(range.clone(), MmapAdvise::MADV_UNMERGEABLE) {
-        // EINVAL: a kernel that is built without merging.
-        Ok(()) | Err(Errno::EINVAL) => Ok(()),
-        Err(errno) => Err(errno),
-    }
+    let merging = match reservation.advise(range.clone(), MmapAdvise::MADV_UNMERGEABLE) {
+        // A kernel that is built without merging.
+        Err(Errno::EINVAL) => Ok(()),
+        result => result,
+    };
+    size.and(merging)
 }
 
 /// Makes the range resident; a note if not by the strategy that was asked for.
@@ -154,9 +155,15 @@ fn make_resident(
     let mut committed = 0;
     thread::scope(|scope| {
         let (sender, steps) = mpsc::channel();
+        let mut started = 0;
         for _ in 0..threads.min(range.len().div_ceil(STEP_BYTES)) {
             let (work, sender) = (&work, sender.clone());
-            scope.spawn(move || work.run(&sender));
+            let thread = thread::Builder::new().spawn_scoped(scope, move || work.run(&sender));
+            started += usize::from(thread.is_ok());
+        }
+        // Where no thread may be had at all, this one does it.
+        if started == 0 {
+            work.run(&sender);
         }
         drop(sender);
         for bytes in steps {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use cofferdam_protocol::exit::WorkerExit;
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
+use super::gc_heap::{GC_HEAP_BYTES, GcHeap};
 use super::reservation::{GUARD_BYTES, RESERVATION_BYTES, Reservation};
 
 /// The slab: committed up to `limit`.
@@ -76,8 +77,9 @@ impl SlabCreator {
     }
 }
 
-// SAFETY: a memory that is handed out is zero (invariant of `Slab`), alone (`taken`), has RESERVATION_BYTES of
-// addresses and GUARD_BYTES behind them that always fault, and never moves.
+// SAFETY: a linear memory that is handed out is zero (invariant of `Slab`), alone (`taken`), has RESERVATION_BYTES of
+// addresses and GUARD_BYTES behind them that always fault, and never moves. A heap
+// for references is a mapping of its own: see `GcHeap`.
 unsafe impl MemoryCreator for SlabCreator {
     fn new_memory(
         &self,
@@ -87,6 +89,9 @@ unsafe impl MemoryCreator for SlabCreator {
         reserved_size_in_bytes: Option<usize>,
         guard_size_in_bytes: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
+        if reserved_size_in_bytes == Some(GC_HEAP_BYTES) {
+            return GcHeap::boxed(minimum);
+        }
         if reserved_size_in_bytes.is_some_and(|bytes| bytes > RESERVATION_BYTES)
             || guard_size_in_bytes > GUARD_BYTES
         {

@@ -12,6 +12,7 @@
 
 mod commit;
 mod creator;
+mod gc_heap;
 mod reservation;
 mod residency;
 
@@ -21,6 +22,7 @@ use cofferdam_protocol::message::MemoryPlan;
 
 pub use commit::{CommitError, CommitReport};
 pub use creator::SlabCreator;
+pub use gc_heap::GC_HEAP_BYTES;
 pub use reservation::{GUARD_BYTES, RESERVATION_BYTES};
 
 use creator::Slab;
@@ -41,7 +43,7 @@ impl CommittedMemory {
         plan: &MemoryPlan,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Self, CommitReport), CommitError> {
-        let reservation = Reservation::new()?;
+        let reservation = Reservation::new(RESERVATION_BYTES)?;
         let report = commit::commit(&reservation, plan, progress)?;
         let limit = usize::try_from(plan.bytes).map_err(|_| CommitError::BadLimit { bytes: plan.bytes })?;
         Ok((Self { slab: Arc::new(Slab::new(reservation, limit)) }, report))

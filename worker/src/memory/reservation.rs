@@ -27,6 +27,8 @@ pub(super) struct Reservation {
     mapped: NonNull<c_void>,
     mapped_bytes: usize,
     base: NonNull<u8>,
+    /// Bytes from the base that can be opened; the guard is behind them.
+    bytes: usize,
 }
 
 // SAFETY: the addresses belong to the reservation alone and have no tie to a thread.
@@ -35,19 +37,19 @@ unsafe impl Send for Reservation {}
 unsafe impl Sync for Reservation {}
 
 impl Reservation {
-    /// Reserves addresses; no memory yet.
+    /// Reserves addresses for `bytes` and a guard; no memory yet.
     ///
     /// Not `MAP_NORESERVE`: a commit that is plainly more than the host has then fails when the range is opened,
     /// with an error, rather than later with a kill.
-    pub(super) fn new() -> io::Result<Self> {
-        let mapped_bytes = RESERVATION_BYTES + GUARD_BYTES + HUGE_PAGE_BYTES;
+    pub(super) fn new(bytes: usize) -> io::Result<Self> {
+        let mapped_bytes = bytes.saturating_add(GUARD_BYTES + HUGE_PAGE_BYTES);
         let length = NonZeroUsize::new(mapped_bytes).ok_or(Errno::EINVAL)?;
         // SAFETY: no address is asked for, so the kernel picks a free range.
         let mapped = unsafe { mmap_anonymous(None, length, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) }?;
         let padding = mapped.as_ptr().cast::<u8>().align_offset(HUGE_PAGE_BYTES);
         // SAFETY: the padding is below HUGE_PAGE_BYTES, by which the mapping is longer than what follows the base.
         let base = unsafe { mapped.cast::<u8>().add(padding) };
-        Ok(Self { mapped, mapped_bytes, base })
+        Ok(Self { mapped, mapped_bytes, base, bytes })
     }
 
     /// Address of byte 0 of the linear memory.
@@ -114,10 +116,7 @@ impl Reservation {
     }
 
     fn locate(&self, range: Range<usize>) -> (NonNull<u8>, usize) {
-        assert!(
-            range.start <= range.end && range.end <= RESERVATION_BYTES,
-            "{range:?} is outside the reservation"
-        );
+        assert!(range.start <= range.end && range.end <= self.bytes, "{range:?} is outside the reservation");
         // SAFETY: just checked.
         (unsafe { self.base.add(range.start) }, range.end - range.start)
     }

@@ -177,3 +177,16 @@ proptest! {
         prop_assert!(memory.data(&store).iter().all(|byte| *byte == 0));
     }
 }
+
+#[test]
+fn a_table_of_references_does_not_take_the_slab() {
+    let bench = Bench::new(&plan());
+    let text = "(module (memory (export \"memory\") 1) (table (export \"t\") 4 externref)
+        (func (export \"grow\") (param i32) (result i32) (memory.grow (local.get 0)))
+        (func (export \"set\") (table.set (i32.const 1) (ref.null extern))))";
+    for _ in 0..2 {
+        let (mut store, instance) = bench.instance(text);
+        instance.get_typed_func::<(), ()>(&mut store, "set").unwrap().call(&mut store, ()).unwrap();
+        assert_eq!(call1(&mut store, instance, "grow", LIMIT_PAGES - 1), Ok(1));
+    }
+}
