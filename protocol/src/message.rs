@@ -135,7 +135,7 @@ pub struct Job {
     pub height: u32,
     /// The block, or the view's input, in the input arena.
     pub input: Span,
-    /// The newest height that the state must have; none if it must be empty or there is none.
+    /// The height that the state must have reached; none if that does not matter.
     pub state_tip: Option<u32>,
 }
 

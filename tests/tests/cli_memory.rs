@@ -63,13 +63,13 @@ fn without_the_budget_the_kernel_kills_the_worker_and_nobody_else() {
 #[test]
 fn one_worker_too_many_is_one_too_many() {
     compile();
-    let Some(cgroup) = ChildCgroup::limited_to(512 * MIB) else { return };
+    let Some(cgroup) = ChildCgroup::limited_to(900 * MIB) else { return };
     let run = |arguments: &str| {
         let run = Cofferdam::new(["run", "--json", "--memory", "128MiB"]).with(arguments);
         run.within(&cgroup).output()
     };
     let refused = run("--workers 3 --spares 0").expect_code(137);
-    assert_reason(&refused, &["3 workers need", "allows 512 MiB", "fewer workers"]);
+    assert_reason(&refused, &["3 workers need", "allows 900 MiB", "fewer workers"]);
     // Spares are for a host that has room for them: by default there are none where there is none.
     let output = run("").expect_code(0);
     assert_eq!(output.summary()["workers"].as_array().map(Vec::len), Some(1), "{output}");
@@ -79,7 +79,7 @@ fn one_worker_too_many_is_one_too_many() {
 #[test]
 fn within_a_sufficient_limit_all_is_well() {
     compile();
-    let Some(cgroup) = ChildCgroup::limited_to(512 * MIB) else { return };
+    let Some(cgroup) = ChildCgroup::limited_to(1024 * MIB) else { return };
     let [run, probe] = commands("64MiB");
     let output = run.within(&cgroup).output().expect_code(0);
     assert_eq!(number(&output.summary(), "completed"), 440);
@@ -109,11 +109,11 @@ fn a_probe_says_what_it_found() {
 
 #[test]
 fn the_doctor_says_how_many_workers_fit() {
-    let Some(cgroup) = ChildCgroup::limited_to(512 * MIB) else { return };
+    let Some(cgroup) = ChildCgroup::limited_to(900 * MIB) else { return };
     let ask = |arguments: &str| Cofferdam::new(["doctor"]).with(arguments).within(&cgroup).output();
     let fits = ask("--workers 1 --memory 64MiB --json");
     let report = fits.object();
     assert!(report.to_string().contains(&cgroup.directory().display().to_string()), "{report}");
     let too_many = ask("--workers 2 --memory 4GiB").expect_code(1);
-    assert!(too_many.stdout().contains("512 MiB"), "{too_many}");
+    assert!(too_many.stdout().contains("900 MiB"), "{too_many}");
 }

@@ -272,6 +272,7 @@ fn a_slot_whose_workers_keep_dying_is_given_up_and_with_the_last_one_the_pool() 
         cap: Duration::from_millis(5),
         intensity: 2,
         window: Duration::from_secs(3600),
+        ..RestartPolicy::default()
     };
     let pool = build(small(SCRIPT).workers(2).restart(policy));
     for slot in 0..2 {

@@ -8,7 +8,7 @@ use cofferdam_protocol::exit::CommandExit;
 use super::error::CliError;
 use crate::host::size::Bytes;
 use crate::host::{self, Level};
-use crate::pool::need_of;
+use crate::pool::{Limits, need_of};
 
 /// Arguments of `cofferdam doctor`.
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub(super) struct DoctorArgs {
 }
 
 pub(super) fn run(args: &DoctorArgs) -> Result<CommandExit, CliError> {
-    let report = host::examine(&need_of(args.workers, args.memory.0));
+    let report = host::examine(&need_of(args.workers, args.memory.0, &Limits::default()));
     let text = if args.json {
         serde_json::to_string(&report).map_err(io::Error::other)
     } else {

@@ -29,7 +29,9 @@ pub(super) enum CliError {
     Chain(ChainError),
     #[error("{what}: {source}")]
     Io { what: &'static str, source: io::Error },
-    /// Whoever read the output has had enough, as `head` does: no failure.
+    #[error("internal error: reading blocks ended before the last block")]
+    Reader,
+    /// Whoever read the output has had enough, as `head` does: no failure in itself.
     #[error("standard output was closed")]
     StdoutClosed,
 }

@@ -24,7 +24,8 @@ Exit codes:
   1    a block failed, an input was bad, or the run was interrupted
   2    the command line is wrong
   69   no worker is healthy any more
-  137  memory could not be committed: refused by the budget or the kernel, or killed by it";
+  137  memory could not be committed: refused by the budget or the kernel, or killed by it
+A second SIGINT or SIGTERM ends it at once, with 130 or 143.";
 
 /// A process-isolated pool of WebAssembly workers that hold all their memory before the first block arrives.
 #[derive(Debug, Parser)]
@@ -67,7 +68,7 @@ pub fn main() -> ExitCode {
     });
     let exit = match result {
         Ok(exit) => exit,
-        Err(CliError::StdoutClosed) => CommandExit::Success,
+        Err(error @ CliError::StdoutClosed) => error.exit(),
         Err(error) => {
             eprintln!("cofferdam: {error}");
             error.exit()

@@ -5,11 +5,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::error::CliError;
+use crate::pool::Pool;
 
 /// Whether somebody has asked to finish.
 #[derive(Clone, Debug)]
@@ -32,7 +35,50 @@ impl Stop {
         Ok(Self(asked))
     }
 
+    /// Whether somebody has asked.
     pub(super) fn is_asked(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Does `work` on the pool. Once somebody asks to finish, the pool takes no more jobs and retries none; what still runs
+/// after `grace` is cut off.
+pub(super) fn obeying<T>(stop: &Stop, pool: &Pool, grace: Duration, work: impl FnOnce() -> T) -> T {
+    const TICK: Duration = Duration::from_millis(50);
+    let done = AtomicBool::new(false);
+    let watch = || {
+        let mut asked: Option<Instant> = None;
+        while !done.load(Ordering::Relaxed) {
+            match asked {
+                None if stop.is_asked() => {
+                    pool.refuse_jobs();
+                    asked = Some(Instant::now());
+                }
+                Some(since) if since.elapsed() >= grace => {
+                    pool.drain(Duration::ZERO);
+                    return;
+                }
+                _ => {}
+            }
+            thread::park_timeout(TICK);
+        }
+    };
+    thread::scope(|scope| {
+        let watcher = scope.spawn(watch);
+        let _done = Done { flag: &done, watcher: watcher.thread().clone() };
+        work()
+    })
+}
+
+/// Ends the watcher, also when the work panics.
+struct Done<'a> {
+    flag: &'a AtomicBool,
+    watcher: Thread,
+}
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.flag.store(true, Ordering::Relaxed);
+        self.watcher.unpark();
     }
 }

@@ -16,7 +16,7 @@ use super::{Finding, Level};
 /// Which kernel this is: for the record.
 pub(super) fn version() -> Finding {
     let release = setting("/proc/sys/kernel/osrelease").unwrap_or_else(|| "of unknown version".into());
-    let meaning = "Linux 6.7 has everything that is used here; what this one can do was tried";
+    let meaning = "Linux 5.14 has everything that is used here; what this one can do was tried";
     Finding::new("kernel", Level::Info, format!("Linux {release}"), meaning)
 }
 

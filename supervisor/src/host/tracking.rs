@@ -1,5 +1,8 @@
 //! Whether the pages that a block wrote can be found without touching all the others.
 //!
+//! For the record only: no worker does that yet. The reset after a block writes zeros over all memory that the block
+//! had, which needs nothing of the host; what is found here tells where a reset of the written pages alone could run.
+//!
 //! It takes two things of Linux 6.7: the ioctl PAGEMAP_SCAN, and userfaultfd's asynchronous write protection.
 //! Containers often refuse the second. Kernel documentation: admin-guide/mm/pagemap.rst and userfaultfd.rst; the
 //! structures and numbers below are those of linux/fs.h and linux/userfaultfd.h, which libc does not have.
@@ -14,6 +17,10 @@ use nix::errno::Errno;
 
 use super::probe::{Area, page_size, setting, wide};
 use super::{Finding, Level};
+
+/// What either answer means for a worker of today.
+const UNUSED: &str =
+    "not used yet: after a block the reset writes over all memory that the block had, on any kernel";
 
 const PAGES: usize = 16;
 const WRITTEN: usize = 3;
@@ -79,20 +86,11 @@ nix::ioctl_readwrite!(ioctl_uffd_register, 0xAA, 0x00, UffdRegister);
 
 /// Whether pages can be counted and found by one call.
 pub(super) fn pagemap_scan() -> Finding {
-    let topic = "pagemap-scan";
-    match try_scan() {
-        Ok(()) => {
-            let meaning = "resident and written pages are found by one call";
-            Finding::new(topic, Level::Good, "PAGEMAP_SCAN works", meaning)
-        }
-        Err(error) => Finding::new(
-            topic,
-            Level::Warning,
-            format!("PAGEMAP_SCAN fails: {error}"),
-            "after each block all memory that the guest had is zeroed, not only what it wrote; Linux 6.7 or later \
-             avoids that",
-        ),
-    }
+    let value = match try_scan() {
+        Ok(()) => "PAGEMAP_SCAN works".into(),
+        Err(error) => format!("PAGEMAP_SCAN fails: {error}"),
+    };
+    Finding::new("pagemap-scan", Level::Info, value, UNUSED)
 }
 
 fn try_scan() -> nix::Result<()> {
@@ -105,21 +103,12 @@ fn try_scan() -> nix::Result<()> {
 pub(super) fn userfaultfd() -> Finding {
     let sysctl = setting("/proc/sys/vm/unprivileged_userfaultfd").unwrap_or_else(|| "missing".into());
     let tracked = open_userfaultfd().and_then(|(fd, way)| try_tracking(&fd).map(|()| way));
-    let (level, found, meaning) = match tracked {
-        Ok(way) => (
-            Level::Good,
-            format!("works through {way}"),
-            "after a block only the pages that it wrote are reset",
-        ),
-        Err(error) => (
-            Level::Warning,
-            format!("write tracking fails: {error}"),
-            "after each block all memory that the guest had is zeroed, not only what it wrote: correct, but slower \
-             for large memories; it takes Linux 6.7 and a seccomp profile that allows userfaultfd",
-        ),
+    let found = match tracked {
+        Ok(way) => format!("write tracking works through {way}"),
+        Err(error) => format!("write tracking fails: {error}"),
     };
     let value = format!("{found} (vm.unprivileged_userfaultfd={sysctl})");
-    Finding::new("userfaultfd", level, value, meaning)
+    Finding::new("userfaultfd", Level::Info, value, UNUSED)
 }
 
 /// Opens a userfaultfd, and says by which way: the system call, which needs no privilege for faults of user mode
@@ -151,7 +140,7 @@ fn owned(result: libc::c_long) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The same steps as a worker: protect, write, and ask what was written.
+/// The steps that a reset of the written pages would take: protect, write, and ask what was written.
 fn try_tracking(uffd: &OwnedFd) -> nix::Result<()> {
     let area = Area::new(PAGES * page_size())?;
     let features = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED;
@@ -205,6 +194,14 @@ mod tests {
     fn the_structures_have_the_kernels_sizes() {
         assert_eq!((size_of::<ScanArg>(), size_of::<PageRegion>()), (96, 24));
         assert_eq!((size_of::<UffdApi>(), size_of::<UffdRegister>()), (24, 32));
+    }
+
+    #[test]
+    fn what_no_worker_uses_is_neither_praised_nor_warned_of() {
+        for finding in [pagemap_scan(), userfaultfd()] {
+            assert_eq!(finding.level, Level::Info);
+            assert!(finding.meaning.starts_with("not used yet"), "{finding:?}");
+        }
     }
 
     #[test]

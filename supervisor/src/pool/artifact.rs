@@ -124,7 +124,11 @@ pub(super) fn obtain(source: &Source<'_>) -> Result<Artifact, ArtifactError> {
 /// Removes the artifact of `source` from the cache: a worker would not load it.
 pub(super) fn forget(source: &Source<'_>) -> Result<(), ArtifactError> {
     if let Some(directory) = source.cache {
-        fs::remove_file(directory.join(format!("{}.artifact", key(source)?)))?;
+        match fs::remove_file(directory.join(format!("{}.artifact", key(source)?))) {
+            // Another process was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
     }
     Ok(())
 }

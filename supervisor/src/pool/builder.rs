@@ -1,6 +1,7 @@
 //! Describing a pool, and building it: every check that needs no process first, then the processes.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,17 +14,11 @@ use cofferdam_worker::{engine, module};
 use crossbeam_channel::bounded;
 
 use super::admission::{Budget, Need};
-use super::artifact::{self, ArtifactOrigin, Source};
-use super::call::Desk;
+use super::artifact::{self, Source};
 use super::death::Death;
 use super::restart::RestartPolicy;
-use super::slot::{Slots, StartFailure};
-use super::{Pool, PoolError, ticket};
+use super::{Pool, PoolError, start, ticket};
 use crate::host::size::Bytes;
-
-/// What of the arenas is expected to be resident beside a worker, for admission: a block, its output, and headroom.
-/// More is possible, up to the limits, and is given back after each job.
-const ARENA_BUDGET: Bytes = Bytes::mib(64);
 
 /// What one job may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +31,7 @@ pub struct Limits {
     pub retries: u32,
     /// Bytes that a job's input may have. Default 32 MiB.
     pub input_bytes: u64,
-    /// Bytes that a job may flush or return. Default 256 MiB.
+    /// Bytes that a job may flush or return. Default 128 MiB.
     pub output_bytes: u64,
 }
 
@@ -47,7 +42,7 @@ impl Default for Limits {
             deadline: Duration::from_secs(60),
             retries: 2,
             input_bytes: Bytes::mib(32).0,
-            output_bytes: Bytes::mib(256).0,
+            output_bytes: Bytes::mib(128).0,
         }
     }
 }
@@ -60,6 +55,9 @@ pub struct StartProgress {
     /// Bytes to commit.
     pub total_bytes: u64,
 }
+
+/// Hears how far a start is, and says whether to go on.
+pub type Progress<'a> = dyn FnMut(StartProgress) -> ControlFlow<()> + 'a;
 
 type DeathHook = Arc<dyn Fn(&Death) + Send + Sync>;
 
@@ -251,15 +249,16 @@ impl PoolBuilder {
     /// # Errors
     /// Any [`PoolError`] about settings, module, memory, or start.
     pub fn build(self) -> Result<Pool, PoolError> {
-        self.build_with(&mut |_| {})
+        self.build_with(&mut |_| ControlFlow::Continue(()))
     }
 
-    /// As [`PoolBuilder::build`], and calls `progress` some times a second meanwhile.
+    /// As [`PoolBuilder::build`], and calls `progress` some times a second while workers commit.
     ///
     /// # Errors
-    /// As [`PoolBuilder::build`].
-    pub fn build_with(mut self, progress: &mut dyn FnMut(StartProgress)) -> Result<Pool, PoolError> {
+    /// As [`PoolBuilder::build`], and [`PoolError::Cancelled`] once `progress` says to break off.
+    pub fn build_with(mut self, progress: &mut Progress<'_>) -> Result<Pool, PoolError> {
         self.check_settings()?;
+        start::check_process()?;
         let binary = module::to_binary(&self.module)?;
         module::inspect(&binary, self.settings.memory.bytes)?;
         self.settings.spares = self.admit()?;
@@ -271,9 +270,8 @@ impl PoolBuilder {
             cache: self.cache.as_deref(),
             executable: &settings.executable,
         };
-        let desk = Arc::new(Desk::new(Arc::clone(&settings)));
-        let (slots, origin) = start_slots(&settings, &source, &desk, progress)
-            .map_err(|error| with_numbers(error, &need(&settings, settings.workers + settings.spares)))?;
+        let need = need(&settings, settings.workers + settings.spares);
+        let (desk, slots, origin) = start::slots(&settings, &source, &need, progress)?;
         let (queue, queued) = bounded(self.queue);
         let dispatchers = ticket::dispatchers(settings.workers, &queued, &desk);
         Ok(Pool {
@@ -334,46 +332,16 @@ impl PoolBuilder {
     }
 }
 
-/// Starts every slot. A cached artifact that workers refuse is thrown away and compiled again, once.
-fn start_slots(
-    settings: &Arc<Settings>,
-    source: &Source<'_>,
-    desk: &Arc<Desk>,
-    progress: &mut dyn FnMut(StartProgress),
-) -> Result<(Slots, ArtifactOrigin), PoolError> {
-    let artifact = artifact::obtain(source)?;
-    let origin = artifact.origin;
-    match Slots::start(settings, artifact.file, desk, progress) {
-        Ok(slots) => Ok((slots, origin)),
-        Err(StartFailure::ArtifactRefused(reason)) if origin == ArtifactOrigin::Cached => {
-            tracing::warn!("a cached artifact was refused ({reason}): compiling again");
-            artifact::forget(source)?;
-            let artifact = artifact::obtain(source)?;
-            let slots = Slots::start(settings, artifact.file, desk, progress)?;
-            Ok((slots, artifact.origin))
-        }
-        Err(failure) => Err(failure.into()),
-    }
-}
-
 fn need(settings: &Settings, workers: usize) -> Need {
-    need_of(u32::try_from(workers).unwrap_or(u32::MAX), settings.memory.bytes)
-}
-
-/// Adds, to the news that memory was not committed, how much was needed and how much there is.
-fn with_numbers(error: PoolError, need: &Need) -> PoolError {
-    let PoolError::NotCommitted(detail) = error else { return error };
-    let budget = Budget::read();
-    let numbers = match budget.fits(need) {
-        Err(error) => error.to_string(),
-        Ok(()) => {
-            format!("{need}, and {} are available now: others took them then", Bytes(budget.available()))
-        }
-    };
-    PoolError::NotCommitted(format!("{detail}; {numbers}"))
+    let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+    need_of(workers, settings.memory.bytes, &settings.limits)
 }
 
 /// What workers need, for reports such as `doctor`'s.
-pub(crate) fn need_of(workers: u32, memory_bytes: u64) -> Need {
-    Need::of(workers, memory_bytes, ARENA_BUDGET.0)
+pub(crate) fn need_of(workers: u32, memory_bytes: u64, limits: &Limits) -> Need {
+    let arenas = limits.input_bytes.saturating_add(limits.output_bytes);
+    let mut need = Need::of(workers, memory_bytes, arenas);
+    // A result passes through the supervisor: its copy, and what the store holds of it while it commits.
+    need.supervisor_bytes = need.supervisor_bytes.saturating_add(limits.output_bytes.saturating_mul(2));
+    need
 }

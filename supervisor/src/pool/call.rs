@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use cofferdam_protocol::arena::Span;
 use cofferdam_protocol::frame::{self, FrameError};
 use cofferdam_protocol::message::{self, Call, MAX_LOG_BYTES, Reply, Request};
+use cofferdam_protocol::status::Phase;
 use cofferdam_protocol::verdict::{GuestVerdict, HostVerdict, Verdict};
 use cofferdam_protocol::writes::Writes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select, unbounded};
@@ -17,11 +18,16 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select, unbound
 use super::builder::Settings;
 use super::death::{Death, KillReason};
 use super::job::{FailedAttempt, Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
-use super::worker::{IdleWorker, Silence, Worker, lock};
-use super::{Channel, PoolError};
+use super::worker::{IdleWorker, Silence, Worker, after, lock};
+use super::{Channel, MAX_EXPORT_BYTES, PoolError};
 
-/// Output above this is given back to the system as soon as it has been copied out, in bytes.
+/// An output arena of which more than this may have been written gives its memory back after the job, in bytes. The
+/// input arena keeps what it once used: a seal that protects it from the worker forbids that too.
 const KEEP_OUTPUT_BYTES: u64 = 16 << 20;
+
+/// How many workers that were dead already one job can meet without that counting as attempts. That a worker was idle is
+/// its own word, so there is a bound.
+const MAX_UNBEGUN: u32 = 16;
 
 /// Where callers and slots meet: idle workers, and permits to use them.
 #[derive(Debug)]
@@ -102,6 +108,11 @@ impl Desk {
         if job.input.len() as u64 > limit {
             return Err(PoolError::InputTooLarge { bytes: job.input.len() as u64, limit });
         }
+        if let Call::View { export } = &job.call
+            && export.len() > MAX_EXPORT_BYTES
+        {
+            return Err(PoolError::ExportName { bytes: export.len() });
+        }
         self.take_permit()?;
         let result = self.attempt_until_final(job, started);
         // There is room for what was taken.
@@ -111,15 +122,26 @@ impl Desk {
 
     fn attempt_until_final(&self, job: &Job, started: Instant) -> Result<JobResult, PoolError> {
         let mut failed: Vec<FailedAttempt> = Vec::new();
-        for attempt in 1..=self.settings.limits.retries.saturating_add(1) {
+        let mut unbegun = 0;
+        let mut attempt = 1;
+        while attempt <= self.settings.limits.retries.saturating_add(1) {
+            if attempt > 1 {
+                self.check_open()?;
+            }
             let idle = self.take_idle()?;
             match self.attempt(idle, job, attempt) {
                 Ok((info, answer, reset)) => return Ok(completed(started, info, answer, reset, failed)),
                 // Not the worker's doing, nor the block's.
-                Err(None) => return Err(PoolError::Draining),
-                Err(Some(lost)) => {
+                Err(Lost::ToDrain) => return Err(PoolError::Draining),
+                Err(Lost::Unbegun(lost)) if unbegun < MAX_UNBEGUN => {
+                    tracing::info!("{job}: worker {} was dead already ({})", lost.worker.pid, lost.detail);
+                    unbegun += 1;
+                }
+                Err(Lost::Unbegun(lost) | Lost::Attempt(lost)) => {
+                    attempt += 1;
                     tracing::warn!(
-                        "{job}: attempt {attempt} lost worker {} ({}: {})",
+                        "{job}: attempt {} lost worker {} ({}: {})",
+                        attempt - 1,
                         lost.worker.pid,
                         lost.verdict,
                         lost.detail
@@ -170,14 +192,13 @@ impl Desk {
         if self.draining.load(Ordering::Acquire) { PoolError::Draining } else { PoolError::NoWorker }
     }
 
-    /// One attempt; no failure is given if it was the pool that ended the worker, because it stops. The worker comes back
-    /// to the idle ones only from here, and only after a sound answer.
+    /// One attempt. The worker comes back to the idle ones only from here, and only after a sound answer.
     fn attempt(
         &self,
         mut idle: IdleWorker,
         job: &Job,
         attempt: u32,
-    ) -> Result<(WorkerInfo, Answer, ResetHandle), Option<FailedAttempt>> {
+    ) -> Result<(WorkerInfo, Answer, ResetHandle), Lost> {
         let id = self.next_job.fetch_add(1, Ordering::Relaxed);
         let info = idle.worker.info();
         idle.worker.asked(id, job.to_string());
@@ -190,11 +211,18 @@ impl Desk {
             }
             Err(failure) => {
                 let worker = Arc::clone(&idle.worker);
+                let gone = matches!(failure, Failure::Gone);
                 let death = match failure {
                     Failure::Gone => idle.mourn(),
                     Failure::Kill(reason) => idle.condemn(reason),
                 };
-                Err(if worker.was_stopped() { None } else { Some(failed_attempt(info, death)) })
+                let was_idle = worker.status.phase() == Some(Phase::Idle);
+                let lost = failed_attempt(info, death);
+                Err(match lost {
+                    _ if worker.was_stopped() => Lost::ToDrain,
+                    lost if gone && was_idle => Lost::Unbegun(lost),
+                    lost => Lost::Attempt(lost),
+                })
             }
         }
     }
@@ -211,7 +239,7 @@ impl Desk {
             input,
             state_tip: job.state_tip,
         });
-        let deadline = Instant::now() + limit;
+        let deadline = after(limit);
         frame::send(&mut link.requests, &request).map_err(Failure::from_frame)?;
         let reply: Reply = link.receive(deadline).map_err(|silence| match silence {
             Silence::Timeout => Failure::Kill(KillReason::Deadline(limit)),
@@ -243,12 +271,23 @@ impl Desk {
             (GuestVerdict::Completed, Call::View { .. }) => JobOutput::View(copy(reply.output)?),
             _ => JobOutput::Nothing,
         };
-        if reply.output.length > KEEP_OUTPUT_BYTES {
+        // How much a job that did not complete has written, nobody says.
+        if reply.output.length > KEEP_OUTPUT_BYTES || reply.verdict != GuestVerdict::Completed {
             // Only memory is at stake; the next release gets it too.
             let _ = idle.link.output.release();
         }
         Ok(Answer { reply, output, log: String::from_utf8_lossy(&log).into_owned() })
     }
+}
+
+/// How an attempt was lost.
+enum Lost {
+    /// The pool stops, and ended the worker.
+    ToDrain,
+    /// The worker was dying before it looked at the job: that says nothing of the job, and is no attempt at it.
+    Unbegun(FailedAttempt),
+    /// With the job begun, or for what the worker did.
+    Attempt(FailedAttempt),
 }
 
 /// Why an attempt has no answer.

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::exit::WorkerExit;
 use cofferdam_protocol::status::Phase;
 use cofferdam_protocol::verdict::HostVerdict;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 
@@ -177,27 +178,32 @@ fn classify_exit(code: i32, circumstances: &Circumstances<'_>) -> (HostVerdict, 
 /// Attributes out-of-memory kills to deaths: the kernel counts kills, it does not say whom.
 ///
 /// Each kill counted stands for one SIGKILL death at most, and only for a short time: a later SIGKILL, sent by
-/// somebody, must not be explained by an old kill of another process.
+/// somebody, must not be explained by an old kill of another process. Nothing says when a count rose, so it is
+/// read all the time ([`OomLedger::sample`]), not only when a worker has died: a rise is then never seen much
+/// later than it happened. What remains is the moment itself: a worker killed by somebody within
+/// [`Credits::LIFE`] and a sampling interval of the kernel's kill of another process is taken for that one.
 #[derive(Debug)]
 pub(super) struct OomLedger {
     cgroup: Option<Cgroup>,
-    state: Mutex<LedgerState>,
-}
-
-#[derive(Debug)]
-struct LedgerState {
-    counts: OomCounts,
-    credits: VecDeque<(Instant, Evidence)>,
+    credits: Mutex<Credits>,
 }
 
 impl OomLedger {
-    /// How long a counted kill can explain a death: both happen within the same moment.
-    const CREDIT_LIFE: Duration = Duration::from_secs(3);
+    /// How often the counts are read.
+    const SAMPLING: Duration = Duration::from_secs(1);
 
     pub(super) fn new() -> Self {
         let cgroup = Cgroup::discover().ok();
         let counts = OomCounts::read(cgroup.as_ref());
-        Self { cgroup, state: Mutex::new(LedgerState { counts, credits: VecDeque::new() }) }
+        Self { cgroup, credits: Mutex::new(Credits::new(counts)) }
+    }
+
+    /// Keeps the counts fresh until the other end of `stopped` is dropped.
+    pub(super) fn sample(&self, stopped: &Receiver<()>) {
+        // Disconnected: the pool is stopping. Nothing is ever sent.
+        while stopped.recv_timeout(Self::SAMPLING) == Err(RecvTimeoutError::Timeout) {
+            drop(self.refresh());
+        }
     }
 
     /// Whether a death by SIGKILL, which was just reaped, was an out-of-memory kill.
@@ -205,22 +211,64 @@ impl OomLedger {
         if !matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)) {
             return Oom::No;
         }
-        let mut state = super::worker::lock(&self.state);
-        let now = Instant::now();
+        self.refresh().spend()
+    }
+
+    /// Reads the counts while nobody else does, so that they are compared in the order of their reading.
+    fn refresh(&self) -> MutexGuard<'_, Credits> {
+        let mut credits = super::worker::lock(&self.credits);
         let counts = OomCounts::read(self.cgroup.as_ref());
-        if let Some(evidence) = counts.rose_since(&state.counts) {
-            for _ in evidence.from..evidence.to.min(evidence.from + 64) {
-                state.credits.push_back((now, evidence.clone()));
-            }
+        credits.update(counts, Instant::now());
+        credits
+    }
+}
+
+/// The counted kills that have not explained a death yet.
+#[derive(Debug)]
+struct Credits {
+    counts: OomCounts,
+    /// Oldest first.
+    open: VecDeque<Credit>,
+}
+
+/// One rise of the count.
+#[derive(Debug)]
+struct Credit {
+    seen: Instant,
+    /// How many deaths it can still explain; never zero.
+    left: u64,
+    evidence: Evidence,
+}
+
+impl Credits {
+    /// How long a kill that was seen can explain a death: the time that a killed process may take to end.
+    const LIFE: Duration = Duration::from_secs(3);
+
+    fn new(counts: OomCounts) -> Self {
+        Self { counts, open: VecDeque::new() }
+    }
+
+    /// Takes in the counts as they are at `now`, and forgets what is too old by then.
+    fn update(&mut self, counts: OomCounts, now: Instant) {
+        if let Some(evidence) = counts.rose_since(&self.counts) {
+            self.open.push_back(Credit { seen: now, left: evidence.to - evidence.from, evidence });
         }
-        let readable = counts.cgroup.is_some() || counts.host.is_some();
-        state.counts = counts;
-        state.credits.retain(|(at, _)| now.duration_since(*at) < Self::CREDIT_LIFE);
-        match state.credits.pop_front() {
-            Some((_, evidence)) => Oom::Yes(evidence),
-            None if readable => Oom::No,
-            None => Oom::Unknown,
+        self.counts = counts;
+        self.open.retain(|credit| now.saturating_duration_since(credit.seen) < Self::LIFE);
+    }
+
+    /// Explains one death by SIGKILL.
+    fn spend(&mut self) -> Oom {
+        let Some(credit) = self.open.front_mut() else {
+            let readable = self.counts.cgroup.is_some() || self.counts.host.is_some();
+            return if readable { Oom::No } else { Oom::Unknown };
+        };
+        credit.left -= 1;
+        let oom = Oom::Yes(credit.evidence.clone());
+        if credit.left == 0 {
+            self.open.pop_front();
         }
+        oom
     }
 }
 
@@ -272,6 +320,59 @@ mod tests {
         let killed = |reason: KillReason| verdict(&signaled(Signal::SIGKILL), true, true, Some(&reason));
         assert_eq!(killed(KillReason::Deadline(Duration::from_secs(1))), HostVerdict::Deadline);
         assert_eq!(killed(KillReason::Violation("x".to_owned())), HostVerdict::ProtocolViolation);
+    }
+
+    fn killed_on_the_host(kills: u64) -> OomCounts {
+        OomCounts { host: Some(kills), ..OomCounts::default() }
+    }
+
+    #[test]
+    fn an_old_kill_does_not_explain_a_later_death() {
+        let start = Instant::now();
+        let second = |n| start + Duration::from_secs(1) * n;
+        let mut credits = Credits::new(killed_on_the_host(3));
+        credits.update(killed_on_the_host(4), second(1));
+        for n in 2..60 {
+            credits.update(killed_on_the_host(4), second(n));
+        }
+        assert_eq!(credits.spend(), Oom::No);
+        assert!(credits.open.is_empty());
+    }
+
+    #[test]
+    fn a_kill_explains_a_death_until_its_life_is_over() {
+        for (age, explained) in [(Credits::LIFE - Duration::from_nanos(1), true), (Credits::LIFE, false)] {
+            let seen = Instant::now();
+            let mut credits = Credits::new(killed_on_the_host(3));
+            credits.update(killed_on_the_host(4), seen);
+            credits.update(killed_on_the_host(4), seen + age);
+            assert_eq!(credits.spend() != Oom::No, explained, "{age:?}");
+        }
+    }
+
+    #[test]
+    fn fresh_kills_explain_exactly_as_many_deaths() {
+        let now = Instant::now();
+        let mut credits = Credits::new(killed_on_the_host(3));
+        credits.update(killed_on_the_host(5), now);
+        credits.update(killed_on_the_host(6), now + Duration::from_secs(1));
+        let rose = |from, to| Oom::Yes(Evidence { place: None, from, to });
+        let told: Vec<Oom> = (0..4).map(|_| credits.spend()).collect();
+        assert_eq!(told, [rose(3, 5), rose(3, 5), rose(5, 6), Oom::No]);
+    }
+
+    #[test]
+    fn without_a_count_nothing_is_known() {
+        let mut credits = Credits::new(OomCounts::default());
+        credits.update(OomCounts::default(), Instant::now());
+        assert_eq!(credits.spend(), Oom::Unknown);
+    }
+
+    #[test]
+    fn sampling_ends_with_the_pool() {
+        let (stop, stopped) = crossbeam_channel::bounded(0);
+        drop(stop);
+        OomLedger::new().sample(&stopped);
     }
 
     #[test]

@@ -9,6 +9,9 @@ use super::admission::AdmissionError;
 use super::artifact::ArtifactError;
 use crate::host::size::Bytes;
 
+/// The most bytes that the name of a view may have. It travels in a frame, whose pipe must take it at once.
+pub const MAX_EXPORT_BYTES: usize = 1024;
+
 /// Why a pool cannot be built, or does not take a job. What comes of a job that it took is a verdict instead.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -42,6 +45,15 @@ pub enum PoolError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The name of the view is longer than any that is called.
+    #[error("the view's name has {bytes} bytes, above the limit of {MAX_EXPORT_BYTES}")]
+    ExportName {
+        /// Its length in bytes.
+        bytes: usize,
+    },
+    /// Whoever built the pool broke off.
+    #[error("the start of the pool was broken off")]
+    Cancelled,
     /// The queue is full.
     #[error("the queue is full: {0} jobs are waiting")]
     Saturated(usize),

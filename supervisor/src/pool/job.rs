@@ -39,7 +39,8 @@ impl Job {
         self
     }
 
-    /// Gives the job a deadline of its own in place of the pool's: wall-clock time of one attempt.
+    /// Gives the job a deadline of its own in place of the pool's: wall-clock time of one attempt, what may be left of
+    /// the reset after the worker's last job included.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
@@ -178,7 +179,7 @@ impl ResetHandle {
     /// Waits for the report, for at most `patience`.
     pub fn wait(&self, patience: Duration) -> Option<ResetReport> {
         const STEP: Duration = Duration::from_micros(100);
-        let deadline = Instant::now() + patience;
+        let deadline = super::worker::after(patience);
         while self.is_pending() && Instant::now() < deadline {
             std::thread::sleep(STEP);
         }

@@ -12,8 +12,8 @@ use cofferdam_protocol::arena::{InputArena, OutputArena};
 use cofferdam_protocol::descriptors::{ARTIFACT, INPUT, OUTPUT, Role, STATUS};
 use cofferdam_protocol::exit::WorkerExit;
 use cofferdam_protocol::frame::{self, FrameError};
-use cofferdam_protocol::message::{MAX_LOG_BYTES, Startup};
-use cofferdam_protocol::status::StatusPage;
+use cofferdam_protocol::message::{Hello, MAX_LOG_BYTES, Startup};
+use cofferdam_protocol::status::{Phase, StatusPage};
 use cofferdam_protocol::verdict::HostVerdict;
 use cofferdam_protocol::{BUILD, PROTOCOL_VERSION};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
@@ -27,7 +27,7 @@ use super::death::{self, Circumstances, Death, KillReason, Oom, OomLedger};
 use super::process;
 use super::restart::{DeathKind, Decision, Restarts};
 use super::slot::{Slot, StartFailure};
-use super::worker::{IdleWorker, Link, Silence, Worker, lock};
+use super::worker::{IdleWorker, Link, Silence, Worker, after, lock};
 
 /// What all slots of a pool share.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct Common {
     settings: Arc<Settings>,
     artifact: OwnedFd,
     desk: Arc<Desk>,
-    ledger: OomLedger,
+    pub(super) ledger: OomLedger,
     /// Slots that have not been given up.
     alive: Mutex<usize>,
 }
@@ -140,9 +140,8 @@ impl Keeper {
         let settings = &self.common.settings;
         // If it is dead already, there is nothing to receive either.
         let _ = frame::send(&mut link.requests, &settings.configure());
-        let deadline = Instant::now() + settings.start_timeout;
-        match link.receive::<Startup>(deadline) {
-            Ok(Startup::Hello(hello)) if hello.version == PROTOCOL_VERSION && hello.build == BUILD => {
+        match self.first_words(&worker, &mut link) {
+            Ok(Startup::Hello(hello)) if is_sound(&hello, settings.memory.bytes) => {
                 tracing::info!(
                     pid = worker.pid().as_raw(),
                     slot = self.slot.index,
@@ -158,7 +157,7 @@ impl Keeper {
                 None
             }
             Ok(Startup::Hello(hello)) => {
-                worker.kill(KillReason::Violation(format!("it is of another build: {}", hello.build)));
+                worker.kill(KillReason::Violation(format!("its hello is not what was asked for: {hello:?}")));
                 None
             }
             Ok(Startup::Refused { reason }) => Some(reason),
@@ -172,6 +171,20 @@ impl Keeper {
             }
             // It is dying: its wait status says more.
             Err(Silence::Frame(_)) => None,
+        }
+    }
+
+    /// Waits for a worker's first message: for as long as its commit gets ahead, however slow, and then for the start
+    /// timeout.
+    fn first_words(&self, worker: &Worker, link: &mut Link) -> Result<Startup, Silence> {
+        let mut committed = 0;
+        loop {
+            let result = link.receive(after(self.common.settings.start_timeout));
+            let progress = worker.status.committed();
+            if !matches!(result, Err(Silence::Timeout)) || progress <= committed {
+                return result;
+            }
+            committed = progress;
         }
     }
 
@@ -210,11 +223,12 @@ impl Keeper {
             view.deaths += 1;
             view.last_death = Some(death.to_string());
         }
+        // First, so that nothing that the hook does delays the retry.
+        worker.announce(death.clone());
         if let Some(hook) = &self.common.settings.on_death {
-            // Its panic was printed. It must not end this thread, for which callers and the next worker wait.
+            // Its panic was printed. It must not end this thread, for which the next worker waits.
             let _ = catch_unwind(AssertUnwindSafe(|| hook(death)));
         }
-        worker.announce(death.clone());
         // A first start that failed would fail again, unless somebody killed it.
         if !self.announced && death.verdict != HostVerdict::Killed {
             self.announce(Err(self.start_failure(death)));
@@ -225,8 +239,9 @@ impl Keeper {
         }
         let kind = match (ready, busy) {
             (false, _) => DeathKind::Starting,
-            (true, false) => DeathKind::Idle,
-            (true, true) => DeathKind::Busy,
+            // A job may have been sent to it before its death was seen.
+            (true, true) if death.phase != Some(Phase::Idle) => DeathKind::Busy,
+            (true, _) => DeathKind::Idle,
         };
         self.decide(kind)
     }
@@ -249,14 +264,10 @@ impl Keeper {
     fn decide(&mut self, kind: DeathKind) -> Life {
         match self.restarts.on_death(Instant::now(), kind) {
             Decision::RestartAfter(pause) => Life::Again(pause),
-            Decision::Failed { deaths, window } => {
-                tracing::error!(
-                    slot = self.slot.index,
-                    "given up: {deaths} deaths within {}",
-                    humantime::format_duration(window)
-                );
+            Decision::Failed(rule) => {
+                tracing::error!(slot = self.slot.index, "given up: {rule}");
                 let last = lock(&self.slot.view).last_death.clone().unwrap_or_default();
-                self.announce(Err(StartFailure::Other(format!("{deaths} starts failed; the last: {last}"))));
+                self.announce(Err(StartFailure::Other(format!("{rule}; the last: {last}"))));
                 self.give_up()
             }
         }
@@ -292,6 +303,14 @@ impl Keeper {
             _ => StartFailure::Other(death.to_string()),
         }
     }
+}
+
+/// Whether a worker is of this build and has committed what it was asked to.
+fn is_sound(hello: &Hello, memory_bytes: u64) -> bool {
+    hello.version == PROTOCOL_VERSION
+        && hello.build == BUILD
+        && hello.committed_bytes == memory_bytes
+        && hello.resident_bytes >= memory_bytes
 }
 
 /// What follows the end of one worker.

@@ -34,23 +34,24 @@ mod keeper;
 mod process;
 pub mod restart;
 mod slot;
+mod start;
 mod ticket;
 mod worker;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cofferdam_protocol::profile::Profile;
 use crossbeam_channel::{Receiver, Sender};
 
 pub use artifact::{ArtifactOrigin, default_cache_directory};
 pub(crate) use builder::need_of;
-pub use builder::{Limits, PoolBuilder, StartProgress};
+pub use builder::{Limits, PoolBuilder, Progress, StartProgress};
 pub use cofferdam_protocol::message::CommitStrategy;
 pub use death::{Death, RequestRecord};
-pub use error::PoolError;
+pub use error::{MAX_EXPORT_BYTES, PoolError};
 pub use health::{Health, SlotHealth, SlotState};
 pub use job::{FailedAttempt, Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
 pub use ticket::Ticket;
@@ -58,7 +59,7 @@ pub use ticket::Ticket;
 use call::Desk;
 use slot::Slots;
 use ticket::Queued;
-use worker::lock;
+use worker::{after, lock};
 
 /// A pool of committed workers. Cheap to share behind an [`Arc`]; dropping it ends every worker.
 #[derive(Debug)]
@@ -115,11 +116,16 @@ impl Pool {
         Health::of(&self.slots, lock(&self.queue).as_ref().map_or(0, Sender::len))
     }
 
+    /// Takes no more jobs from now on, and retries none that is lost. What runs goes on; [`Pool::drain`] ends it.
+    pub fn refuse_jobs(&self) {
+        self.desk.draining.store(true, Ordering::Release);
+    }
+
     /// Takes no more jobs, lets running ones finish for at most `grace`, and ends every worker.
     ///
     /// Returns whether everything that was running finished. No process is left behind either way.
     pub fn drain(&self, grace: Duration) -> bool {
-        let deadline = Instant::now() + grace;
+        let deadline = after(grace);
         let mut dispatchers = lock(&self.dispatchers);
         self.desk.draining.store(true, Ordering::Release);
         // Queued jobs are answered by `Draining` as soon as a dispatcher gets to them.

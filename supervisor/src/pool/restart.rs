@@ -3,9 +3,12 @@
 //! A worker that cannot live (no memory, a broken artifact) must not be forked in a tight loop: each attempt
 //! commits gigabytes. Two rules, as in Erlang's supervisors: each restart waits longer than the last
 //! (exponential backoff), and a slot whose workers die more than so often within a window is failed, so that
-//! readiness can say so. This is a pure state machine: the caller brings the time, so that tests need not wait.
+//! readiness can say so. A third, because a start may take so long that the window never fills: a slot is failed,
+//! too, when so many starts in a row have failed. This is a pure state machine: the caller brings the time, so that
+//! tests need not wait.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// How often and how fast one slot's workers are replaced.
@@ -19,16 +22,20 @@ pub struct RestartPolicy {
     pub intensity: u32,
     /// The time over which deaths are counted.
     pub window: Duration,
+    /// How many starts in a row may fail: the last of them fails the slot, however long they took. With 0, as with
+    /// 1, the first failed start does.
+    pub failed_starts: u32,
 }
 
 impl Default for RestartPolicy {
-    /// 100 ms doubling to 1 s; failed at the 21st death within a minute.
+    /// 100 ms doubling to 1 s; failed at the 21st death within a minute, or at the 8th failed start in a row.
     fn default() -> Self {
         Self {
             base: Duration::from_millis(100),
             cap: Duration::from_secs(1),
             intensity: 20,
             window: Duration::from_mins(1),
+            failed_starts: 30,
         }
     }
 }
@@ -49,13 +56,33 @@ pub enum DeathKind {
 pub enum Decision {
     /// Fork the next worker after this time, which may be zero.
     RestartAfter(Duration),
-    /// Fork no more: the slot is out of service.
-    Failed {
+    /// Fork no more: the slot is out of service, by this rule.
+    Failed(Rule),
+}
+
+/// The rule by which a slot was failed. Displayed as what happened: "21 deaths within 1m".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// More deaths within the window than the intensity.
+    Intensity {
         /// Counted deaths within the window, this one included; never told as more than the intensity + 1.
         deaths: u32,
         /// The policy's window.
         window: Duration,
     },
+    /// So many starts in a row failed.
+    FailedStarts(u32),
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Intensity { deaths, window } => {
+                write!(f, "{deaths} deaths within {}", humantime::format_duration(*window))
+            }
+            Self::FailedStarts(starts) => write!(f, "{starts} failed starts in a row"),
+        }
+    }
 }
 
 /// The restart history of one slot.
@@ -66,6 +93,8 @@ pub struct Restarts {
     deaths: VecDeque<Instant>,
     /// Counted deaths since a job was last completed.
     consecutive: u32,
+    /// Failed starts since a worker last got ready.
+    failed_starts: u32,
     jitter: SplitMix64,
 }
 
@@ -74,13 +103,17 @@ impl Restarts {
     /// that died together, as they do when memory runs out, must not come back together.
     #[must_use]
     pub fn new(policy: RestartPolicy, seed: u64) -> Self {
-        Self { policy, deaths: VecDeque::new(), consecutive: 0, jitter: SplitMix64(seed) }
+        Self { policy, deaths: VecDeque::new(), consecutive: 0, failed_starts: 0, jitter: SplitMix64(seed) }
     }
 
     /// Records a death at `now` and decides. An exit that the supervisor asked for is no death.
     ///
     /// `now` must not run backwards between calls; if it does, the deaths in its future still count.
     pub fn on_death(&mut self, now: Instant, kind: DeathKind) -> Decision {
+        self.failed_starts = match kind {
+            DeathKind::Starting => self.failed_starts.saturating_add(1),
+            DeathKind::Idle | DeathKind::Busy => 0,
+        };
         // A poisonous request kills every worker that it is given to, and its own retry limit bounds how many.
         // Were those deaths counted here, one caller could take slots out of service for all.
         if kind == DeathKind::Busy {
@@ -89,17 +122,21 @@ impl Restarts {
         self.consecutive = self.consecutive.saturating_add(1);
         let deaths = self.count_death(now);
         if deaths > self.policy.intensity {
-            return Decision::Failed { deaths, window: self.policy.window };
+            return Decision::Failed(Rule::Intensity { deaths, window: self.policy.window });
+        }
+        if kind == DeathKind::Starting && self.failed_starts >= self.policy.failed_starts {
+            return Decision::Failed(Rule::FailedStarts(self.failed_starts));
         }
         Decision::RestartAfter(self.next_delay())
     }
 
     /// A job was completed: workers live here, so that the next death is a first one again.
     ///
-    /// Only the backoff is reset. The deaths within the window still count: a slot that works a little and dies
-    /// a lot is not healthy.
+    /// Only the backoff and the failed starts are reset. The deaths within the window still count: a slot that
+    /// works a little and dies a lot is not healthy.
     pub fn on_completed_job(&mut self) {
         self.consecutive = 0;
+        self.failed_starts = 0;
     }
 
     fn count_death(&mut self, now: Instant) -> u32 {
@@ -154,7 +191,7 @@ mod tests {
     fn wait(decision: Decision) -> Duration {
         match decision {
             Decision::RestartAfter(delay) => delay,
-            Decision::Failed { .. } => panic!("{decision:?}"),
+            Decision::Failed(_) => panic!("{decision:?}"),
         }
     }
 
@@ -178,8 +215,43 @@ mod tests {
             assert_eq!(wait(restarts.on_death(now, DeathKind::Idle)), Duration::ZERO);
             restarts.on_completed_job();
         }
-        let failed = Decision::Failed { deaths: 4, window: policy.window };
-        assert_eq!(restarts.on_death(now, DeathKind::Idle), failed);
+        let rule = Rule::Intensity { deaths: 4, window: policy.window };
+        assert_eq!(restarts.on_death(now, DeathKind::Idle), Decision::Failed(rule));
+        assert_eq!(rule.to_string(), "4 deaths within 1m");
+    }
+
+    #[test]
+    fn starts_that_fail_too_slowly_for_the_window_are_given_up_all_the_same() {
+        let policy = RestartPolicy::default();
+        let mut restarts = Restarts::new(policy, 7);
+        let start = Instant::now();
+        for n in 1..8 {
+            wait(restarts.on_death(start + policy.window * n, DeathKind::Starting));
+        }
+        let decision = restarts.on_death(start + policy.window * 8, DeathKind::Starting);
+        assert_eq!(decision, Decision::Failed(Rule::FailedStarts(8)));
+        assert_eq!(Rule::FailedStarts(8).to_string(), "8 failed starts in a row");
+    }
+
+    #[test]
+    fn a_worker_that_got_ready_makes_the_next_failed_start_the_first_again() {
+        let policy = RestartPolicy { failed_starts: 3, intensity: 100, ..RestartPolicy::default() };
+        let now = Instant::now();
+        for death in [Some(DeathKind::Idle), Some(DeathKind::Busy), None] {
+            let mut restarts = Restarts::new(policy, 7);
+            for _ in 0..5 {
+                wait(restarts.on_death(now, DeathKind::Starting));
+                wait(restarts.on_death(now, DeathKind::Starting));
+                match death {
+                    Some(kind) => assert!(wait(restarts.on_death(now, kind)) <= policy.cap),
+                    None => restarts.on_completed_job(),
+                }
+            }
+            wait(restarts.on_death(now, DeathKind::Starting));
+            wait(restarts.on_death(now, DeathKind::Starting));
+            let decision = restarts.on_death(now, DeathKind::Starting);
+            assert_eq!(decision, Decision::Failed(Rule::FailedStarts(3)));
+        }
     }
 
     #[test]
@@ -198,10 +270,11 @@ mod tests {
         let mut restarts = Restarts::new(policy, 7);
         let start = Instant::now();
         for n in 0..100 {
-            wait(restarts.on_death(start + policy.window * n, DeathKind::Starting));
+            wait(restarts.on_death(start + policy.window * n, DeathKind::Idle));
         }
         let late = start + policy.window * 99 + policy.window - MS;
-        assert!(matches!(restarts.on_death(late, DeathKind::Starting), Decision::Failed { deaths: 2, .. }));
+        let rule = Rule::Intensity { deaths: 2, window: policy.window };
+        assert_eq!(restarts.on_death(late, DeathKind::Idle), Decision::Failed(rule));
     }
 
     #[test]
@@ -224,7 +297,9 @@ mod tests {
         fn every_delay_is_within_a_quarter_of_its_centre_and_never_above_the_cap(
             seed: u64, base in 1..5_000_u32, cap in 1..5_000_u32, deaths in 1..80_u32,
         ) {
-            let policy = RestartPolicy { base: MS * base, cap: MS * cap, intensity: 100, window: MS };
+            let (intensity, failed_starts) = (100, 100);
+            let policy =
+                RestartPolicy { base: MS * base, cap: MS * cap, intensity, window: MS, failed_starts };
             let mut restarts = Restarts::new(policy, seed);
             let now = Instant::now();
             for n in 0..deaths {
@@ -237,18 +312,21 @@ mod tests {
         }
 
         #[test]
-        fn a_slot_fails_exactly_when_more_deaths_than_the_intensity_lie_within_the_window(
-            intensity in 0..6_u32, window in 1..2_000_u32,
+        fn a_slot_fails_exactly_by_too_many_deaths_within_the_window_or_failed_starts_in_a_row(
+            intensity in 0..6_u32, window in 1..2_000_u32, failed_starts in 0..6_u32,
             steps in prop::collection::vec((0..400_u32, kinds(), any::<bool>()), 1..60),
         ) {
-            let policy = RestartPolicy { intensity, window: MS * window, ..RestartPolicy::default() };
+            let policy =
+                RestartPolicy { intensity, window: MS * window, failed_starts, ..RestartPolicy::default() };
             let mut restarts = Restarts::new(policy, 1);
-            let (mut now, mut counted) = (Instant::now(), Vec::new());
+            let (mut now, mut counted, mut row) = (Instant::now(), Vec::new(), 0);
             for (pause, kind, completed) in steps {
                 now += MS * pause;
                 if completed {
                     restarts.on_completed_job();
+                    row = 0;
                 }
+                row = if kind == DeathKind::Starting { row + 1 } else { 0 };
                 let decision = restarts.on_death(now, kind);
                 if kind == DeathKind::Busy {
                     prop_assert_eq!(decision, Decision::RestartAfter(Duration::ZERO));
@@ -256,8 +334,16 @@ mod tests {
                 }
                 counted.push(now);
                 let recent = counted.iter().filter(|&&death| now - death < policy.window).count();
-                let failed = matches!(decision, Decision::Failed { .. });
-                prop_assert_eq!(failed, recent > usize::try_from(intensity).unwrap());
+                let too_many = recent > usize::try_from(intensity).unwrap();
+                let too_many_in_a_row = kind == DeathKind::Starting && row >= failed_starts;
+                match decision {
+                    Decision::RestartAfter(_) => prop_assert!(!too_many && !too_many_in_a_row),
+                    Decision::Failed(Rule::Intensity { .. }) => prop_assert!(too_many),
+                    Decision::Failed(Rule::FailedStarts(told)) => {
+                        prop_assert!(too_many_in_a_row && !too_many);
+                        prop_assert_eq!(told, row);
+                    }
+                }
             }
         }
     }

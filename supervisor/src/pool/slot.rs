@@ -10,7 +10,7 @@ use cofferdam_protocol::message::{Hello, Request};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::PoolError;
-use super::builder::{Settings, StartProgress};
+use super::builder::{Progress, Settings, StartProgress};
 use super::call::Desk;
 use super::death::KillReason;
 use super::keeper::{Common, Keeper};
@@ -53,6 +53,7 @@ pub(super) enum StartFailure {
     ArtifactRefused(String),
     NotCommitted(String),
     Timeout(Duration),
+    Cancelled,
     Other(String),
 }
 
@@ -61,6 +62,7 @@ impl From<StartFailure> for PoolError {
         match failure {
             StartFailure::NotCommitted(detail) => Self::NotCommitted(detail),
             StartFailure::Timeout(after) => Self::StartTimeout(after),
+            StartFailure::Cancelled => Self::Cancelled,
             StartFailure::ArtifactRefused(detail) | StartFailure::Other(detail) => Self::Start(detail),
         }
     }
@@ -72,15 +74,17 @@ impl Slots {
         settings: &Arc<Settings>,
         artifact: OwnedFd,
         desk: &Arc<Desk>,
-        progress: &mut dyn FnMut(StartProgress),
+        progress: &mut Progress<'_>,
     ) -> Result<Self, StartFailure> {
         let (stop, stopped) = bounded(0);
         let (events, started) = unbounded();
         let count = settings.workers + settings.spares;
         let common = Common::new(Arc::clone(settings), artifact, Arc::clone(desk), count);
+        let common = Arc::new(common);
         let mut slots = Self { slots: Vec::new(), threads: Mutex::default(), stop: Mutex::new(Some(stop)) };
         let result = slots
-            .start_keepers(count, &Arc::new(common), &stopped, &events)
+            .start_sampler(&common, &stopped)
+            .and_then(|()| slots.start_keepers(count, &common, &stopped, &events))
             .and_then(|()| slots.wait_until_ready(settings, &started, progress));
         match result {
             Ok(()) => Ok(slots),
@@ -89,6 +93,17 @@ impl Slots {
                 Err(failure)
             }
         }
+    }
+
+    /// Starts the thread that watches the kernel's count of out-of-memory kills.
+    fn start_sampler(&self, common: &Arc<Common>, stopped: &Receiver<()>) -> Result<(), StartFailure> {
+        let (common, stopped) = (Arc::clone(common), stopped.clone());
+        let thread = thread::Builder::new()
+            .name("cofferdam-oom".to_owned())
+            .spawn(move || common.ledger.sample(&stopped))
+            .map_err(|error| StartFailure::Other(format!("no thread for the count of kills: {error}")))?;
+        lock(&self.threads).push(thread);
+        Ok(())
     }
 
     fn start_keepers(
@@ -119,7 +134,7 @@ impl Slots {
         &self,
         settings: &Settings,
         started: &Receiver<Result<(), StartFailure>>,
-        progress: &mut dyn FnMut(StartProgress),
+        progress: &mut Progress<'_>,
     ) -> Result<(), StartFailure> {
         const TICK: Duration = Duration::from_millis(50);
         let mut ready = 0;
@@ -129,10 +144,14 @@ impl Slots {
                     result?;
                     ready += 1;
                 }
-                Err(_) => progress(self.start_progress(settings)),
+                Err(_) if progress(self.start_progress(settings)).is_break() => {
+                    return Err(StartFailure::Cancelled);
+                }
+                Err(_) => {}
             }
         }
-        progress(self.start_progress(settings));
+        // The last word, not a question.
+        let _ = progress(self.start_progress(settings));
         Ok(())
     }
 

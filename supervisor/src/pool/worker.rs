@@ -17,6 +17,13 @@ use super::Channel;
 use super::death::{Death, KillReason, Ring};
 use super::job::WorkerInfo;
 
+/// The moment `duration` from now; of a duration beyond all clocks, one that nobody will see.
+pub(super) fn after(duration: Duration) -> Instant {
+    const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    let now = Instant::now();
+    now.checked_add(duration).or_else(|| now.checked_add(NEVER)).unwrap_or(now)
+}
+
 /// How long a worker may take from closing its pipe to its end: a crash closes pipes last, so next to nothing.
 const DYING: Duration = Duration::from_secs(5);
 
@@ -131,7 +138,8 @@ impl Worker {
     fn await_death(&self, patience: Duration) -> Option<Death> {
         self.death.1.recv_timeout(patience).ok().or_else(|| {
             self.kill(KillReason::Violation("it closed its pipe and lived on".to_owned()));
-            self.death.1.recv().ok()
+            // Uninterruptible sleep in the kernel can outlast SIGKILL. Its slot waits; the job does not.
+            self.death.1.recv_timeout(patience).ok()
         })
     }
 }

@@ -2,8 +2,9 @@
 
 mod session;
 
-use std::fs;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use cofferdam_protocol::exit::CommandExit;
 use cofferdam_protocol::fault::Fault;
+use cofferdam_worker::module::MAX_MODULE_BYTES;
 use session::Session;
 use tempfile::TempDir;
 
@@ -18,7 +20,7 @@ use super::args::{CacheArgs, MemoryArgs};
 use super::error::CliError;
 use super::logging;
 use super::report::{Summary, SummaryLine};
-use super::signals::Stop;
+use super::signals::{self, Stop};
 use crate::blocks::{self, BlockInput, BlockSource};
 use crate::chain::OnGuestFailure;
 use crate::host::size::Bytes;
@@ -100,7 +102,7 @@ pub(super) struct RunArgs {
     retries: u32,
 
     /// Bytes that one block may write.
-    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    #[arg(long, value_name = "SIZE", default_value = "128MiB")]
     max_output_bytes: Bytes,
 
     /// What to do when a block does not complete for a reason of its own.
@@ -134,12 +136,16 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     if let Some(network) = source.network() {
         home.store.set_network(&network.to_string())?;
     }
-    let pool = build_pool(builder, &home.store)?;
+    let pool = build_pool(builder, &home.store, &stop)?;
     let started = Instant::now();
     let mut session = Session::new(args, &pool, &home.store, &source)?;
-    let ended = session.index(source, &stop);
+    let ended = signals::obeying(&stop, &pool, GRACE, || session.index(source, &stop));
     let summary = session.finish(started, stop.is_asked());
     pool.drain(GRACE);
+    if matches!(ended, Err(CliError::StdoutClosed)) {
+        // Not all blocks were indexed; whoever stopped reading knows why.
+        return Ok(CommandExit::Failure);
+    }
     // A summary is due however the run ended, since it says what is committed; a table of nothing tells nobody more
     // than the error.
     if ended.is_ok() || args.json || summary.blocks > 0 {
@@ -151,7 +157,11 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
 
 fn read_module(path: Option<&Path>) -> Result<Vec<u8>, CliError> {
     let Some(path) = path else { return Ok(sample::MODULE.to_vec()) };
-    fs::read(path).map_err(|source| CliError::Module { path: path.to_owned(), source })
+    let mut module = Vec::new();
+    // One byte more than is taken, so that a longer file is refused by its length.
+    let read = File::open(path).and_then(|file| file.take(MAX_MODULE_BYTES + 1).read_to_end(&mut module));
+    read.map_err(|source| CliError::Module { path: path.to_owned(), source })?;
+    Ok(module)
 }
 
 /// Opens the blocks; of a chain, those from `known_below` on, which the store's newest block is at.
@@ -213,7 +223,7 @@ impl Home {
     }
 }
 
-fn build_pool(builder: PoolBuilder, store: &Arc<Store>) -> Result<Pool, CliError> {
+fn build_pool(builder: PoolBuilder, store: &Arc<Store>, stop: &Stop) -> Result<Pool, CliError> {
     let readers = Arc::clone(store);
     let builder = builder.state(store.path()).on_death(move |_| {
         // A dead reader's slot would keep old pages from being used again.
@@ -225,6 +235,7 @@ fn build_pool(builder: PoolBuilder, store: &Arc<Store>) -> Result<Pool, CliError
     let pool = builder.build_with(&mut |progress| {
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.committed_bytes);
+        if stop.is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
     Ok(pool?)

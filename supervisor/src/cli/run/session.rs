@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::verdict::Verdict;
@@ -18,7 +18,7 @@ use super::RunArgs;
 use crate::blocks::{BlockError, BlockSource};
 use crate::chain::{Chain, Hashed, Outcome, Step};
 use crate::host::size::Bytes;
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolError};
 use crate::store::Store;
 
 /// How many blocks are read and checked ahead of the workers.
@@ -54,18 +54,19 @@ impl<'a> Session<'a> {
 
     /// Indexes every block; whether none of them stopped the run.
     pub(super) fn index(&mut self, source: BlockSource, stop: &Stop) -> Result<bool, CliError> {
-        let blocks = read_ahead(source)?;
+        let (blocks, reader) = read_ahead(source)?;
         let result = self.index_from(&blocks, stop);
         self.print_waiting(true)?;
         self.bar.finish_and_clear();
-        result
+        let goes_on = result?;
+        // At the end of the blocks the reader has ended too; a reader that panicked has not read them all.
+        if goes_on && !stop.is_asked() && reader.join().is_err() {
+            return Err(CliError::Reader);
+        }
+        Ok(goes_on)
     }
 
-    fn index_from(
-        &mut self,
-        blocks: &Receiver<Result<Hashed, BlockError>>,
-        stop: &Stop,
-    ) -> Result<bool, CliError> {
+    fn index_from(&mut self, blocks: &Blocks, stop: &Stop) -> Result<bool, CliError> {
         const TICK: Duration = Duration::from_millis(20);
         while !stop.is_asked() {
             let block = match blocks.recv_timeout(TICK) {
@@ -76,8 +77,12 @@ impl<'a> Session<'a> {
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok(true),
             };
-            if !self.index_one(block)? {
-                return Ok(false);
+            match self.index_one(block) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                // The block was cut off, and is the first of the next run.
+                Err(CliError::Pool(PoolError::Draining)) if stop.is_asked() => return Ok(true),
+                Err(error) => return Err(error),
             }
         }
         Ok(true)
@@ -165,8 +170,10 @@ impl<'a> Session<'a> {
     }
 }
 
+type Blocks = Receiver<Result<Hashed, BlockError>>;
+
 /// Reads, checks and hashes blocks on a thread of its own, a few ahead.
-fn read_ahead(source: BlockSource) -> Result<Receiver<Result<Hashed, BlockError>>, CliError> {
+fn read_ahead(source: BlockSource) -> Result<(Blocks, JoinHandle<()>), CliError> {
     let (sender, receiver) = bounded(AHEAD);
     let read = move || {
         for block in source {
@@ -177,8 +184,7 @@ fn read_ahead(source: BlockSource) -> Result<Receiver<Result<Hashed, BlockError>
         }
     };
     let thread = thread::Builder::new().name("cofferdam-blocks".to_owned()).spawn(read);
-    thread.map_err(CliError::io("a thread to read blocks"))?;
-    Ok(receiver)
+    Ok((receiver, thread.map_err(CliError::io("a thread to read blocks"))?))
 }
 
 pub(super) fn print_json(line: &impl serde::Serialize) -> Result<(), CliError> {

@@ -1,0 +1,89 @@
+//! Starting the workers of a pool: the artifact, the slots, and what a failed start means.
+
+use std::sync::Arc;
+
+use nix::sys::signal::Signal;
+
+use super::PoolError;
+use super::admission::{Budget, Need};
+use super::artifact::{self, ArtifactError, ArtifactOrigin, Source};
+use super::builder::{Progress, Settings};
+use super::call::Desk;
+use super::slot::{Slots, StartFailure};
+use crate::host::size::Bytes;
+
+/// Starts every slot. A cached artifact that workers refuse is thrown away and compiled again, once.
+pub(super) fn slots(
+    settings: &Arc<Settings>,
+    source: &Source<'_>,
+    need: &Need,
+    progress: &mut Progress<'_>,
+) -> Result<(Arc<Desk>, Slots, ArtifactOrigin), PoolError> {
+    let mut start = || -> Result<_, StartError> {
+        let artifact = artifact::obtain(source)?;
+        // A desk of its own for every start: one that failed has closed its desk for good.
+        let desk = Arc::new(Desk::new(Arc::clone(settings)));
+        match Slots::start(settings, artifact.file, &desk, progress) {
+            Ok(slots) => Ok((desk, slots, artifact.origin)),
+            Err(failure) => Err(StartError::Slots(failure, artifact.origin)),
+        }
+    };
+    match start() {
+        Err(StartError::Slots(StartFailure::ArtifactRefused(reason), ArtifactOrigin::Cached)) => {
+            tracing::warn!("a cached artifact was refused ({reason}): compiling again");
+            artifact::forget(source)?;
+            start()
+        }
+        result => result,
+    }
+    .map_err(|error| with_numbers(error.into(), need))
+}
+
+/// Why one start failed.
+enum StartError {
+    Artifact(ArtifactError),
+    Slots(StartFailure, ArtifactOrigin),
+}
+
+impl From<ArtifactError> for StartError {
+    fn from(error: ArtifactError) -> Self {
+        Self::Artifact(error)
+    }
+}
+
+impl From<StartError> for PoolError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Artifact(error) => error.into(),
+            StartError::Slots(failure, _) => failure.into(),
+        }
+    }
+}
+
+/// Refuses to start in a process whose children vanish unseen: a worker's death could not be told, and its process id
+/// might belong to another process by the time that it is killed.
+pub(super) fn check_process() -> Result<(), PoolError> {
+    let ignored = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    match ignored {
+        Some(mask) if mask >> (Signal::SIGCHLD as i32 - 1) & 1 == 1 => Err(PoolError::Setting(
+            "this process ignores SIGCHLD, so the deaths of workers could not be seen: leave it at its default".to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Adds, to the news that memory was not committed, how much was needed and how much there is.
+fn with_numbers(error: PoolError, need: &Need) -> PoolError {
+    let PoolError::NotCommitted(detail) = error else { return error };
+    let budget = Budget::read();
+    let numbers = match budget.fits(need) {
+        Err(error) => error.to_string(),
+        Ok(()) => {
+            format!("{need}, and {} are available now: others took them then", Bytes(budget.available()))
+        }
+    };
+    PoolError::NotCommitted(format!("{detail}; {numbers}"))
+}
