@@ -225,11 +225,12 @@ mod tests {
         let policy = RestartPolicy::default();
         let mut restarts = Restarts::new(policy, 7);
         let start = Instant::now();
-        for n in 1..8 {
+        let last = policy.failed_starts;
+        for n in 1..last {
             wait(restarts.on_death(start + policy.window * n, DeathKind::Starting));
         }
-        let decision = restarts.on_death(start + policy.window * 8, DeathKind::Starting);
-        assert_eq!(decision, Decision::Failed(Rule::FailedStarts(8)));
+        let decision = restarts.on_death(start + policy.window * last, DeathKind::Starting);
+        assert_eq!(decision, Decision::Failed(Rule::FailedStarts(last)));
         assert_eq!(Rule::FailedStarts(8).to_string(), "8 failed starts in a row");
     }
 
