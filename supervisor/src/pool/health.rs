@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use cofferdam_protocol::status::Phase;
+
 use super::slot::{Slot, Slots};
 use super::worker::lock;
 
@@ -42,6 +44,8 @@ pub struct SlotHealth {
     pub state: SlotState,
     /// Process id of its worker.
     pub pid: Option<u32>,
+    /// What its worker is doing, by the worker's own word.
+    pub phase: Option<Phase>,
     /// Microseconds that its worker's commit took.
     pub commit_us: Option<u64>,
     /// Bytes of its worker's memory that were proven resident after the commit.
@@ -106,6 +110,7 @@ fn slot_health(slot: &Slot) -> SlotHealth {
         slot: slot.index,
         state,
         pid: view.worker.as_ref().map(|worker| worker.info().pid),
+        phase: view.worker.as_ref().and_then(|worker| worker.status.phase()),
         commit_us: hello.map(|hello| hello.commit_us),
         resident_bytes: hello.map(|hello| hello.resident_bytes),
         huge_bytes: hello.map(|hello| hello.huge_bytes),

@@ -3,4 +3,5 @@
 pub mod cgroup;
 pub mod command;
 pub mod guests;
+mod output;
 pub mod pool;

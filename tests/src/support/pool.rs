@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam::pool::{JobResult, Limits, Pool, PoolBuilder, SlotState};
+use cofferdam::status::Phase;
 use cofferdam::verdict::{GuestVerdict, HostVerdict, Verdict};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -106,11 +107,13 @@ pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Waits until a slot is in `state`, and gives the process id of its worker, or 0 if that state has none.
+/// Waits until a slot is in `state`, and gives the process id of its worker, or 0 if that state has none. A busy worker
+/// is waited for until it has begun: one that dies before that has not had the job.
 pub fn wait_for_state(pool: &Pool, slot: usize, state: SlotState) -> u32 {
     wait_until(state.name(), || {
         let slot = pool.health().slots.swap_remove(slot);
-        (slot.state == state).then(|| slot.pid.unwrap_or(0))
+        let begun = state != SlotState::Busy || slot.phase == Some(Phase::Running);
+        (slot.state == state && begun).then(|| slot.pid.unwrap_or(0))
     })
 }
 

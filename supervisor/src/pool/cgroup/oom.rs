@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Cgroup, keyed};
 
-/// How often the OOM killer has struck so far. Read before a worker is started and after it died, see
+/// How often the OOM killer has struck so far. Read once a second and when a worker has died, see
 /// [`OomCounts::rose_since`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OomCounts {
