@@ -12,7 +12,8 @@
 //!
 //! A worker is never trusted: whatever arrives from it can lead to a verdict about its job, and to no state of the
 //! supervisor. So every length is capped before anything is allocated, and arena bytes are copied out before they
-//! are parsed.
+//! are parsed. The one exception is LMDB's lock file, which every reader of the state maps writable: a process that was
+//! taken over could hold up commits by it, though not change what is stored.
 
 pub mod arena;
 pub mod descriptors;

@@ -146,7 +146,7 @@ pub enum Call {
     Block,
     /// A view: an export `() -> i32`. Reads see the state at `height`.
     View {
-        /// Name of the export, at most [`MAX_TEXT_BYTES`] long.
+        /// Name of the export; a supervisor sends no name of more than 1 KiB.
         export: String,
     },
 }
