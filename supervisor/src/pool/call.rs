@@ -25,7 +25,7 @@ use super::{Channel, MAX_EXPORT_BYTES, PoolError};
 /// input arena keeps what it once used: a seal that protects it from the worker forbids that too.
 const KEEP_OUTPUT_BYTES: u64 = 16 << 20;
 
-/// How many workers that were dead already one job can meet without that counting as attempts. That a worker was idle is
+/// How many workers that were dead already one job can meet without that counting as attempts. That a worker had not begun is
 /// its own word, so there is a bound.
 const MAX_UNBEGUN: u32 = 16;
 
@@ -216,11 +216,11 @@ impl Desk {
                     Failure::Gone => idle.mourn(),
                     Failure::Kill(reason) => idle.condemn(reason),
                 };
-                let was_idle = worker.status.phase() == Some(Phase::Idle);
+                let unbegun = !matches!(worker.status.phase(), Some(Phase::Running) | None);
                 let lost = failed_attempt(info, death);
                 Err(match lost {
                     _ if worker.was_stopped() => Lost::ToDrain,
-                    lost if gone && was_idle => Lost::Unbegun(lost),
+                    lost if gone && unbegun => Lost::Unbegun(lost),
                     lost => Lost::Attempt(lost),
                 })
             }

@@ -240,7 +240,7 @@ impl Keeper {
         let kind = match (ready, busy) {
             (false, _) => DeathKind::Starting,
             // A job may have been sent to it before its death was seen.
-            (true, true) if death.phase != Some(Phase::Idle) => DeathKind::Busy,
+            (true, true) if matches!(death.phase, Some(Phase::Running) | None) => DeathKind::Busy,
             (true, _) => DeathKind::Idle,
         };
         self.decide(kind)
