@@ -30,7 +30,7 @@ pub mod wait;
 pub mod writes;
 
 /// Version of the messages and arenas; a worker of another version is refused at `Hello`.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Identifies the build, so that a worker of another build is refused even where the versions agree.
 pub const BUILD: &str = concat!("cofferdam ", env!("CARGO_PKG_VERSION"));

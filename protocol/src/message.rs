@@ -44,6 +44,27 @@ impl CommitStrategy {
     }
 }
 
+/// How a worker makes its memory pristine again after a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub enum ResetStrategy {
+    /// Zeroes what recent jobs wrote much of, and asks the kernel what was written of the rest (Linux 6.7, and
+    /// userfaultfd); as [`ResetStrategy::Zero`] where it will not tell.
+    #[default]
+    Adaptive,
+    /// Zeroes all memory that the guest had.
+    Zero,
+}
+
+impl ResetStrategy {
+    /// The strategy's name on the command line and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Adaptive => "adaptive",
+            Self::Zero => "zero",
+        }
+    }
+}
+
 /// The memory that a worker commits before anything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct MemoryPlan {
@@ -55,6 +76,8 @@ pub struct MemoryPlan {
     pub huge_pages: bool,
     /// Whether to lock the memory, so that it cannot be swapped out.
     pub lock: bool,
+    /// How it is made pristine again after a job.
+    pub reset: ResetStrategy,
 }
 
 /// The first frame to a worker.
@@ -111,6 +134,8 @@ pub struct Hello {
     pub commit_us: u64,
     /// How the memory was in fact committed, with the reason if it was not as asked.
     pub commit: String,
+    /// How the memory is in fact reset, with the reason if it is not as asked.
+    pub reset: String,
 }
 
 /// A frame to a worker that is ready.

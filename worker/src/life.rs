@@ -125,6 +125,7 @@ fn hello(configure: &Configure, report: CommitReport) -> Hello {
         page_bytes: report.page_bytes,
         commit_us: report.micros,
         commit: report.how,
+        reset: report.reset,
     }
 }
 

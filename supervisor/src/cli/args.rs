@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use cofferdam_protocol::message::CommitStrategy;
+use cofferdam_protocol::message::{CommitStrategy, ResetStrategy};
 
 use crate::host::size::Bytes;
 use crate::pool::PoolBuilder;
@@ -26,6 +26,15 @@ pub(super) enum HugePages {
     Off,
 }
 
+/// How memory is made pristine again after a block.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Reset {
+    /// Zero what recent blocks wrote much of, and ask the kernel what was written of the rest.
+    Adaptive,
+    /// Zero all memory that the guest had.
+    Zero,
+}
+
 /// The memory of a worker.
 #[derive(Debug, Args)]
 pub(super) struct MemoryArgs {
@@ -40,6 +49,10 @@ pub(super) struct MemoryArgs {
     /// Which pages memory is committed in.
     #[arg(long, value_name = "WHICH", default_value = "auto")]
     huge_pages: HugePages,
+
+    /// How memory is made pristine again after a block.
+    #[arg(long, value_name = "HOW", default_value = "adaptive")]
+    reset: Reset,
 
     /// Lock the memory, so that it cannot be swapped out.
     #[arg(long)]
@@ -56,8 +69,13 @@ impl MemoryArgs {
             Commit::Populate => CommitStrategy::Populate,
             Commit::Touch => CommitStrategy::Touch,
         };
+        let reset = match self.reset {
+            Reset::Adaptive => ResetStrategy::Adaptive,
+            Reset::Zero => ResetStrategy::Zero,
+        };
         builder
             .memory(self.memory.0)
+            .reset(reset)
             .commit(strategy)
             .huge_pages(self.huge_pages == HugePages::Auto)
             .lock_memory(self.mlock)

@@ -129,6 +129,7 @@ pub(super) struct WorkerLine {
     huge_bytes: u64,
     resident_now_bytes: Option<u64>,
     commit: String,
+    reset: String,
 }
 
 impl WorkerLine {
@@ -143,6 +144,7 @@ impl WorkerLine {
             huge_bytes: slot.huge_bytes.unwrap_or(0),
             resident_now_bytes: slot.resident_now(),
             commit: slot.commit.clone().unwrap_or_default(),
+            reset: slot.reset.clone().unwrap_or_default(),
         })
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cofferdam_protocol::fault::Fault;
-use cofferdam_protocol::message::{CommitStrategy, MemoryPlan};
+use cofferdam_protocol::message::{CommitStrategy, MemoryPlan, ResetStrategy};
 use cofferdam_protocol::profile::{Hash, Profile};
 use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, WASM_PAGE, message};
 use cofferdam_worker::{engine, module};
@@ -123,6 +123,7 @@ impl PoolBuilder {
             strategy: CommitStrategy::default(),
             huge_pages: true,
             lock: false,
+            reset: ResetStrategy::default(),
         };
         let settings = Settings {
             memory,
@@ -175,6 +176,12 @@ impl PoolBuilder {
     /// Whether to lock the memory, so that it cannot be swapped out. Default false.
     pub fn lock_memory(mut self, lock: bool) -> Self {
         self.settings.memory.lock = lock;
+        self
+    }
+
+    /// How memory is made pristine again after a job. Default [`ResetStrategy::Adaptive`].
+    pub fn reset(mut self, strategy: ResetStrategy) -> Self {
+        self.settings.memory.reset = strategy;
         self
     }
 

@@ -54,6 +54,8 @@ pub struct SlotHealth {
     pub huge_bytes: Option<u64>,
     /// How its worker's memory was committed.
     pub commit: Option<String>,
+    /// How its worker's memory is reset after a job, with the reason if not as asked.
+    pub reset: Option<String>,
     /// Deaths that nobody asked for.
     pub deaths: u64,
     /// The last of them, in words.
@@ -115,6 +117,7 @@ fn slot_health(slot: &Slot) -> SlotHealth {
         resident_bytes: hello.map(|hello| hello.resident_bytes),
         huge_bytes: hello.map(|hello| hello.huge_bytes),
         commit: hello.map(|hello| hello.commit.clone()),
+        reset: hello.map(|hello| hello.reset.clone()),
         deaths: view.deaths,
         last_death: view.last_death.clone(),
     }

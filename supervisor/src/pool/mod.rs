@@ -49,7 +49,7 @@ use crossbeam_channel::{Receiver, Sender};
 pub use artifact::{ArtifactOrigin, default_cache_directory};
 pub(crate) use builder::need_of;
 pub use builder::{Limits, PoolBuilder, Progress, StartProgress};
-pub use cofferdam_protocol::message::CommitStrategy;
+pub use cofferdam_protocol::message::{CommitStrategy, ResetStrategy};
 pub use death::{Death, RequestRecord};
 pub use error::{MAX_EXPORT_BYTES, PoolError};
 pub use health::{Health, SlotHealth, SlotState};

@@ -75,6 +75,8 @@ pub struct CommitReport {
     pub micros: u64,
     /// How it was done, with the reason if not as asked.
     pub how: String,
+    /// How the memory is reset after a job, with the reason if not as asked.
+    pub reset: String,
 }
 
 /// Commits `[0, plan.bytes)` of the reservation and proves it.
@@ -109,6 +111,7 @@ pub(super) fn commit(
         page_bytes: page_bytes as u64,
         micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         how,
+        reset: String::new(),
     })
 }
 
@@ -239,7 +242,7 @@ fn lock(reservation: &Reservation, range: &Range<usize>) -> Result<(), Errno> {
     reservation.lock(range.clone())
 }
 
-fn page_bytes() -> usize {
+pub(super) fn page_bytes() -> usize {
     let answer = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
     answer.ok().flatten().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(4096)
 }

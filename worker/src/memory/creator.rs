@@ -1,14 +1,15 @@
 //! Handing the slab to wasmtime: one memory at a time, zeros at the start, zeros again when it is given back.
 #![allow(unsafe_code, reason = "implements wasmtime's MemoryCreator")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cofferdam_protocol::exit::WorkerExit;
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 use super::gc_heap::{GC_HEAP_BYTES, GcHeap};
 use super::reservation::{GUARD_BYTES, RESERVATION_BYTES, Reservation};
+use super::reset::Resetter;
 
 /// The slab: committed up to `limit`.
 ///
@@ -20,17 +21,19 @@ pub(super) struct Slab {
     limit: usize,
     accessible: AtomicUsize,
     taken: AtomicBool,
+    resetter: Mutex<Resetter>,
     last_reset: AtomicU64,
 }
 
 impl Slab {
     /// Takes over a reservation of which `[0, limit)` is committed, open and zero.
-    pub(super) fn new(reservation: Reservation, limit: usize) -> Self {
+    pub(super) fn new(reservation: Reservation, limit: usize, resetter: Resetter) -> Self {
         Self {
             reservation,
             limit,
             accessible: AtomicUsize::new(limit),
             taken: AtomicBool::new(false),
+            resetter: Mutex::new(resetter),
             last_reset: AtomicU64::new(0),
         }
     }
@@ -59,8 +62,9 @@ impl Slab {
 
     /// Makes `[0, size)`, all that the memory which is given back could write, zero again.
     fn give_back(&self, size: usize) {
-        self.reservation.zero(0..size);
-        self.last_reset.store(size as u64, Ordering::Relaxed);
+        // Only whoever gives the slab back takes the lock; a panic in a worker ends it.
+        let mut resetter = self.resetter.lock().unwrap_or_else(PoisonError::into_inner);
+        self.last_reset.store(resetter.reset(&self.reservation, size), Ordering::Relaxed);
         self.taken.store(false, Ordering::Release);
     }
 }

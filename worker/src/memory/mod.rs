@@ -14,19 +14,24 @@ mod commit;
 mod creator;
 mod gc_heap;
 mod reservation;
+mod reset;
 mod residency;
+mod tracking;
 
 use std::sync::Arc;
 
-use cofferdam_protocol::message::MemoryPlan;
+use cofferdam_protocol::message::{MemoryPlan, ResetStrategy};
 
 pub use commit::{CommitError, CommitReport};
 pub use creator::SlabCreator;
 pub use gc_heap::GC_HEAP_BYTES;
 pub use reservation::{GUARD_BYTES, RESERVATION_BYTES};
+pub use tracking::{TrackingError, probe as probe_tracking};
 
 use creator::Slab;
 use reservation::Reservation;
+use reset::Resetter;
+use tracking::Tracker;
 
 /// The committed memory of this process. It outlives every instance.
 #[derive(Debug)]
@@ -44,9 +49,12 @@ impl CommittedMemory {
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Self, CommitReport), CommitError> {
         let reservation = Reservation::new(RESERVATION_BYTES)?;
-        let report = commit::commit(&reservation, plan, progress)?;
+        let mut report = commit::commit(&reservation, plan, progress)?;
         let limit = usize::try_from(plan.bytes).map_err(|_| CommitError::BadLimit { bytes: plan.bytes })?;
-        Ok((Self { slab: Arc::new(Slab::new(reservation, limit)) }, report))
+        let (tracker, how) = tracker(&reservation, limit, plan.reset);
+        report.reset = how;
+        let resetter = Resetter::new(limit, commit::page_bytes(), tracker);
+        Ok((Self { slab: Arc::new(Slab::new(reservation, limit, resetter)) }, report))
     }
 
     /// What wasmtime asks for linear memories.
@@ -57,6 +65,20 @@ impl CommittedMemory {
     /// Bytes that the last reset had to write.
     pub fn last_reset_bytes(&self) -> u64 {
         self.slab.last_reset_bytes()
+    }
+}
+
+/// The means to track writes, and how memory is reset, with the reason if not as asked.
+fn tracker(reservation: &Reservation, limit: usize, strategy: ResetStrategy) -> (Option<Tracker>, String) {
+    match strategy {
+        ResetStrategy::Zero => (None, strategy.name().to_owned()),
+        ResetStrategy::Adaptive if commit::page_bytes() > reset::CHUNK_BYTES => {
+            (None, format!("{}: the pages of this host are too large to track", ResetStrategy::Zero.name()))
+        }
+        ResetStrategy::Adaptive => match Tracker::new(reservation, limit) {
+            Ok(tracker) => (Some(tracker), strategy.name().to_owned()),
+            Err(error) => (None, format!("{}: {error}", ResetStrategy::Zero.name())),
+        },
     }
 }
 

@@ -88,6 +88,18 @@ impl Reservation {
         unsafe { address.write_bytes(0, length) }
     }
 
+    /// Whether `range`, which must be open, and which no guest may be using, is zero; looks no further than to the first
+    /// page that is not.
+    pub(super) fn is_zero(&self, range: Range<usize>) -> bool {
+        const STEP_BYTES: usize = 4096;
+        let (address, length) = self.locate(range);
+        // SAFETY: inside the reservation and, as the caller says, open and unused: nobody writes to it meanwhile.
+        // Any bytes are valid; anonymous memory is initialised.
+        let bytes = unsafe { std::slice::from_raw_parts(address.as_ptr(), length) };
+        // Without a way out in the middle of a step, it is done by whole vectors.
+        bytes.chunks(STEP_BYTES).all(|step| step.iter().fold(0, |all, byte| all | byte) == 0)
+    }
+
     /// Writes a non-zero word that differs from page to page into every page of `range`, then zeros over it.
     pub(super) fn touch(&self, range: Range<usize>, page_bytes: usize) {
         let pages = || range.clone().step_by(page_bytes);

@@ -1,7 +1,7 @@
 //! The slab under a real engine: residency, exact bounds, growth, pristine content.
 
 use cofferdam_protocol::WASM_PAGE;
-use cofferdam_protocol::message::{CommitStrategy, MemoryPlan};
+use cofferdam_protocol::message::{CommitStrategy, MemoryPlan, ResetStrategy};
 use proptest::prelude::*;
 use wasmtime::{Engine, Instance, Module, Store, Trap};
 
@@ -11,7 +11,13 @@ const LIMIT_PAGES: u64 = 64;
 const LIMIT: u64 = LIMIT_PAGES * WASM_PAGE;
 
 fn plan() -> MemoryPlan {
-    MemoryPlan { bytes: LIMIT, strategy: CommitStrategy::Populate, huge_pages: true, lock: false }
+    MemoryPlan {
+        bytes: LIMIT,
+        strategy: CommitStrategy::Populate,
+        huge_pages: true,
+        lock: false,
+        reset: ResetStrategy::Adaptive,
+    }
 }
 
 struct Bench {
