@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use cofferdam_tests::support::command::{
     Cofferdam, Files, Output, Running, content, guest, number, record, send, sums_blocks, text, wait_until,
 };
+use cofferdam_tests::support::random::Random;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -149,27 +150,6 @@ fn every_worker_is_killed_at_once() {
         all
     });
     assert_eq!(number(&line, "attempts"), 2, "{line}");
-}
-
-/// Numbers that are different in each run, and known from what it prints.
-struct Random(u64);
-
-impl Random {
-    fn seeded() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set").as_nanos();
-        let given = std::env::var("COFFERDAM_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = given.unwrap_or(u64::try_from(now & u128::from(u64::MAX)).expect("64 bits"));
-        eprintln!("seed {seed}: COFFERDAM_TEST_SEED={seed} repeats the choices");
-        Self(seed)
-    }
-
-    /// A number below `end`: splitmix64.
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % end
-    }
 }
 
 #[test]

@@ -5,3 +5,4 @@ pub mod command;
 pub mod guests;
 mod output;
 pub mod pool;
+pub mod random;

@@ -1,0 +1,276 @@
+//! Chaos: thousands of blocks while workers are killed, stopped, starved of memory by a neighbour, and made to lie; at the
+//! end the digest and the store are those of a quiet run.
+//!
+//! In a file of its own, with one test, because it moves the whole process into a cgroup and counts what it has.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use cofferdam::blocks::{BlockHash, Origin, SourceBlock};
+use cofferdam::chain::{Chain, Hashed, OnGuestFailure, Step};
+use cofferdam::fault::{Fault, FaultKind};
+use cofferdam::pool::cgroup::Cgroup;
+use cofferdam::pool::restart::RestartPolicy;
+use cofferdam::pool::{Limits, Pool, SlotState};
+use cofferdam::profile::Hash;
+use cofferdam::store::{Durability, Identity, Store};
+use cofferdam_tests::support::cgroup::ChildCgroup;
+use cofferdam_tests::support::guests::LEDGER;
+use cofferdam_tests::support::pool::{build, children, descriptors, small, wait_until};
+use cofferdam_tests::support::random::{Random, seed};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+cofferdam::enable_test_support!();
+
+const BLOCKS: u32 = 5_000;
+const SEEDS: u64 = 3;
+
+/// Blocks that a planted fault strikes: one in so many.
+const FAULT_EVERY: u64 = 24;
+
+/// What the neighbour shares with this process and its workers, and what it takes of it, in bytes: too much.
+const CGROUP_BYTES: u64 = 448 << 20;
+const NEIGHBOUR_BYTES: u64 = 480 << 20;
+
+/// What one chain came to.
+#[derive(Debug, PartialEq, Eq)]
+struct End {
+    tip: Option<u32>,
+    digest: Hash,
+    content: Hash,
+    /// Blocks that were committed, in the order in which they were.
+    heights: Vec<u32>,
+}
+
+/// Deaths by verdict.
+type Deaths = Arc<Mutex<BTreeMap<&'static str, u32>>>;
+
+#[test]
+fn chaos_does_not_show() {
+    let quiet = quiet_run();
+    assert_eq!(quiet.heights, (0..BLOCKS).collect::<Vec<_>>());
+    let first = seed();
+    let mut descriptors_after = Vec::new();
+    for number in 0..SEEDS {
+        let seed = first.wrapping_add(number);
+        eprintln!("chaos, seed {seed}: COFFERDAM_TEST_SEED={seed} begins with it");
+        let (end, deaths, starved) = chaotic_run(seed);
+        eprintln!("chaos, seed {seed}: deaths {deaths:?}");
+        assert!(
+            end == quiet,
+            "seed {seed}: {:?} {} {} instead of {quiet:?}",
+            end.tip,
+            end.digest,
+            end.content
+        );
+        assert!(deaths.values().sum::<u32>() >= 200, "seed {seed}: {deaths:?}");
+        assert!(deaths.len() >= 5, "seed {seed}: {deaths:?}");
+        assert!(
+            !starved || deaths.contains_key("oom-killed") || deaths.contains_key("commit-failed"),
+            "{deaths:?}"
+        );
+        assert_eq!(children(), Vec::<u32>::new(), "no process, reaped or not");
+        descriptors_after.push(descriptors(std::process::id()));
+    }
+    assert!(descriptors_after.windows(2).all(|pair| pair[0] == pair[1]), "{descriptors_after:?}");
+}
+
+/// The block at a height: up to 300 bytes of noise.
+fn block(height: u32) -> SourceBlock {
+    let mut random = Random::new(u64::from(height));
+    let length = 1 + random.below(300);
+    let bytes: Vec<u8> = (0..length).map(|_| random.below(256).to_le_bytes()[0]).collect();
+    use bitcoin::hashes::Hash as _;
+    let hash = BlockHash::from_byte_array(Hash::of(&bytes).0);
+    let origin = Origin { file: Arc::from(Path::new("noise")), offset: 0 };
+    SourceBlock { height, hash, previous: None, bytes, origin }
+}
+
+/// A store for the chain of this guest.
+fn store() -> (TempDir, Arc<Store>) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let profile = small(LEDGER).profile().expect("the guest is a module").hash();
+    let identity = Identity { profile, network: None };
+    let store = Store::open(&directory.path().join("state"), &identity, Durability::None);
+    (directory, Arc::new(store.expect("a new store")))
+}
+
+/// Indexes every block.
+fn index(pool: &Pool, store: &Arc<Store>, mut after: impl FnMut(u32)) -> End {
+    let mut chain = Chain::resume(pool, Arc::clone(store), OnGuestFailure::Stop).expect("an empty store");
+    let mut heights = Vec::new();
+    for height in 0..BLOCKS {
+        match chain.step(Hashed::from(block(height))).expect("the chain goes on") {
+            Step::Ran(outcome) if outcome.committed => heights.push(outcome.height),
+            other => panic!("block {height}: {other:?}"),
+        }
+        after(height);
+    }
+    let content = store.content_hash().expect("the store can be read");
+    End { tip: chain.tip(), digest: chain.digest(), content, heights }
+}
+
+fn quiet_run() -> End {
+    let (_directory, store) = store();
+    let pool = build(small(LEDGER).state(store.path()));
+    index(&pool, &store, |_| {})
+}
+
+fn chaotic_run(seed: u64) -> (End, BTreeMap<&'static str, u32>, bool) {
+    let mut random = Random::new(seed);
+    let (_directory, store) = store();
+    let deaths = Deaths::default();
+    let shared = Shared::enter();
+    let (counted, readers) = (Arc::clone(&deaths), Arc::clone(&store));
+    let builder = small(LEDGER)
+        .workers(1)
+        .spares(2)
+        .state(store.path())
+        .faults(faults(&mut random))
+        .limits(Limits { deadline: Duration::from_millis(100), retries: 1000, ..Limits::default() })
+        .restart(patient())
+        .admission(false)
+        .on_death(move |death| {
+            *counted.lock().expect("nobody panics").entry(death.verdict.name()).or_default() += 1;
+            readers.clear_stale_readers().expect("the store is there");
+        });
+    let pool = build(builder);
+    let over = AtomicBool::new(false);
+    let (end, flat) = thread::scope(|scope| {
+        scope.spawn(|| torment(&pool, &mut random, &over));
+        let mut memory = Vec::new();
+        let end = index(&pool, &store, |height| {
+            if shared.is_some() && height % (BLOCKS / 3) == BLOCKS / 6 {
+                neighbour();
+            }
+            if height % 500 == 499 {
+                memory.push(resident());
+            }
+        });
+        over.store(true, Ordering::Relaxed);
+        (end, memory)
+    });
+    // What the allocator keeps settles in the first blocks; five thousand more and hundreds of deaths add nothing.
+    let (settled, last) = (flat[1], flat[flat.len() - 1]);
+    assert!(last <= settled + (8 << 20), "the supervisor grew: {flat:?}");
+    drop(pool);
+    let deaths = deaths.lock().expect("nobody panics").clone();
+    (end, deaths, shared.is_some())
+}
+
+/// Planted faults: deaths and lies in the middle of a job. Hangs cost a deadline each, so there are few.
+fn faults(random: &mut Random) -> Vec<Fault> {
+    const KINDS: [FaultKind; 9] = [
+        FaultKind::Kill,
+        FaultKind::Segv,
+        FaultKind::Abort,
+        FaultKind::Exit(9),
+        FaultKind::Garbage,
+        FaultKind::LongFrame,
+        FaultKind::WrongSpan,
+        FaultKind::WrongJob,
+        FaultKind::WrongPairs,
+    ];
+    let mut faults = Vec::new();
+    for height in 0..BLOCKS {
+        if random.below(FAULT_EVERY) == 0 {
+            let kind = match random.below(40) {
+                0 => FaultKind::Hang,
+                number => KINDS[usize::try_from(number).expect("small") % KINDS.len()],
+            };
+            faults.push(Fault { height, attempts: 1 + u32::from(random.below(8) == 0), kind });
+        }
+    }
+    faults
+}
+
+/// Never gives a slot up, and lets no backoff make the test long.
+fn patient() -> RestartPolicy {
+    let short = Duration::from_millis(2);
+    RestartPolicy {
+        base: short,
+        cap: short * 10,
+        intensity: u32::MAX,
+        window: Duration::from_secs(1),
+        failed_starts: u32::MAX,
+    }
+}
+
+/// Kills and stops workers from outside, at random moments, until it is over.
+fn torment(pool: &Pool, random: &mut Random, over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(20 + random.below(60)));
+        let ready: Vec<u32> = pool
+            .health()
+            .slots
+            .iter()
+            .filter(|slot| matches!(slot.state, SlotState::Idle | SlotState::Busy))
+            .filter_map(|slot| slot.pid)
+            .collect();
+        if ready.is_empty() {
+            continue;
+        }
+        let victim = ready[usize::try_from(random.below(ready.len() as u64)).expect("small")];
+        let signal = match random.below(16) {
+            0 => Signal::SIGSTOP,
+            1..=3 => Signal::SIGSEGV,
+            4..=5 => Signal::SIGTERM,
+            _ => Signal::SIGKILL,
+        };
+        // It may be gone by now.
+        let _ = kill(Pid::from_raw(i32::try_from(victim).expect("a process id")), signal);
+    }
+}
+
+/// Takes more memory than there is, for a moment, in this process's cgroup: the kernel kills workers first, for they
+/// offer themselves, and then the neighbour.
+fn neighbour() {
+    let script = format!("head -c {NEIGHBOUR_BYTES} /dev/zero | tail -c {NEIGHBOUR_BYTES} | wc -c");
+    let hog = Command::new("sh").args(["-c", &script]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    reap_later(hog.expect("a shell"));
+}
+
+fn reap_later(mut child: Child) {
+    thread::spawn(move || child.wait().expect("a child of ours"));
+}
+
+/// Bytes of this process that are resident, without the pages that it shares with its workers.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("/proc is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("the kernel tells");
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number of kilobytes") * 1024
+}
+
+/// This process, and so its workers, in a cgroup with a limit; outside again at the end.
+struct Shared {
+    _cgroup: ChildCgroup,
+    home: PathBuf,
+}
+
+impl Shared {
+    fn enter() -> Option<Self> {
+        let home = Cgroup::discover().ok()?.dir().join("cgroup.procs");
+        let cgroup = ChildCgroup::limited_to(CGROUP_BYTES)?;
+        move_to(&cgroup.procs());
+        Some(Self { _cgroup: cgroup, home })
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        wait_until("the neighbour is gone", || children().is_empty().then_some(()));
+        move_to(&self.home);
+    }
+}
+
+fn move_to(procs: &Path) {
+    fs::write(procs, std::process::id().to_string()).expect("a process may move itself");
+}
