@@ -4,6 +4,7 @@
 
 mod commit;
 mod overhead;
+mod reset;
 
 use std::io::{self, Write};
 
@@ -21,6 +22,8 @@ use crate::host::size::Bytes;
 enum Section {
     /// Committing memory, beside writing over memory that is resident already.
     Commit,
+    /// Writing memory and resetting it, beside zeroing all memory that the guest has.
+    Reset,
     /// What the pool adds to a block, beside zeroing all memory.
     Overhead,
 }
@@ -94,6 +97,9 @@ pub(super) fn run(args: &BenchArgs) -> Result<CommandExit, CliError> {
     let mut figures = Vec::new();
     if wanted(Section::Commit) {
         figures.extend(commit::measure(args, &bar)?);
+    }
+    if wanted(Section::Reset) {
+        figures.extend(reset::measure(args, &bar)?);
     }
     if wanted(Section::Overhead) {
         figures.extend(overhead::measure(args, &bar)?);
