@@ -6,7 +6,8 @@ use std::fs;
 use cofferdam::pool::{CommitStrategy, Pool, PoolBuilder};
 use cofferdam_tests::support::guests::{Act, GROWS, SCRIPT, key_value_flush};
 use cofferdam_tests::support::pool::{
-    assert_good_block, build, call, descriptors, proc_field, process_group, resident_bytes, small, workers,
+    assert_good_block, build, call, descriptors, proc_field, process_group, resident_bytes, small,
+    tracks_writes, workers,
 };
 use nix::sys::signal::Signal;
 
@@ -36,8 +37,7 @@ fn it_has_only_the_descriptors_that_it_was_given() {
     nix::fcntl::fcntl(&mine, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
     let (_pool, pid) = busy_once(small(SCRIPT).workers(2).spares(1));
     for (number, target) in descriptors(pid) {
-        // Its own, where the kernel tells it what a block wrote: of its own memory only.
-        if target == "anon_inode:[userfaultfd]" || target == format!("/proc/{pid}/pagemap") {
+        if tracks_writes(pid, &target) {
             continue;
         }
         assert!(number <= LAST_GIVEN, "{number} → {target}");

@@ -179,6 +179,12 @@ pub fn descriptors(pid: u32) -> Vec<(u32, String)> {
     descriptors
 }
 
+/// Whether a descriptor of the worker `pid` is one of those by which it asks the kernel what a block wrote: they are of
+/// its own memory only, and there where the host grants them.
+pub fn tracks_writes(pid: u32, target: &str) -> bool {
+    target == "anon_inode:[userfaultfd]" || target == format!("/proc/{pid}/pagemap")
+}
+
 /// A field of a file of `/proc/PID`, such as `NoNewPrivs` of `status`: what follows the name.
 pub fn proc_field(pid: u32, file: &str, name: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).expect("a process of ours can be looked at");
