@@ -16,7 +16,7 @@
 //! All chunks begin dense. At a check, which is the first reset and then every eighth, or every 64th once nothing
 //! changes, dense chunks are read before they are written: one that is all zeros was not used. So nothing that a module
 //! writes in each block is ever protected. Protecting a part of a huge page splits it, and many short memsets
-//! cost more than a long one, so where a huge page's worth of chunks is a patchwork, all of it stays dense. Without the kernel's help all chunks stay dense, and all of `[0, memory.size)` is zeroed:
+//! cost more than a long one: where a huge page's worth of chunks is a patchwork, or nearly all dense, all of it is dense. Without the kernel's help all chunks stay dense, and all of `[0, memory.size)` is zeroed:
 //! correct everywhere, and slow only for a module that has far more memory than it writes.
 
 use std::ops::Range;
@@ -45,6 +45,9 @@ const GROUP_CHUNKS: usize = (2 << 20) / CHUNK_BYTES;
 
 /// More runs of dense chunks than this in a group, and all of it is dense.
 const MAX_DENSE_RUNS: usize = 16;
+
+/// Fewer chunks than this are not tracked where the rest of their huge page is dense: to split it costs more.
+const MIN_TRACKED: usize = GROUP_CHUNKS / 4;
 
 /// Up to this many runs of written pages are protected again one by one, without a thought.
 const FEW_RUNS: usize = 64;
@@ -146,7 +149,9 @@ impl Resetter {
             let stays_dense = |chunk: &Chunk| !chunk.tracked && chunk.clean < chunk.patience;
             let dense_runs =
                 chunks.chunk_by(|a, b| stays_dense(a) == stays_dense(b)).filter(|run| stays_dense(&run[0]));
-            let track = dense_runs.count() <= MAX_DENSE_RUNS;
+            let (dense_runs, open) =
+                (dense_runs.count(), chunks.iter().filter(|chunk| !stays_dense(chunk)).count());
+            let track = dense_runs == 0 || dense_runs <= MAX_DENSE_RUNS && open >= MIN_TRACKED;
             for (index, chunk) in chunks.iter_mut().enumerate() {
                 let range = chunk_range(group * GROUP_CHUNKS + index);
                 match (chunk.tracked, track) {
