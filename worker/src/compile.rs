@@ -76,11 +76,11 @@ fn limit(request: &CompileRequest) -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_CPU, request.cpu_seconds, request.cpu_seconds)
 }
 
-/// Loads an artifact that a compiler process made.
+/// Loads an artifact that a compiler process made; no other may be handed over.
 ///
 /// # Errors
 /// If it was made by another version of the engine, or for a processor with more instruction sets than this one.
-pub(crate) fn load(engine: &Engine, artifact: OwnedFd) -> Result<Module, String> {
+pub fn load(engine: &Engine, artifact: OwnedFd) -> Result<Module, String> {
     // SAFETY: the bytes must be what `precompile_module` returned. The supervisor hands over only what a compiler
     // process wrote, by way of a cache whose entries it checks by hash, in a memfd that it has sealed against writing.
     unsafe { Module::deserialize_open_file(engine, File::from(artifact)) }

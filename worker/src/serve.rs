@@ -8,7 +8,7 @@ use std::time::Instant;
 use cofferdam_protocol::arena::{ArenaError, InputView, Span};
 use cofferdam_protocol::fault::Fault;
 use cofferdam_protocol::frame::{self, FrameError, FrameReader};
-use cofferdam_protocol::message::{Call, Job, Reply, Request, capped};
+use cofferdam_protocol::message::{Job, Reply, Request, capped};
 use cofferdam_protocol::status::{Phase, ResetReport, StatusPage};
 use cofferdam_protocol::verdict::GuestVerdict;
 use cofferdam_protocol::wait;
@@ -103,12 +103,7 @@ impl Server {
                 return Err(ServeError::StateBehind { found, needed });
             }
         }
-        let (reads_at, flushes) = match job.call {
-            Call::Block => (job.height.checked_sub(1), true),
-            Call::View { .. } => (Some(job.height), false),
-        };
-        let arena = Arc::clone(&self.input);
-        let input = JobInput { height: job.height, arena, span: job.input, state, reads_at, flushes };
+        let input = JobInput::new(&job.call, job.height, Arc::clone(&self.input), job.input, state);
         Ok(self.guest.run(prepared, &job.call, input, output)?)
     }
 

@@ -25,7 +25,8 @@ use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
 use thiserror::Error;
 
-type Table = Database<Bytes, Bytes>;
+/// A table of the store.
+pub type Table = Database<Bytes, Bytes>;
 
 /// Why the state could not be read.
 #[derive(Debug, Error)]
@@ -108,6 +109,11 @@ impl StateReader {
         // Only a commit makes the table handles outlive the transaction (lmdb.h, mdb_dbi_open).
         txn.commit().map_err(open)?;
         Ok(Self { env, blocks, values, path })
+    }
+
+    /// Reads through an environment that this process has open already. `path` is for messages.
+    pub fn of(env: Env<WithoutTls>, blocks: Table, values: Table, path: Arc<Path>) -> Self {
+        Self { env, blocks, values, path }
     }
 
     /// The state as of now, which stays as it is while the supervisor commits more.

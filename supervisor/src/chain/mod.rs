@@ -11,7 +11,7 @@ use thiserror::Error;
 pub use digest::extend as extend_digest;
 
 use crate::blocks::{BlockHash, SourceBlock};
-use crate::pool::{Job, JobResult, Pool, PoolError};
+use crate::pool::{Job, JobResult, PoolError, Runner};
 use crate::store::{BlockRecord, Store, StoreError};
 
 /// What to do when a block does not complete for a reason of its own.
@@ -118,10 +118,10 @@ pub enum Step {
     Ran(Box<Outcome>),
 }
 
-/// A pool and a store, at one point of a chain.
+/// A pool, or what stands in for one, and a store, at one point of a chain.
 #[derive(Debug)]
-pub struct Chain<'a> {
-    pool: &'a Pool,
+pub struct Chain<R> {
+    pool: R,
     store: Arc<Store>,
     policy: OnGuestFailure,
     tip: Option<BlockRecord>,
@@ -129,12 +129,12 @@ pub struct Chain<'a> {
     links: bool,
 }
 
-impl<'a> Chain<'a> {
+impl<R: Runner> Chain<R> {
     /// Goes on from where `store` is. The pool must read the same store, and the store belong to the pool's profile.
     ///
     /// # Errors
     /// [`ChainError::Store`].
-    pub fn resume(pool: &'a Pool, store: Arc<Store>, policy: OnGuestFailure) -> Result<Self, ChainError> {
+    pub fn resume(pool: R, store: Arc<Store>, policy: OnGuestFailure) -> Result<Self, ChainError> {
         let tip = store.tip()?;
         let digest = tip.as_ref().map_or_else(|| pool.profile().hash(), |tip| tip.digest);
         Ok(Self { pool, store, policy, tip, digest, links: false })

@@ -101,7 +101,7 @@ pub fn examine(need: &Need) -> Report {
     let cgroup = Cgroup::discover();
     let visible = cgroup.as_ref().ok();
     let findings = vec![
-        memory::fit(&Budget::read(), need),
+        memory::fit(&Budget::read(None), need),
         container::limit(&cgroup),
         container::delegation(visible),
         container::oom_group(visible),

@@ -120,11 +120,12 @@ pub enum AdmissionError {
 }
 
 impl Budget {
-    /// Reads /proc/meminfo and the cgroup of this process. What cannot be read does not limit: a host that hides
-    /// its figures must not be refused for it, and the commit proves the memory in any case.
+    /// Reads /proc/meminfo and `cgroup`, by default that of this process. What cannot be read does not limit: a host
+    /// that hides its figures must not be refused for it, and the commit proves the memory in any case.
     #[must_use]
-    pub fn read() -> Self {
-        let cgroup = Cgroup::discover().ok().and_then(|cgroup| cgroup.headroom());
+    pub fn read(cgroup: Option<&Cgroup>) -> Self {
+        let cgroup = cgroup.cloned().or_else(|| Cgroup::discover().ok());
+        let cgroup = cgroup.and_then(|cgroup| cgroup.headroom());
         Self { host_available: meminfo("MemAvailable"), cgroup }
     }
 
@@ -239,7 +240,7 @@ mod tests {
         assert_eq!(meminfo_in(file.path(), "MemAvailable"), Some(2 * MIB));
         assert_eq!(meminfo_in(file.path(), "HugePages_Total"), None);
         assert_eq!(meminfo_in(Path::new("/nonexistent"), "MemAvailable"), None);
-        assert!(Budget::read().host_available.is_some());
+        assert!(Budget::read(None).host_available.is_some());
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,13 +10,16 @@ use cofferdam_protocol::fault::Fault;
 use cofferdam_protocol::message::{CommitStrategy, MemoryPlan, ResetStrategy};
 use cofferdam_protocol::profile::{Hash, Profile};
 use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, WASM_PAGE, message};
+use cofferdam_worker::state::StateReader;
 use cofferdam_worker::{engine, module};
 use crossbeam_channel::bounded;
 
 use super::admission::{Budget, Need};
-use super::artifact::{self, Source};
+use super::artifact::{self, ArtifactOrigin, Source};
+use super::cgroup::Cgroup;
 use super::death::Death;
 use super::restart::RestartPolicy;
+use super::uncommitted::Uncommitted;
 use super::{Pool, PoolError, start, ticket};
 use crate::host::size::Bytes;
 
@@ -73,6 +76,8 @@ pub(super) struct Settings {
     pub(super) executable: PathBuf,
     pub(super) faults: Vec<Fault>,
     pub(super) on_death: Option<DeathHook>,
+    /// Where workers live; where the supervisor does if none.
+    pub(super) cgroup: Option<Cgroup>,
 }
 
 impl fmt::Debug for Settings {
@@ -136,6 +141,7 @@ impl PoolBuilder {
             executable: PathBuf::from("/proc/self/exe"),
             faults: Vec::new(),
             on_death: None,
+            cgroup: None,
         };
         let cache = artifact::default_cache_directory();
         Self { module, settings, spares: None, queue: 1024, admission: true, cache }
@@ -237,6 +243,13 @@ impl PoolBuilder {
         self
     }
 
+    /// Moves every worker into `cgroup` before it commits, so that its memory is charged there. By default workers live
+    /// where the supervisor does.
+    pub fn cgroup(mut self, cgroup: Cgroup) -> Self {
+        self.settings.cgroup = Some(cgroup);
+        self
+    }
+
     /// Has `hook` called, in a thread of the pool, after each death that nobody asked for.
     pub fn on_death(mut self, hook: impl Fn(&Death) + Send + Sync + 'static) -> Self {
         self.settings.on_death = Some(Arc::new(hook));
@@ -271,12 +284,7 @@ impl PoolBuilder {
         self.settings.spares = self.admit()?;
         let profile = self.profile_of(&binary);
         let settings = Arc::new(self.settings);
-        let source = Source {
-            binary: &binary,
-            fuel: settings.limits.fuel.is_some(),
-            cache: self.cache.as_deref(),
-            executable: &settings.executable,
-        };
+        let source = source(&settings, self.cache.as_deref(), &binary);
         let need = need(&settings, settings.workers + settings.spares);
         let (desk, slots, origin) = start::slots(&settings, &source, &need, progress)?;
         let (queue, queued) = bounded(self.queue);
@@ -289,6 +297,29 @@ impl PoolBuilder {
             queue: Mutex::new(Some(queue)),
             dispatchers: Mutex::new(dispatchers),
         })
+    }
+
+    /// Has the module compiled and kept in the cache, if it is not there yet, without building the pool.
+    ///
+    /// # Errors
+    /// [`PoolError::Module`] and [`PoolError::Artifact`].
+    pub fn compile(&self) -> Result<ArtifactOrigin, PoolError> {
+        let binary = module::to_binary(&self.module)?;
+        module::inspect(&binary, self.settings.memory.bytes)?;
+        Ok(artifact::obtain(&source(&self.settings, self.cache.as_deref(), &binary))?.origin)
+    }
+
+    /// Builds, instead of a pool, what it is compared with: see [`Uncommitted`]. Its guests read `state`, in place of
+    /// [`PoolBuilder::state`]: see [`crate::store::Store::reader`].
+    ///
+    /// # Errors
+    /// Any [`PoolError`] about settings and module.
+    pub fn build_uncommitted(self, state: Option<StateReader>) -> Result<Uncommitted, PoolError> {
+        self.check_settings()?;
+        let binary = module::to_binary(&self.module)?;
+        module::inspect(&binary, self.settings.memory.bytes)?;
+        let artifact = artifact::obtain(&source(&self.settings, self.cache.as_deref(), &binary))?;
+        Uncommitted::new(self.profile_of(&binary), &self.settings, artifact.file, state)
     }
 
     fn profile_of(&self, binary: &[u8]) -> Profile {
@@ -326,7 +357,7 @@ impl PoolBuilder {
     /// Checks that the memory is there, and decides on the number of spares.
     fn admit(&self) -> Result<usize, PoolError> {
         let need = |workers| need(&self.settings, workers);
-        let budget = Budget::read();
+        let budget = Budget::read(self.settings.cgroup.as_ref());
         let workers = self.settings.workers;
         let spares = match self.spares {
             Some(spares) => spares,
@@ -337,6 +368,11 @@ impl PoolBuilder {
         }
         Ok(spares)
     }
+}
+
+/// What the pool's module is compiled from.
+fn source<'a>(settings: &'a Settings, cache: Option<&'a Path>, binary: &'a [u8]) -> Source<'a> {
+    Source { binary, fuel: settings.limits.fuel.is_some(), cache, executable: &settings.executable }
 }
 
 fn need(settings: &Settings, workers: usize) -> Need {

@@ -8,6 +8,7 @@
 //! /proc/self/cgroup says that it is attached (cgroups(7)). The kernel's documentation of the files:
 //! admin-guide/cgroup-v1/memory.rst and admin-guide/cgroup-v2.rst.
 
+mod child;
 mod locate;
 mod oom;
 
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, eaccess};
 
+pub use child::{ChildCgroup, ChildError};
 pub use oom::{Evidence, OomCounts};
 
 /// v1 has no word for "no limit": it shows the largest page-aligned `long`, which depends on the page size.

@@ -192,8 +192,9 @@ impl OomLedger {
     /// How often the counts are read.
     const SAMPLING: Duration = Duration::from_secs(1);
 
-    pub(super) fn new() -> Self {
-        let cgroup = Cgroup::discover().ok();
+    /// Of the cgroup that the workers live in, by default this process's.
+    pub(super) fn new(cgroup: Option<Cgroup>) -> Self {
+        let cgroup = cgroup.or_else(|| Cgroup::discover().ok());
         let counts = OomCounts::read(cgroup.as_ref());
         Self { cgroup, credits: Mutex::new(Credits::new(counts)) }
     }
@@ -372,7 +373,7 @@ mod tests {
     fn sampling_ends_with_the_pool() {
         let (stop, stopped) = crossbeam_channel::bounded(0);
         drop(stop);
-        OomLedger::new().sample(&stopped);
+        OomLedger::new(None).sample(&stopped);
     }
 
     #[test]

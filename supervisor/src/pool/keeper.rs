@@ -42,7 +42,8 @@ pub(super) struct Common {
 
 impl Common {
     pub(super) fn new(settings: Arc<Settings>, artifact: OwnedFd, desk: Arc<Desk>, slots: usize) -> Self {
-        Self { settings, artifact, desk, ledger: OomLedger::new(), alive: Mutex::new(slots) }
+        let ledger = OomLedger::new(settings.cgroup.clone());
+        Self { settings, artifact, desk, ledger, alive: Mutex::new(slots) }
     }
 }
 
@@ -129,6 +130,14 @@ impl Keeper {
             [(&input, INPUT), (&output, OUTPUT), (&self.common.artifact, ARTIFACT), (&page, STATUS)];
         let started = process::start(&settings.executable, Role::Worker, &handed)?;
         let worker = Arc::new(Worker::new(started.pid, self.slot.index, status));
+        if let Some(cgroup) = &settings.cgroup {
+            // It has nothing yet: it waits for its first frame.
+            if let Err(error) = cgroup.admit(worker.info().pid) {
+                worker.kill(KillReason::Stopping);
+                wait_for_end(&worker);
+                return Err(io::Error::other(error));
+            }
+        }
         lock(&self.slot.view).worker = Some(Arc::clone(&worker));
         let link = Link::new(started.requests, started.replies, input, output);
         Ok(Newborn { worker, link })

@@ -36,6 +36,7 @@ pub mod restart;
 mod slot;
 mod start;
 mod ticket;
+mod uncommitted;
 mod worker;
 
 use std::sync::atomic::Ordering;
@@ -55,11 +56,54 @@ pub use error::{MAX_EXPORT_BYTES, PoolError};
 pub use health::{Health, SlotHealth, SlotState};
 pub use job::{FailedAttempt, Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
 pub use ticket::Ticket;
+pub use uncommitted::Uncommitted;
 
 use call::Desk;
 use slot::Slots;
 use ticket::Queued;
 use worker::{after, lock};
+
+/// What runs jobs: a [`Pool`], or the [`Uncommitted`] way that it is compared with.
+pub trait Runner {
+    /// Runs `job` and waits for its result, in this thread.
+    ///
+    /// # Errors
+    /// Any [`PoolError`] about a job.
+    fn call(&self, job: &Job) -> Result<JobResult, PoolError>;
+
+    /// What every result depends on.
+    fn profile(&self) -> &Profile;
+}
+
+impl Runner for Pool {
+    fn call(&self, job: &Job) -> Result<JobResult, PoolError> {
+        self.desk.call(job)
+    }
+
+    fn profile(&self) -> &Profile {
+        &self.profile
+    }
+}
+
+impl<R: Runner + ?Sized> Runner for &R {
+    fn call(&self, job: &Job) -> Result<JobResult, PoolError> {
+        (**self).call(job)
+    }
+
+    fn profile(&self) -> &Profile {
+        (**self).profile()
+    }
+}
+
+impl<R: Runner + ?Sized> Runner for Arc<R> {
+    fn call(&self, job: &Job) -> Result<JobResult, PoolError> {
+        (**self).call(job)
+    }
+
+    fn profile(&self) -> &Profile {
+        (**self).profile()
+    }
+}
 
 /// A pool of committed workers. Cheap to share behind an [`Arc`]; dropping it ends every worker.
 #[derive(Debug)]

@@ -36,7 +36,7 @@ pub(super) fn slots(
         }
         result => result,
     }
-    .map_err(|error| with_numbers(error.into(), need))
+    .map_err(|error| with_numbers(error.into(), settings, need))
 }
 
 /// Why one start failed.
@@ -76,9 +76,9 @@ pub(super) fn check_process() -> Result<(), PoolError> {
 }
 
 /// Adds, to the news that memory was not committed, how much was needed and how much there is.
-fn with_numbers(error: PoolError, need: &Need) -> PoolError {
+fn with_numbers(error: PoolError, settings: &Settings, need: &Need) -> PoolError {
     let PoolError::NotCommitted(detail) = error else { return error };
-    let budget = Budget::read();
+    let budget = Budget::read(settings.cgroup.as_ref());
     let numbers = match budget.fits(need) {
         Err(error) => error.to_string(),
         Ok(()) => {

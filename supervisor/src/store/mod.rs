@@ -20,13 +20,11 @@ use cofferdam_protocol::profile::Hash;
 pub use cofferdam_protocol::state::BlockRecord;
 use cofferdam_protocol::state::{self, LayoutError, VersionKey};
 use cofferdam_protocol::writes::Writes;
-use heed::types::Bytes;
-use heed::{Database, Env, RoTxn, RwTxn, WithoutTls};
+use cofferdam_worker::state::{StateReader, Table};
+use heed::{Env, RoTxn, RwTxn, WithoutTls};
 use sha2::{Digest, Sha256};
 
 pub use error::StoreError;
-
-type Table = Database<Bytes, Bytes>;
 
 /// What a store belongs to. Results of two identities are never mixed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +81,12 @@ impl Store {
     /// The store's directory, absolute: what a worker opens.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Reads of this process, as a guest makes them. It must not outlive the store: what is open stays open until the last
+    /// reader is gone.
+    pub fn reader(&self) -> StateReader {
+        StateReader::of(self.env.clone(), self.blocks, self.values, self.path.as_path().into())
     }
 
     /// The newest committed block; none in a new store.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cofferdam_protocol::arena::{InputView, OutputSink, Span};
-use cofferdam_protocol::message::MAX_LOG_BYTES;
+use cofferdam_protocol::message::{Call, MAX_LOG_BYTES};
 use cofferdam_protocol::writes;
 use wasmtime::{Memory, ResourceLimiter};
 
@@ -15,20 +15,29 @@ use crate::state::{Snapshot, StateError};
 #[derive(Debug)]
 pub struct JobInput {
     /// Height that the guest is told.
-    pub height: u32,
+    pub(super) height: u32,
     /// Where the input lies.
-    pub arena: Arc<InputView>,
+    arena: Arc<InputView>,
     /// The input in it; checked to be inside.
-    pub span: Span,
+    span: Span,
     /// The state; none if there is none, which reads as empty.
-    pub state: Option<Snapshot>,
+    state: Option<Snapshot>,
     /// Newest height that reads may see; none if they see nothing.
-    pub reads_at: Option<u32>,
+    reads_at: Option<u32>,
     /// Whether `__flush` writes (a block) or does nothing (a view).
-    pub flushes: bool,
+    pub(super) flushes: bool,
 }
 
 impl JobInput {
+    /// What `call` at `height` is given: a block reads the state before it, a view the state at its height.
+    pub fn new(call: &Call, height: u32, arena: Arc<InputView>, span: Span, state: Option<Snapshot>) -> Self {
+        let (reads_at, flushes) = match call {
+            Call::Block => (height.checked_sub(1), true),
+            Call::View { .. } => (Some(height), false),
+        };
+        Self { height, arena, span, state, reads_at, flushes }
+    }
+
     /// The bytes of the input.
     pub(super) fn bytes(&self) -> &[u8] {
         // The span was checked against the arena when the job arrived.
@@ -142,13 +151,15 @@ pub(super) struct Context {
     pub(super) grow_refused: bool,
     /// The name under which the module exports its memory.
     pub(super) memory_name: Option<Arc<str>>,
+    /// Bytes that the memory may grow to, where no slab says so.
+    memory_limit: Option<usize>,
     table_elements: usize,
 }
 
 impl Context {
     /// For a module that exports its memory as `memory_name`.
-    pub(super) fn new(memory_name: Option<Arc<str>>) -> Self {
-        Self { memory_name, ..Self::default() }
+    pub(super) fn new(memory_name: Option<Arc<str>>, memory_limit: Option<usize>) -> Self {
+        Self { memory_name, memory_limit, ..Self::default() }
     }
 
     /// The job, which an import may only ask for once there is one.
@@ -161,11 +172,13 @@ impl ResourceLimiter for Context {
     fn memory_growing(
         &mut self,
         _current: usize,
-        _desired: usize,
+        desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        // The slab decides, exactly at the limit.
-        Ok(true)
+        // A slab decides by itself, exactly at the limit.
+        let granted = self.memory_limit.is_none_or(|limit| desired <= limit);
+        self.grow_refused |= !granted;
+        Ok(granted)
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {

@@ -33,6 +33,7 @@ pub struct Guest {
     /// The name under which the module exports its memory.
     exported_memory: Option<Arc<str>>,
     fuel: Option<u64>,
+    memory_limit: Option<usize>,
     /// Whether an instance may be made before its job is there.
     ahead: bool,
 }
@@ -91,7 +92,23 @@ impl Guest {
         };
         let exported_memory = exported_memory(module);
         let (engine, module) = (engine.clone(), module.clone());
-        Ok(Self { engine, linker, module, resolved, imported_memory, exported_memory, fuel, ahead: true })
+        Ok(Self {
+            engine,
+            linker,
+            module,
+            resolved,
+            imported_memory,
+            exported_memory,
+            fuel,
+            memory_limit: None,
+            ahead: true,
+        })
+    }
+
+    /// Lets memory grow to `bytes` and no further: for an engine without committed memory, whose slab has the limit.
+    #[must_use]
+    pub fn limited_to(self, bytes: usize) -> Self {
+        Self { memory_limit: Some(bytes), ..self }
     }
 
     /// Prepares for the next job: an instance, its start function already run.
@@ -148,7 +165,8 @@ impl Guest {
 
     /// A store with every limit set: before anything of the guest runs, its start function included.
     fn store(&self) -> Result<Store<Context>, GuestError> {
-        let mut store = Store::new(&self.engine, Context::new(self.exported_memory.clone()));
+        let mut store =
+            Store::new(&self.engine, Context::new(self.exported_memory.clone(), self.memory_limit));
         store.limiter(|context| context);
         if let Some(fuel) = self.fuel {
             store.set_fuel(fuel).map_err(|error| GuestError::Host(format!("{error:#}")))?;

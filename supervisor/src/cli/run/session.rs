@@ -32,7 +32,7 @@ pub(super) struct Session<'a> {
     args: &'a RunArgs,
     pool: &'a Pool,
     store: &'a Store,
-    chain: Chain<'a>,
+    chain: Chain<&'a Pool>,
     tally: Tally,
     waiting: VecDeque<Outcome>,
     bar: ProgressBar,

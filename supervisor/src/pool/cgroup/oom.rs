@@ -68,10 +68,10 @@ impl fmt::Display for Evidence {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
 
+    use super::super::ChildCgroup;
     use super::*;
 
     fn counts(path: Option<&str>, cgroup: Option<u64>, host: Option<u64>) -> OomCounts {
@@ -96,49 +96,21 @@ mod tests {
         assert_eq!(counts(None, None, None).rose_since(&counts(None, None, Some(8))), None);
     }
 
-    /// A child cgroup of our own one, removed at the end.
-    struct Child(Cgroup);
-
-    impl Child {
-        fn limited_to(bytes: u64) -> Result<Self, String> {
-            let own = Cgroup::discover().map_err(|error| error.to_string())?;
-            own.delegation().map_err(|error| error.to_string())?;
-            let dir = own.dir.join(format!("cofferdam-test-{}", std::process::id()));
-            fs::create_dir(&dir).map_err(|error| error.to_string())?;
-            let child = Self(Cgroup { dir: dir.clone(), ..own });
-            let limit = child.0.name("memory.limit_in_bytes", "memory.max");
-            // On v2 this fails unless our own cgroup passes the controller on, which needs it to be empty.
-            fs::write(dir.join(limit), bytes.to_string()).map_err(|error| format!("{limit}: {error}"))?;
-            for swap in ["memory.swap.max", "memory.swappiness"] {
-                if dir.join(swap).exists() {
-                    fs::write(dir.join(swap), "0").map_err(|error| format!("{swap}: {error}"))?;
-                }
-            }
-            Ok(child)
-        }
-    }
-
-    impl Drop for Child {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir(self.0.dir());
-        }
-    }
-
     #[test]
     fn a_real_kill_by_the_kernel_is_seen() {
-        let child = match Child::limited_to(32 << 20) {
+        let child = match ChildCgroup::limited_to(32 << 20) {
             Ok(child) => child,
             Err(reason) => return eprintln!("SKIPPED: no OOM kill was tried, because {reason}"),
         };
-        assert_eq!(child.0.limit_bytes().unwrap().bytes, 32 << 20);
-        assert!(child.0.headroom().unwrap().headroom <= 32 << 20);
-        let before = OomCounts::read(Some(&child.0));
+        assert_eq!(child.cgroup().limit_bytes().unwrap().bytes, 32 << 20);
+        assert!(child.cgroup().headroom().unwrap().headroom <= 32 << 20);
+        let before = OomCounts::read(Some(child.cgroup()));
         // dd reads into one buffer of its block size: 256 MiB that are really touched, and no more.
         let script = "echo 0 > \"$0/cgroup.procs\" && exec dd if=/dev/zero of=/dev/null bs=256M count=1";
-        let status = Command::new("sh").args(["-c", script]).arg(child.0.dir()).status().unwrap();
+        let status = Command::new("sh").args(["-c", script]).arg(child.cgroup().dir()).status().unwrap();
         assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
-        let evidence = OomCounts::read(Some(&child.0)).rose_since(&before).unwrap();
+        let evidence = OomCounts::read(Some(child.cgroup())).rose_since(&before).unwrap();
         assert_eq!((evidence.from, evidence.to), (0, 1));
-        assert_eq!(evidence.place.as_deref(), Some(child.0.dir()));
+        assert_eq!(evidence.place.as_deref(), Some(child.cgroup().dir()));
     }
 }
