@@ -3,10 +3,16 @@
 //! It serves progress (how much is committed so far), evidence (what a worker that died was doing), and what happens
 //! after an answer was sent (how long the reset took). Its numbers are a worker's own words: they are shown, and
 //! nothing is decided by them.
+//!
+//! It also carries the *life lock*: a robust mutex (pthread_mutexattr_setrobust(3)) that the worker's main thread locks at
+//! its start and never unlocks. When that thread ends, for whatever reason, the kernel marks the lock and wakes who waits
+//! for it before it frees the process's memory, and so long before it closes the process's pipes: freeing 4 GiB takes
+//! a tenth of a second and more. The supervisor never locks it: it waits on the word, which is all that it looks at.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memfd::{FileSeal, Memfd, MemfdOptions};
 
@@ -60,6 +66,9 @@ pub struct ResetReport {
     /// Bytes that had to be written to make the memory pristine.
     pub dirty_bytes: u64,
 }
+
+/// Where on the page the life lock is, clear of the fields and of their cache lines.
+const LIFE_OFFSET: usize = 128;
 
 #[derive(Clone, Copy)]
 enum Field {
@@ -151,6 +160,21 @@ impl StatusPage {
         };
         // A later reset may have begun to write in between; then the two numbers may be of different jobs.
         done().then_some(report)
+    }
+
+    /// The place of the life lock, for the worker: zeroed, aligned to 128 bytes, and more than any mutex takes.
+    #[allow(unsafe_code, reason = "a place in shared memory")]
+    pub fn life_lock(&self) -> NonNull<u8> {
+        // SAFETY: inside the page, which is mapped as long as `self` lives.
+        unsafe { self.mapping.base().byte_add(LIFE_OFFSET).cast() }
+    }
+
+    /// The first word of the life lock, which says who holds it (futex(2), "robust futexes").
+    #[allow(unsafe_code, reason = "atomics in shared memory")]
+    pub fn life_word(&self) -> &AtomicU32 {
+        // SAFETY: inside the page and aligned; the mapping lives as long as `self`; both processes and the kernel touch
+        // these bytes through atomics only, and every bit pattern is a u32.
+        unsafe { self.life_lock().cast::<AtomicU32>().as_ref() }
     }
 
     #[allow(unsafe_code, reason = "atomics in shared memory")]

@@ -4,7 +4,7 @@
 //! 10 to 50 µs, on both sides of each round trip. So both sides look again for a moment before they sleep, giving way
 //! to any other thread that wants the processor, which may be the very one that is waited for.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,32 +15,61 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// most as much again.
 pub const SPIN: Duration = Duration::from_micros(50);
 
-/// Waits until `pipe` can be read, or is closed; false if neither happens before `deadline` (none: waits for ever).
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// The pipe can be read, or is closed.
+    Pipe,
+    /// The bell was rung, and the pipe has nothing.
+    Bell,
+    /// Neither came in time.
+    Deadline,
+}
+
+/// Waits until `pipe` can be read, or is closed; for ever, if need be.
 ///
 /// # Errors
 /// What poll(2) says.
-pub fn until_readable(pipe: &impl AsFd, deadline: Option<Instant>) -> nix::Result<bool> {
+pub fn until_readable(pipe: &impl AsFd) -> nix::Result<()> {
+    wait([pipe.as_fd()], None).map(drop)
+}
+
+/// Waits until `pipe` can be read, or is closed, or `bell` can be read, or for `deadline`.
+///
+/// # Errors
+/// What poll(2) says.
+pub fn until_readable_or(pipe: &impl AsFd, bell: &impl AsFd, deadline: Instant) -> nix::Result<Woken> {
+    wait([pipe.as_fd(), bell.as_fd()], Some(deadline))
+}
+
+/// The pipe is the first of `descriptors`.
+fn wait<const N: usize>(descriptors: [BorrowedFd<'_>; N], deadline: Option<Instant>) -> nix::Result<Woken> {
     let started = Instant::now();
     while started.elapsed() < SPIN {
-        if readable_within(pipe, PollTimeout::ZERO)? {
-            return Ok(true);
+        if let Some(woken) = woken_within([descriptors[0]], PollTimeout::ZERO)? {
+            return Ok(woken);
         }
         thread::yield_now();
     }
     loop {
-        if readable_within(pipe, timeout(deadline))? {
-            return Ok(true);
+        if let Some(woken) = woken_within(descriptors, timeout(deadline))? {
+            return Ok(woken);
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Ok(false);
+            return Ok(Woken::Deadline);
         }
     }
 }
 
-fn readable_within(pipe: &impl AsFd, timeout: PollTimeout) -> nix::Result<bool> {
-    match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout) {
-        Ok(ready) => Ok(ready > 0),
-        Err(Errno::EINTR) => Ok(false),
+fn woken_within<const N: usize>(
+    descriptors: [BorrowedFd<'_>; N],
+    timeout: PollTimeout,
+) -> nix::Result<Option<Woken>> {
+    let mut polled = descriptors.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
+    match poll(&mut polled, timeout) {
+        Ok(0) | Err(Errno::EINTR) => Ok(None),
+        Ok(_) if polled[0].any() == Some(false) => Ok(Some(Woken::Bell)),
+        Ok(_) => Ok(Some(Woken::Pipe)),
         Err(errno) => Err(errno),
     }
 }
@@ -58,13 +87,18 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn bytes_and_the_end_of_a_pipe_wake_and_a_deadline_does_too() {
+    fn bytes_the_end_of_a_pipe_a_bell_and_a_deadline_wake() {
         let (reader, mut writer) = std::io::pipe().unwrap();
-        let soon = Some(Instant::now() + Duration::from_millis(5));
-        assert_eq!(until_readable(&reader, soon), Ok(false));
+        let (bell, mut rope) = std::io::pipe().unwrap();
+        let wait = || until_readable_or(&reader, &bell, Instant::now() + Duration::from_millis(5));
+        assert_eq!(wait(), Ok(Woken::Deadline));
+        rope.write_all(b"x").unwrap();
+        assert_eq!(wait(), Ok(Woken::Bell));
+        // What the pipe has comes first: it was written before whatever the bell tells.
         writer.write_all(b"x").unwrap();
-        assert_eq!(until_readable(&reader, None), Ok(true));
-        drop(writer);
-        assert_eq!(until_readable(&reader, None), Ok(true));
+        assert_eq!(wait(), Ok(Woken::Pipe));
+        assert_eq!(until_readable(&reader), Ok(()));
+        let (closed, _) = std::io::pipe().unwrap();
+        assert_eq!(until_readable_or(&closed, &bell, Instant::now()), Ok(Woken::Pipe));
     }
 }

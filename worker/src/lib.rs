@@ -13,6 +13,7 @@ mod fault;
 pub mod guest;
 mod harden;
 pub mod life;
+mod life_lock;
 pub mod memory;
 pub mod module;
 mod pipes;

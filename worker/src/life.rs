@@ -14,6 +14,7 @@ use cofferdam_protocol::{BUILD, PROTOCOL_VERSION};
 use crate::engine;
 use crate::guest::{Guest, Output};
 use crate::harden;
+use crate::life_lock;
 use crate::memory::{CommitReport, CommittedMemory};
 use crate::pipes::{inherited, inherited_file};
 use crate::serve::{ServeError, Server};
@@ -64,6 +65,7 @@ fn start(mut requests: File, replies: &File) -> Result<(Server, Output), End> {
     check_supervisor(&configure)?;
     let status =
         take(descriptors::STATUS).and_then(|file| StatusPage::open(file).map_err(end(WorkerExit::Usage)))?;
+    life_lock::hold(&status).map_err(end(WorkerExit::Internal))?;
     prefault_stack();
     let (memory, report) = commit(&configure, &status)?;
     status.set_phase(Phase::Loading);

@@ -86,7 +86,7 @@ impl Server {
             if let Some(request) = self.reader.take()? {
                 return Ok(request);
             }
-            wait::until_readable(&self.requests, None).map_err(io::Error::from)?;
+            wait::until_readable(&self.requests).map_err(io::Error::from)?;
             self.reader.fill(&mut self.requests)?;
         }
     }

@@ -18,12 +18,14 @@ use cofferdam_protocol::verdict::HostVerdict;
 use cofferdam_protocol::{BUILD, PROTOCOL_VERSION};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use super::builder::Settings;
 use super::call::Desk;
 use super::death::{self, Circumstances, Death, KillReason, Oom, OomLedger};
+use super::dying;
 use super::process;
 use super::restart::{DeathKind, Decision, Restarts};
 use super::slot::{Slot, StartFailure};
@@ -102,21 +104,27 @@ impl Keeper {
         };
         let worker = Arc::clone(&born.worker);
         let refusal = self.raise(born);
-        let (status, kill) = wait_for_end(&worker);
+        let ready = lock(&self.slot.view).hello.is_some();
+        // As soon as it is known how it ends: a caller that waits for its answer need not wait for the kernel to free its
+        // memory.
+        let early = if ready { dying::await_notice(&worker) } else { None };
+        let (status, kill) = match &early {
+            Some(status) => (*status, worker.note_ending()),
+            None => wait_for_end(&worker),
+        };
         // The token of one that died idle must not lie among the idle ones.
         drop(self.common.desk.take_idle_unless(Worker::is_alive));
-        let ready = {
+        {
             let mut view = lock(&self.slot.view);
-            view.worker = None;
-            view.hello.take().is_some()
-        };
+            (view.worker, view.hello) = (None, None);
+        }
         let expected = self.is_stopping() || kill == Some(KillReason::Stopping);
         let death = self.death(&worker, &status, kill.as_ref(), ready, refusal);
-        if expected {
-            worker.announce(death);
-            return Life::Ended;
+        worker.announce(death.clone());
+        if early.is_some() {
+            wait_for_end(&worker);
         }
-        self.bury(&worker, &death, ready)
+        if expected { Life::Ended } else { self.bury(&worker, &death, ready) }
     }
 
     fn give_birth(&self) -> io::Result<Newborn> {
@@ -128,8 +136,10 @@ impl Keeper {
         let page = status.descriptor().ok_or(io::ErrorKind::NotFound)?.try_clone_to_owned()?;
         let handed: [(&dyn AsFd, _); 4] =
             [(&input, INPUT), (&output, OUTPUT), (&self.common.artifact, ARTIFACT), (&page, STATUS)];
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let bell = Arc::new(EventFd::from_value_and_flags(0, flags)?);
         let started = process::start(&settings.executable, Role::Worker, &handed)?;
-        let worker = Arc::new(Worker::new(started.pid, self.slot.index, status));
+        let worker = Arc::new(Worker::new(started.pid, self.slot.index, status, Arc::clone(&bell)));
         if let Some(cgroup) = &settings.cgroup {
             // It has nothing yet: it waits for its first frame.
             if let Err(error) = cgroup.admit(worker.info().pid) {
@@ -139,7 +149,7 @@ impl Keeper {
             }
         }
         lock(&self.slot.view).worker = Some(Arc::clone(&worker));
-        let link = Link::new(started.requests, started.replies, input, output);
+        let link = Link::new(started.requests, started.replies, bell, input, output);
         Ok(Newborn { worker, link })
     }
 
@@ -232,8 +242,6 @@ impl Keeper {
             view.deaths += 1;
             view.last_death = Some(death.to_string());
         }
-        // First, so that nothing that the hook does delays the retry.
-        worker.announce(death.clone());
         if let Some(hook) = &self.common.settings.on_death {
             // Its panic was printed. It must not end this thread, for which the next worker waits.
             let _ = catch_unwind(AssertUnwindSafe(|| hook(death)));

@@ -16,7 +16,7 @@
 //! Who does what: a caller's thread takes an idle worker, a token that can only be moved (`worker`),
 //! speaks to its pipes itself (`call`), and puts the token back only after an answer that proves the worker sound;
 //! a token that is not put back is a worker that ends. One thread a slot (`slot`, `keeper`) starts workers, waits for their
-//! deaths (`death`) and replaces them ([`restart`]). The rest asks questions: whether the memory is there
+//! deaths (`dying`, `death`) and replaces them ([`restart`]). The rest asks questions: whether the memory is there
 //! ([`admission`], [`cgroup`]), and where the compiled module comes from (`artifact`).
 //!
 //! The pool knows nothing of any chain: a block is bytes at a height.
@@ -27,6 +27,7 @@ mod builder;
 mod call;
 pub mod cgroup;
 mod death;
+mod dying;
 mod error;
 mod health;
 mod job;

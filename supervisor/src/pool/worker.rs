@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use cofferdam_protocol::arena::{InputArena, OutputArena};
 use cofferdam_protocol::frame::{FrameError, FrameReader, Message};
 use cofferdam_protocol::status::StatusPage;
-use cofferdam_protocol::wait;
+use cofferdam_protocol::wait::{self, Woken};
 use crossbeam_channel::bounded;
+use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -43,26 +44,31 @@ pub(super) struct Worker {
     last_job: AtomicU64,
     /// Carries the death, once, to the one caller that may be waiting for it.
     death: Channel<Death>,
+    /// Rung when the death is announced.
+    bell: Arc<EventFd>,
 }
 
 #[derive(Debug)]
 struct Life {
     /// While true the process id is certainly this worker's: it has not been reaped.
     unreaped: bool,
+    /// It is known to be ending: how, is settled.
+    ending: bool,
     kill: Option<KillReason>,
     busy: bool,
 }
 
 impl Worker {
-    pub(super) fn new(pid: Pid, slot: usize, status: StatusPage) -> Self {
+    pub(super) fn new(pid: Pid, slot: usize, status: StatusPage, bell: Arc<EventFd>) -> Self {
         Self {
             pid,
             slot,
             status,
-            life: Mutex::new(Life { unreaped: true, kill: None, busy: false }),
+            life: Mutex::new(Life { unreaped: true, ending: false, kill: None, busy: false }),
             ring: Mutex::new(Ring::default()),
             last_job: AtomicU64::new(0),
             death: bounded(1),
+            bell,
         }
     }
 
@@ -76,7 +82,7 @@ impl Worker {
 
     pub(super) fn is_alive(&self) -> bool {
         let life = lock(&self.life);
-        life.unreaped && life.kill.is_none()
+        life.unreaped && !life.ending && life.kill.is_none()
     }
 
     /// Whether it was killed because its pool stops.
@@ -96,7 +102,7 @@ impl Worker {
     /// Kills the process, unless it is dead already. The first reason counts.
     pub(super) fn kill(&self, reason: KillReason) {
         let mut life = lock(&self.life);
-        if life.unreaped {
+        if life.unreaped && !life.ending {
             life.kill.get_or_insert(reason);
             // It has not been reaped, so the number is still its own; a zombie takes the signal without effect.
             let _ = kill(self.pid, Signal::SIGKILL);
@@ -120,6 +126,13 @@ impl Worker {
         lock(&self.ring).records()
     }
 
+    /// Notes that it is ending, and says why it was killed, if it was.
+    pub(super) fn note_ending(&self) -> Option<KillReason> {
+        let mut life = lock(&self.life);
+        life.ending = true;
+        life.kill.clone()
+    }
+
     /// Runs `reap` while nobody can send a signal to the number that it gives free, and says why it was killed.
     pub(super) fn reap<T>(&self, reap: impl FnOnce() -> T) -> (T, Option<KillReason>) {
         let mut life = lock(&self.life);
@@ -130,8 +143,9 @@ impl Worker {
 
     /// Tells whoever waits in [`Worker::await_death`].
     pub(super) fn announce(&self, death: Death) {
-        // The channel holds one, and one is sent.
+        // The channel holds one, and one is sent; the count of the bell is far from full.
         let _ = self.death.0.try_send(death);
+        let _ = self.bell.write(1);
     }
 
     /// Waits for the slot's thread to say how this worker ended; kills it if it lives on for longer than `patience`.
@@ -150,6 +164,8 @@ pub(super) struct Link {
     pub(super) requests: File,
     replies: File,
     reader: FrameReader,
+    /// Rung when the worker is known to be ending.
+    bell: Arc<EventFd>,
     pub(super) input: InputArena,
     pub(super) output: OutputArena,
 }
@@ -164,19 +180,28 @@ pub(super) enum Silence {
 }
 
 impl Link {
-    pub(super) fn new(requests: File, replies: File, input: InputArena, output: OutputArena) -> Self {
-        Self { requests, replies, reader: FrameReader::new(), input, output }
+    pub(super) fn new(
+        requests: File,
+        replies: File,
+        bell: Arc<EventFd>,
+        input: InputArena,
+        output: OutputArena,
+    ) -> Self {
+        Self { requests, replies, reader: FrameReader::new(), bell, input, output }
     }
 
-    /// Receives one message, or gives up at `deadline`.
+    /// Receives one message, or gives up at `deadline`. A worker that is known to be ending, and has sent nothing, has
+    /// closed its pipe, or will.
     pub(super) fn receive<M: Message>(&mut self, deadline: Instant) -> Result<M, Silence> {
         loop {
             if let Some(message) = self.reader.take().map_err(Silence::Frame)? {
                 return Ok(message);
             }
-            let readable = wait::until_readable(&self.replies, Some(deadline));
-            if !readable.map_err(|errno| Silence::Frame(FrameError::Io(errno.into())))? {
-                return Err(Silence::Timeout);
+            let woken = wait::until_readable_or(&self.replies, &self.bell, deadline);
+            match woken.map_err(|errno| Silence::Frame(FrameError::Io(errno.into())))? {
+                Woken::Pipe => {}
+                Woken::Bell => return Err(Silence::Frame(FrameError::Closed)),
+                Woken::Deadline => return Err(Silence::Timeout),
             }
             self.reader.fill(&mut self.replies).map_err(Silence::Frame)?;
         }

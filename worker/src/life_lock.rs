@@ -1,0 +1,34 @@
+//! Holding the life lock of the status page ([`cofferdam_protocol::status`]): how this process's end is known before
+//! its memory is freed.
+#![allow(unsafe_code, reason = "a robust mutex in shared memory")]
+
+use std::io;
+use std::mem::MaybeUninit;
+
+use cofferdam_protocol::status::StatusPage;
+use nix::errno::Errno;
+
+/// Locks the life lock for the rest of this thread's life, which must be the main thread's.
+///
+/// # Errors
+/// What pthreads said. Without the lock the process's end is only seen later.
+pub(crate) fn hold(status: &StatusPage) -> io::Result<()> {
+    let mutex = status.life_lock().as_ptr().cast::<libc::pthread_mutex_t>();
+    let mut attributes = MaybeUninit::uninit();
+    let attributes = attributes.as_mut_ptr();
+    // SAFETY: the attributes are initialised by the first call before the others use them. The place of the mutex is
+    // aligned, larger than it, and mapped: the page lives in the server for as long as this thread serves, and should it be
+    // unmapped when the process exits, the kernel finds nothing there and passes over it (set_robust_list(2)). The
+    // supervisor writes no more to it than the bit that says that somebody waits.
+    unsafe {
+        check(libc::pthread_mutexattr_init(attributes))?;
+        check(libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED))?;
+        check(libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST))?;
+        check(libc::pthread_mutex_init(mutex, attributes))?;
+        check(libc::pthread_mutex_lock(mutex))
+    }
+}
+
+fn check(code: i32) -> io::Result<()> {
+    if code == 0 { Ok(()) } else { Err(Errno::from_raw(code).into()) }
+}
