@@ -1,12 +1,155 @@
-//! Arguments that several commands share: which memory, and how it is committed.
+//! Arguments that several commands share: which module and blocks, what a block may use, which memory, and how it is
+//! committed.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use cofferdam_protocol::message::{CommitStrategy, ResetStrategy};
+use cofferdam_worker::module::MAX_MODULE_BYTES;
 
+use super::error::CliError;
+use super::logging;
+use crate::blocks::{self, BlockInput, BlockSource};
+use crate::chain::OnGuestFailure;
 use crate::host::size::Bytes;
-use crate::pool::PoolBuilder;
+use crate::pool::{Limits, PoolBuilder};
+use crate::sample;
+
+/// Reads the module; that of the sample indexer if no file is named.
+pub(super) fn read_module(path: Option<&Path>) -> Result<Vec<u8>, CliError> {
+    let Some(path) = path else { return Ok(sample::MODULE.to_vec()) };
+    let mut module = Vec::new();
+    // One byte more than is taken, so that a longer file is refused by its length.
+    let read = File::open(path).and_then(|file| file.take(MAX_MODULE_BYTES + 1).read_to_end(&mut module));
+    read.map_err(|source| CliError::Module { path: path.to_owned(), source })?;
+    Ok(module)
+}
+
+/// Which blocks, and how they are read.
+#[derive(Debug, Args)]
+pub(super) struct BlockArgs {
+    /// Blocks: raw block files, directories, bitcoind's blk*.dat, HEIGHT=FILE, or - for standard input [default: the
+    /// bundled blocks, mainnet 0 to 438 and 702861].
+    #[arg(long, value_name = "PATH|HEIGHT=PATH|-", num_args = 1..)]
+    blocks: Vec<String>,
+
+    /// Height of the first block; of a chain whose heights are known, the first one to take.
+    #[arg(long, value_name = "H")]
+    start_height: Option<u32>,
+
+    /// Demand that every block names the one before it.
+    #[arg(long)]
+    check_chain: bool,
+
+    /// Feed files as they are, whether they are Bitcoin blocks or not.
+    #[arg(long, conflicts_with = "check_chain")]
+    opaque: bool,
+
+    /// The largest block that is taken.
+    #[arg(long, value_name = "SIZE", default_value = "32MiB")]
+    max_block_bytes: Bytes,
+}
+
+impl BlockArgs {
+    /// Opens the blocks; of a chain, those from `known_below` on, which the store's newest block is at.
+    pub(super) fn open(&self, known_below: u32) -> Result<BlockSource, CliError> {
+        if self.blocks.is_empty() {
+            return Ok(blocks::bundled()?);
+        }
+        let inputs =
+            self.blocks.iter().map(|input| input.parse::<BlockInput>()).collect::<Result<Vec<_>, _>>()?;
+        let options = blocks::Options {
+            start_height: self.start_height,
+            known_below,
+            check_chain: self.check_chain,
+            opaque: self.opaque,
+            max_block_bytes: self.max_block_bytes.0,
+        };
+        let bar = logging::bar(None, "scanning blocks {bar:40} {bytes}/{total_bytes} {eta}");
+        let source = blocks::open(&inputs, &options, &mut |scanned, total| {
+            bar.set_length(total);
+            bar.set_position(scanned);
+        });
+        bar.finish_and_clear();
+        Ok(source?)
+    }
+
+    /// Whether the blocks come from standard input, and so only once.
+    pub(super) fn are_a_stream(&self) -> bool {
+        self.blocks.iter().any(|input| matches!(input.parse(), Ok(BlockInput::Stdin { .. })))
+    }
+
+    /// The arguments that say the same to another command.
+    pub(super) fn to_arguments(&self) -> Vec<OsString> {
+        let mut arguments = vec![format!("--max-block-bytes={}", self.max_block_bytes.0)];
+        arguments.extend(self.start_height.map(|height| format!("--start-height={height}")));
+        arguments.extend(self.check_chain.then(|| "--check-chain".to_owned()));
+        arguments.extend(self.opaque.then(|| "--opaque".to_owned()));
+        arguments.extend(self.blocks.iter().map(|input| format!("--blocks={input}")));
+        arguments.into_iter().map(OsString::from).collect()
+    }
+}
+
+/// What one block may use.
+#[derive(Debug, Args)]
+pub(super) struct LimitArgs {
+    /// Fuel per block; without it, fuel is not metered.
+    #[arg(long, value_name = "F")]
+    fuel: Option<u64>,
+
+    /// Wall-clock time that one attempt at a block may take.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+
+    /// Bytes that one block may write.
+    #[arg(long, value_name = "SIZE", default_value = "128MiB")]
+    max_output_bytes: Bytes,
+}
+
+impl LimitArgs {
+    /// The limits of a pool that runs these blocks.
+    pub(super) fn limits(&self, blocks: &BlockArgs) -> Limits {
+        Limits {
+            fuel: self.fuel,
+            deadline: self.deadline,
+            input_bytes: blocks.max_block_bytes.0,
+            output_bytes: self.max_output_bytes.0,
+            ..Limits::default()
+        }
+    }
+
+    /// The arguments that say the same to another command.
+    pub(super) fn to_arguments(&self) -> Vec<OsString> {
+        let mut arguments = vec![
+            format!("--deadline={}", humantime::format_duration(self.deadline)),
+            format!("--max-output-bytes={}", self.max_output_bytes.0),
+        ];
+        arguments.extend(self.fuel.map(|fuel| format!("--fuel={fuel}")));
+        arguments.into_iter().map(OsString::from).collect()
+    }
+}
+
+/// What to do when a block does not complete for a reason of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Policy {
+    /// Stop at that block, which is not committed.
+    Stop,
+    /// Commit the block with its verdict and without writes, and go on.
+    Skip,
+}
+
+impl From<Policy> for OnGuestFailure {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Stop => Self::Stop,
+            Policy::Skip => Self::Skip,
+        }
+    }
+}
 
 /// How memory is committed.
 #[derive(Clone, Copy, Debug, ValueEnum)]

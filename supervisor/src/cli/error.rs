@@ -27,6 +27,8 @@ pub(super) enum CliError {
     Pool(#[from] PoolError),
     #[error(transparent)]
     Chain(ChainError),
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
     #[error("{what}: {source}")]
     Io { what: &'static str, source: io::Error },
     #[error("internal error: reading blocks ended before the last block")]

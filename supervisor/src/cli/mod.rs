@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod check;
 mod doctor;
 mod error;
 mod logging;
@@ -10,7 +11,9 @@ mod report;
 mod run;
 mod signals;
 
+use std::fs;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -35,6 +38,10 @@ struct Cli {
     #[arg(long, global = true, value_name = "FILTER", default_value = "info", env = "COFFERDAM_LOG")]
     log: String,
 
+    /// Move into the cgroup that this `cgroup.procs` is of, before anything else.
+    #[arg(long, global = true, value_name = "FILE", hide = true)]
+    join_cgroup: Option<PathBuf>,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -43,6 +50,8 @@ struct Cli {
 enum Command {
     /// Index blocks on committed workers.
     Run(Box<run::RunArgs>),
+    /// Run the same blocks under several limits of host memory, and say whether memory makes a difference.
+    Check(Box<check::CheckArgs>),
     /// Start one worker, commit, prove it, and exit with 0 or 137.
     Probe(probe::ProbeArgs),
     /// Say what this host grants, and what that means.
@@ -59,8 +68,10 @@ enum Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = logging::init(&cli.log).and_then(|()| match cli.command {
+    let joined = cli.join_cgroup.as_deref().map_or(Ok(()), join_cgroup);
+    let result = joined.and_then(|()| logging::init(&cli.log)).and_then(|()| match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Bench(args) => bench::run(&args),
@@ -75,6 +86,11 @@ pub fn main() -> ExitCode {
         }
     };
     ExitCode::from(exit.code())
+}
+
+fn join_cgroup(procs: &Path) -> Result<(), CliError> {
+    // 0 is whoever writes it, in both versions.
+    fs::write(procs, "0").map_err(|source| CliError::File { path: procs.to_owned(), source })
 }
 
 fn print_completions(shell: clap_complete::Shell) -> Result<CommandExit, CliError> {

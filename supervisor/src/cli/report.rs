@@ -14,6 +14,12 @@ use crate::chain::Outcome;
 use crate::host::size::Bytes;
 use crate::pool::{Health, SlotHealth};
 
+/// A block that is about to run in the command's own process, which may not live to say more.
+#[derive(Debug, Serialize)]
+pub(super) struct RunningLine {
+    pub(super) running: u32,
+}
+
 /// One block, as a line of `--json`.
 #[derive(Debug, Serialize)]
 pub(super) struct BlockLine {
@@ -318,7 +324,8 @@ impl Summary {
     }
 }
 
-fn table(header: &[&str]) -> Table {
+/// An empty table with this header.
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::UTF8_BORDERS_ONLY)

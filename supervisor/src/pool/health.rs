@@ -73,7 +73,7 @@ impl SlotHealth {
 }
 
 /// A pool at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Health {
     /// Every slot.
     pub slots: Vec<SlotHealth>,

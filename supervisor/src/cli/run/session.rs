@@ -12,13 +12,13 @@ use indicatif::ProgressBar;
 
 use super::super::error::CliError;
 use super::super::logging;
-use super::super::report::{BlockLine, ChainEnd, Summary, Tally};
+use super::super::report::{BlockLine, ChainEnd, RunningLine, Summary, Tally};
 use super::super::signals::Stop;
 use super::RunArgs;
 use crate::blocks::{BlockError, BlockSource};
 use crate::chain::{Chain, Hashed, Outcome, Step};
 use crate::host::size::Bytes;
-use crate::pool::{Pool, PoolError};
+use crate::pool::{Health, PoolError, Runner};
 use crate::store::Store;
 
 /// How many blocks are read and checked ahead of the workers.
@@ -28,28 +28,28 @@ const AHEAD: usize = 4;
 const WAITING_LINES: usize = 64;
 
 /// A run in progress.
-pub(super) struct Session<'a> {
+pub(super) struct Session<'a, R> {
     args: &'a RunArgs,
-    pool: &'a Pool,
+    runner: &'a R,
     store: &'a Store,
-    chain: Chain<&'a Pool>,
+    chain: Chain<&'a R>,
     tally: Tally,
     waiting: VecDeque<Outcome>,
     bar: ProgressBar,
 }
 
-impl<'a> Session<'a> {
+impl<'a, R: Runner> Session<'a, R> {
     pub(super) fn new(
         args: &'a RunArgs,
-        pool: &'a Pool,
+        runner: &'a R,
         store: &'a Arc<Store>,
         source: &BlockSource,
     ) -> Result<Self, CliError> {
         let chain =
-            Chain::resume(pool, Arc::clone(store), args.on_guest_failure.into())?.linked(source.links());
+            Chain::resume(runner, Arc::clone(store), args.on_guest_failure.into())?.linked(source.links());
         let bar = logging::bar(source.total(), "indexing {bar:40} {pos}/{len} {per_sec} {eta} {msg}");
         let (tally, waiting) = (Tally::new(source.passed_over()), VecDeque::new());
-        Ok(Self { args, pool, store, chain, tally, waiting, bar })
+        Ok(Self { args, runner, store, chain, tally, waiting, bar })
     }
 
     /// Indexes every block; whether none of them stopped the run.
@@ -90,6 +90,9 @@ impl<'a> Session<'a> {
 
     /// Indexes one block; whether the run goes on.
     fn index_one(&mut self, block: Hashed) -> Result<bool, CliError> {
+        if self.args.uncommitted && self.args.json {
+            print_json(&RunningLine { running: block.block.height })?;
+        }
         let step = self.chain.step(block)?;
         self.bar.inc(1);
         let Step::Ran(outcome) = step else {
@@ -147,16 +150,16 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    pub(super) fn finish(&self, started: Instant, interrupted: bool) -> Summary {
+    pub(super) fn finish(&self, started: Instant, interrupted: bool, health: &Health) -> Summary {
         let end = ChainEnd {
             tip: self.chain.tip(),
             digest: self.chain.digest(),
-            profile: self.pool.profile().hash(),
+            profile: self.runner.profile().hash(),
             db_path: self.args.db_path.as_ref().map(|_| self.store.path().display().to_string()),
             interrupted,
             elapsed: started.elapsed(),
         };
-        let summary = self.tally.summary(&end, &self.pool.health());
+        let summary = self.tally.summary(&end, health);
         for worker in &summary.workers {
             if let Some(missing) = worker.missing_bytes().filter(|missing| *missing > 0) {
                 tracing::warn!(

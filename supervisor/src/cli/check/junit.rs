@@ -1,0 +1,54 @@
+//! The matrix as JUnit XML: what test reporters of CI systems read.
+
+use std::time::Duration;
+
+use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+
+use super::cell::{Cell, End};
+use super::matrix::Matrix;
+
+/// The report. A cell that agrees, or died before its first block, is a success.
+pub(super) fn report(matrix: &Matrix) -> String {
+    let mut suite = TestSuite::new("cofferdam check");
+    suite.set_system_out(matrix.conclusion());
+    for cell in &matrix.cells {
+        suite.add_test_case(case(matrix, cell));
+    }
+    let mut report = Report::new("cofferdam check");
+    report.add_test_suite(suite);
+    // It fails only where a writer does, and this one is memory.
+    report.to_string().unwrap_or_default()
+}
+
+fn case(matrix: &Matrix, cell: &Cell) -> TestCase {
+    let status = match &cell.end {
+        End::Indexed { digest, .. } if matrix.differs(cell) => {
+            let other = matrix.digest.as_deref().unwrap_or("none");
+            failure(
+                "differs",
+                format!("another result than most cells: digest {digest}, and theirs is {other}"),
+            )
+        }
+        End::Indexed { .. } | End::NotCommitted { .. } => TestCaseStatus::success(),
+        End::InBlock { height, reason } => {
+            let block = height.map_or_else(String::new, |height| format!(" {height}"));
+            failure("died in a block", format!("died in the middle of block{block}: {reason}"))
+        }
+        End::Failed { reason } => failure("failed", reason.clone()),
+    };
+    let mut case = TestCase::new(format!("{}, {}", cell.host_memory_bytes, cell.pool), status);
+    case.set_classname("cofferdam.check")
+        .set_time(Duration::try_from_secs_f64(cell.seconds).unwrap_or_default());
+    match &cell.end {
+        End::Indexed { digest, .. } => case.set_system_out(format!("digest {digest}")),
+        End::NotCommitted { reason } => case.set_system_out(format!("137 at start: {reason}")),
+        _ => &mut case,
+    };
+    case
+}
+
+fn failure(kind: &str, message: String) -> TestCaseStatus {
+    let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+    status.set_type(kind).set_message(message);
+    status
+}
