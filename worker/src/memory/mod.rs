@@ -16,6 +16,7 @@ mod gc_heap;
 mod reservation;
 mod reset;
 mod residency;
+mod scratch;
 mod tracking;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use commit::{CommitError, CommitReport};
 pub use creator::SlabCreator;
 pub use gc_heap::GC_HEAP_BYTES;
 pub use reservation::{GUARD_BYTES, RESERVATION_BYTES};
+pub use scratch::Scratch;
 pub use tracking::{TrackingError, probe as probe_tracking};
 
 use creator::Slab;

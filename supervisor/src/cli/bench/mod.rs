@@ -1,171 +1,151 @@
-//! `cofferdam bench`: figures of this machine, each beside its alternative, measured in the same run.
+//! `cofferdam bench`: figures of this machine, each beside its alternatives, measured in the same run.
 //!
-//! Absolute times move with the machine and its neighbours; what to keep is the ratio.
+//! Absolute times move with the machine and its neighbours; what to keep is the ratio. So ours and theirs take turns,
+//! round by round, wherever both fit into memory. `figure` is what is measured, `output` and `plot` show it, the rest is a
+//! file for each section.
 
 mod commit;
+mod failover;
+mod figure;
+mod guest;
+mod guests;
+mod output;
 mod overhead;
+mod plot;
 mod reset;
+mod throughput;
 
-use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use cofferdam_protocol::exit::CommandExit;
-use comfy_table::{ContentArrangement, Table, presets};
-use serde::Serialize;
+use cofferdam_worker::memory::Scratch;
+use indicatif::ProgressBar;
+use tempfile::TempDir;
 
+use self::figure::Figure;
 use super::error::CliError;
 use super::logging;
 use crate::host::size::Bytes;
+use crate::pool::{Pool, PoolBuilder, Uncommitted};
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Section {
     /// Committing memory, beside writing over memory that is resident already.
     Commit,
-    /// Writing memory and resetting it, beside zeroing all memory that the guest has.
+    /// Resetting memory after a guest wrote to it, the guest's page faults counted in, beside writing over as much.
     Reset,
-    /// What the pool adds to a block, beside zeroing all memory.
+    /// What the pool adds to a block, beside a fresh instance in one process, zeroing all memory, and a process per block.
     Overhead,
+    /// Whole blocks, one after the other, and the guest's own time in them, beside one process on ordinary memory.
+    Guest,
+    /// Blocks by one worker and more, beside one process on ordinary memory.
+    Throughput,
+    /// From the death of a busy worker to its block's result, with a spare worker and without.
+    Failover,
 }
 
 /// Arguments of `cofferdam bench`.
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
-    /// What to measure [default: everything].
+    /// What to measure [default: everything, which takes some minutes].
     #[arg(value_name = "SECTION")]
     sections: Vec<Section>,
 
-    /// Memory that a worker commits.
+    /// Memory that a worker commits. Up to three times as much is used.
     #[arg(long, value_name = "SIZE", default_value = "4GiB")]
     memory: Bytes,
 
-    /// How often each figure is taken.
+    /// How often each figure is taken; a figure of microseconds is taken many times a round.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
     /// One JSON object a figure instead of a table.
     #[arg(long)]
     json: bool,
+
+    /// Draw each section, too, as SVG into this directory.
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
 }
 
-/// One figure beside its alternative.
-#[derive(Debug, Serialize)]
-struct Figure {
-    section: &'static str,
-    case: String,
-    ours_us: Spread,
-    beside: &'static str,
-    beside_us: Spread,
-    /// Ours to the other, at the medians: below 1 is faster.
-    ratio: f64,
-}
-
-/// How a figure spread over its rounds, in microseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Spread {
-    min: f64,
-    p50: f64,
-    p99: f64,
-    max: f64,
-}
-
-impl Spread {
-    fn of(nanoseconds: &[u64]) -> Self {
-        let mut sorted = nanoseconds.to_vec();
-        sorted.sort_unstable();
-        let at = |permille: usize| {
-            let index = (sorted.len().saturating_sub(1)) * permille / 1000;
-            sorted
-                .get(index)
-                .map_or(f64::NAN, |nanos| std::time::Duration::from_nanos(*nanos).as_secs_f64() * 1e6)
-        };
-        Self { min: at(0), p50: at(500), p99: at(990), max: at(1000) }
-    }
-}
-
-impl Figure {
-    fn new(section: &'static str, case: String, ours: &[u64], beside: &'static str, others: &[u64]) -> Self {
-        let (ours_us, beside_us) = (Spread::of(ours), Spread::of(others));
-        Self { section, case, ours_us, beside, beside_us, ratio: ours_us.p50 / beside_us.p50 }
-    }
+/// What every section measures with.
+struct Bench<'a> {
+    args: &'a BenchArgs,
+    bar: ProgressBar,
+    /// Where modules that are used more than once are compiled once.
+    cache: TempDir,
 }
 
 /// Runs the command.
 pub(super) fn run(args: &BenchArgs) -> Result<CommandExit, CliError> {
-    let wanted = |section| args.sections.is_empty() || args.sections.contains(&section);
-    let bar = logging::bar(None, "{spinner} measuring {msg}");
+    let cache = tempfile::Builder::new().prefix("cofferdam-bench-").tempdir();
+    let cache = cache.map_err(CliError::io("a directory for compiled modules"))?;
+    let bench = Bench { args, bar: logging::bar(None, "{spinner} {elapsed} measuring {msg}"), cache };
+    let sections: [(Section, Measure); 6] = [
+        (Section::Commit, commit::measure),
+        (Section::Reset, reset::measure),
+        (Section::Overhead, overhead::measure),
+        (Section::Guest, guest::measure),
+        (Section::Throughput, throughput::measure),
+        (Section::Failover, failover::measure),
+    ];
     let mut figures = Vec::new();
-    if wanted(Section::Commit) {
-        figures.extend(commit::measure(args, &bar)?);
+    for (section, measure) in sections {
+        if args.sections.is_empty() || args.sections.contains(&section) {
+            figures.extend(measure(&bench)?);
+        }
     }
-    if wanted(Section::Reset) {
-        figures.extend(reset::measure(args, &bar)?);
+    bench.bar.finish_and_clear();
+    output::print(args.json, &figures).map_err(CliError::io("standard output"))?;
+    if let Some(directory) = &args.plot {
+        plot::draw(directory, &figures)?;
     }
-    if wanted(Section::Overhead) {
-        figures.extend(overhead::measure(args, &bar)?);
-    }
-    bar.finish_and_clear();
-    print(args, &figures).map_err(CliError::io("standard output"))?;
     Ok(CommandExit::Success)
 }
 
-fn print(args: &BenchArgs, figures: &[Figure]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    if args.json {
-        for figure in figures {
-            serde_json::to_writer(&mut out, figure)?;
-            writeln!(out)?;
-        }
-        return Ok(());
-    }
-    let mut table = Table::new();
-    table
-        .load_style(presets::ASCII_MARKDOWN)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(["section", "case", "ours p50", "p99", "beside", "its p50", "ratio"]);
-    for figure in figures {
-        table.add_row([
-            figure.section.to_owned(),
-            figure.case.clone(),
-            time(figure.ours_us.p50),
-            time(figure.ours_us.p99),
-            figure.beside.to_owned(),
-            time(figure.beside_us.p50),
-            ratio(figure.ratio),
-        ]);
-    }
-    writeln!(out, "{table}")
-}
+type Measure = fn(&Bench<'_>) -> Result<Vec<Figure>, CliError>;
 
-/// A ratio as people read it: a small one as a fraction.
-fn ratio(ratio: f64) -> String {
-    if ratio < 0.1 { format!("1/{:.0}", ratio.recip()) } else { format!("{ratio:.2}") }
-}
+impl Bench<'_> {
+    /// Says what is being measured.
+    fn doing(&self, what: impl Into<String>) {
+        self.bar.set_message(what.into());
+    }
 
-/// A time as people read it.
-fn time(micros: f64) -> String {
-    match micros {
-        micros if micros >= 1e6 => format!("{:.2} s", micros / 1e6),
-        micros if micros >= 1e3 => format!("{:.1} ms", micros / 1e3),
-        micros => format!("{micros:.1} µs"),
+    /// A pool of one worker, to begin with.
+    fn builder(&self, module: impl Into<Vec<u8>>) -> PoolBuilder {
+        let cache = Some(self.cache.path().to_owned());
+        Pool::builder(module).spares(0).cache(cache).memory(self.args.memory.0)
+    }
+
+    /// The ordinary way for the same module.
+    fn uncommitted(&self, module: impl Into<Vec<u8>>) -> Result<Uncommitted, CliError> {
+        Ok(self.builder(module).build_uncommitted(None)?)
+    }
+
+    /// Nanoseconds that it takes to write over all memory that is resident, once a round: the floor under anything
+    /// that writes all of it, and what a design that zeroes all of it pays for every block.
+    fn zeroing_nanos(&self) -> Result<Vec<u64>, CliError> {
+        self.doing(format!("memset of {}", self.args.memory));
+        let mut scratch = scratch(self.args.memory.0)?;
+        let whole = 0..scratch.bytes();
+        Ok((0..self.args.rounds).map(|_| nanos_of(|| scratch.zero(whole.clone()))).collect())
     }
 }
 
-/// Nanoseconds that it takes to write over `bytes` that are resident, once a round: the floor under anything that
-/// writes all memory, and what a design that zeroes all of it pays for every block.
-fn memset_nanos(bytes: u64, rounds: u32) -> Result<Vec<u64>, CliError> {
-    let length = usize::try_from(bytes).map_err(|error| CliError::Usage(format!("--memory: {error}")))?;
-    let mut memory: Vec<u8> = Vec::new();
-    memory.try_reserve_exact(length).map_err(|error| CliError::Usage(format!("--memory: {error}")))?;
-    // Not zero, or the allocation would be of pages that are not there yet.
-    memory.resize(length, 1);
-    let mut nanos = Vec::new();
-    for round in 0..rounds {
-        let value = u8::try_from(round % 250).unwrap_or(0) + 2;
-        let started = std::time::Instant::now();
-        memory.fill(value);
-        std::hint::black_box(&mut memory);
-        nanos.push(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
-    }
-    Ok(nanos)
+fn scratch(bytes: u64) -> Result<Scratch, CliError> {
+    Scratch::commit(bytes).map_err(|error| CliError::Usage(format!("--memory: {error}")))
+}
+
+/// Nanoseconds that `work` takes.
+fn nanos_of<T>(work: impl FnOnce() -> T) -> u64 {
+    let started = Instant::now();
+    std::hint::black_box(work());
+    nanos(started.elapsed())
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,45 +1,59 @@
 //! What the pool adds to a block: everything between handing it over and having its result but the guest's own time.
 
-use std::time::Duration;
-
-use indicatif::ProgressBar;
-
-use super::{BenchArgs, CliError, Figure, memset_nanos};
-use crate::host::size::Bytes;
-use crate::pool::{Job, Pool};
-
-/// A guest that does nothing but flush nothing.
-const EMPTY_GUEST: &str = r#"(module
-  (import "env" "__flush" (func $flush (param i32)))
-  (memory (export "memory") 1)
-  (func (export "_start") (call $flush (i32.const 8))))"#;
+use super::{Bench, CliError, Figure, guests, nanos, nanos_of};
+use crate::pool::{Job, Pool, Runner};
 
 /// Blocks before the first that counts: arenas and caches are warm then, as they are in service.
 const WARM_UP: u32 = 200;
 const BLOCKS_A_ROUND: u32 = 1000;
 
-pub(super) fn measure(args: &BenchArgs, bar: &ProgressBar) -> Result<Vec<Figure>, CliError> {
-    bar.set_message(format!("memset of {}", args.memory));
-    let zeroing = memset_nanos(args.memory.0, args.rounds)?;
-    let pool = Pool::builder(EMPTY_GUEST).spares(0).cache(None).memory(args.memory.0).build()?;
+const SIZES: [(&str, usize); 3] = [("100 B", 100), ("1 MB", 1_000_000), ("4 MB", 4_000_000)];
+
+pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, CliError> {
+    let zeroing = bench.zeroing_nanos()?;
+    let mut processes = Vec::new();
+    for (name, bytes) in SIZES {
+        bench.doing(format!("a committed process for each block of {name}"));
+        let job = Job::block(1, vec![7; bytes]);
+        let each = (0..bench.args.rounds).map(|_| process_nanos(bench, &job));
+        processes.push(each.collect::<Result<Vec<_>, _>>()?);
+    }
+    let pool = bench.builder(guests::EMPTY).build()?;
+    let uncommitted = bench.uncommitted(guests::EMPTY)?;
     let mut figures = Vec::new();
-    for (name, bytes) in [("100 B", 100), ("1 MB", 1_000_000), ("4 MB", 4_000_000)] {
-        bar.set_message(format!("overhead of a block of {name}"));
-        let ours = overhead_nanos(&pool, bytes, args.rounds)?;
-        let case = format!("{name} block, {} committed", Bytes(args.memory.0));
-        figures.push(Figure::new("overhead", case, &ours, "zeroing all memory", &zeroing));
+    for ((name, bytes), process) in SIZES.into_iter().zip(processes) {
+        bench.doing(format!("overhead of a block of {name}"));
+        let job = Job::block(1, vec![7; bytes]);
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        overhead_nanos(&pool, &job, WARM_UP)?;
+        overhead_nanos(&uncommitted, &job, WARM_UP)?;
+        for _ in 0..bench.args.rounds {
+            ours.extend(overhead_nanos(&pool, &job, BLOCKS_A_ROUND)?);
+            theirs.extend(overhead_nanos(&uncommitted, &job, BLOCKS_A_ROUND)?);
+        }
+        let case = format!("{name} block, {} committed", bench.args.memory);
+        let figure = Figure::new("overhead", case, &ours)
+            .beside("zeroing all memory", &zeroing)
+            .beside("a committed process a block", &process)
+            .beside("fresh instance, one process", &theirs);
+        figures.push(figure);
     }
     Ok(figures)
 }
 
-fn overhead_nanos(pool: &Pool, bytes: usize, rounds: u32) -> Result<Vec<u64>, CliError> {
-    let job = Job::block(1, vec![7; bytes]);
-    let mut nanos = Vec::new();
-    for index in 0..WARM_UP + rounds * BLOCKS_A_ROUND {
-        let overhead: Duration = pool.call(&job)?.overhead;
-        if index >= WARM_UP {
-            nanos.push(u64::try_from(overhead.as_nanos()).unwrap_or(u64::MAX));
-        }
-    }
-    Ok(nanos)
+fn overhead_nanos(runner: &impl Runner, job: &Job, blocks: u32) -> Result<Vec<u64>, CliError> {
+    (0..blocks).map(|_| Ok(nanos(runner.call(job)?.overhead))).collect()
+}
+
+/// A worker that is started for one block and ended after it. Its module is compiled already.
+fn process_nanos(bench: &Bench<'_>, job: &Job) -> Result<u64, CliError> {
+    let builder = bench.builder(guests::EMPTY);
+    builder.compile()?;
+    let mut exec = 0;
+    let total = nanos_of(|| -> Result<(), CliError> {
+        let pool: Pool = builder.build()?;
+        exec = nanos(pool.call(job)?.exec);
+        Ok(())
+    });
+    Ok(total.saturating_sub(exec))
 }

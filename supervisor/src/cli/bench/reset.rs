@@ -1,32 +1,16 @@
-//! Writing memory and resetting it, the page faults of tracking counted in: adaptive, beside zeroing all memory that the
-//! guest has.
+//! Resetting: what it costs to make memory pristine after a guest wrote to it, the page faults that tracking causes the
+//! guest counted in.
 
 use std::time::Duration;
 
-use indicatif::ProgressBar;
+use cofferdam_worker::memory::Scratch;
 
-use super::{BenchArgs, CliError, Figure};
+use super::{Bench, CliError, Figure, guests, nanos, nanos_of, scratch};
 use crate::host::size::Bytes;
 use crate::pool::{Job, Pool, ResetStrategy};
 
 const PAGE: u64 = 64 << 10;
-
-/// Fills as many runs of memory as its block says, from its second page on, so far apart and so long as the block says.
-const WRITER: &str = r#"(module
-  (import "env" "__load_input" (func $load_input (param i32)))
-  (import "env" "__flush" (func $flush (param i32)))
-  (memory (export "memory") PAGES)
-  (func (export "_start") (local $at i32) (local $left i32)
-    (call $load_input (i32.const 16))
-    (local.set $at (i32.const 65536))
-    (local.set $left (i32.load (i32.const 20)))
-    (block $done (loop $next
-      (br_if $done (i32.eqz (local.get $left)))
-      (memory.fill (local.get $at) (i32.const 7) (i32.load (i32.const 28)))
-      (local.set $at (i32.add (local.get $at) (i32.load (i32.const 24))))
-      (local.set $left (i32.sub (local.get $left) (i32.const 1)))
-      (br $next)))
-    (call $flush (i32.const 8))))"#;
+const HOST_PAGE: u64 = 4096;
 
 /// What a block writes.
 struct Case {
@@ -37,7 +21,8 @@ struct Case {
     run_bytes: u32,
 }
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 9] = [
+    Case { name: "nothing", memory: Some(1 << 20), runs: 0, run_bytes: 0 },
     Case { name: "nothing", memory: Some(64 << 20), runs: 0, run_bytes: 0 },
     Case { name: "nothing", memory: None, runs: 0, run_bytes: 0 },
     Case { name: "1 page", memory: None, runs: 1, run_bytes: 4096 },
@@ -52,46 +37,119 @@ const CASES: [Case; 8] = [
 const WARM_UP: u32 = 20;
 const BLOCKS_A_ROUND: u32 = 5;
 
-pub(super) fn measure(args: &BenchArgs, bar: &ProgressBar) -> Result<Vec<Figure>, CliError> {
+pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, CliError> {
     let mut figures = Vec::new();
-    for case in CASES {
-        let memory = case.memory.unwrap_or(args.memory.0.saturating_sub(PAGE));
-        let written = u64::from(case.runs) * u64::from(case.run_bytes);
+    let all = bench.zeroing_nanos()?;
+    for case in &CASES {
+        let memory = case.memory.unwrap_or(bench.args.memory.0.saturating_sub(PAGE));
         // A small --memory has no room for the large cases.
-        if memory + PAGE > args.memory.0 || written > memory {
-            tracing::warn!("reset of {} is left out: it takes more than --memory {}", case.name, args.memory);
+        if memory + PAGE > bench.args.memory.0 || case.written() > memory {
+            tracing::warn!(
+                "reset of {} is left out: it takes more than --memory {}",
+                case.name,
+                bench.args.memory
+            );
             continue;
         }
-        let name = format!("{} of {}", case.name, Bytes(memory + PAGE));
-        bar.set_message(format!("reset: {name}"));
-        let ours = nanos(args, &case, memory, ResetStrategy::Adaptive)?;
-        let zeroing = nanos(args, &case, memory, ResetStrategy::Zero)?;
-        figures.push(Figure::new("write and reset", name, &ours, "zeroing memory.size", &zeroing));
+        figures.push(figure(bench, case, memory, &all)?);
     }
     Ok(figures)
 }
 
-fn nanos(args: &BenchArgs, case: &Case, memory: u64, reset: ResetStrategy) -> Result<Vec<u64>, CliError> {
-    const PATIENCE: Duration = Duration::from_secs(10);
-    let module = WRITER.replace("PAGES", &(memory / PAGE + 1).to_string());
-    let builder = Pool::builder(module).spares(0).cache(None).memory(args.memory.0).reset(reset);
-    let pool = builder.build()?;
-    let job = Job::block(1, block(case, memory));
-    let mut nanos = Vec::new();
-    for index in 0..WARM_UP + args.rounds * BLOCKS_A_ROUND {
-        let result = pool.call(&job)?;
-        let Some(report) = result.reset.wait(PATIENCE) else { continue };
-        if index >= WARM_UP {
-            let exec = u64::try_from(result.exec.as_nanos()).unwrap_or(u64::MAX);
-            nanos.push(exec.saturating_add(report.nanoseconds));
+fn figure(bench: &Bench<'_>, case: &Case, memory: u64, all: &[u64]) -> Result<Figure, CliError> {
+    let name = format!("{} of {}", case.name, Bytes(memory + PAGE));
+    bench.doing(format!("reset: {name}"));
+    let module = guests::with_pages(guests::WRITER, memory / PAGE + 1);
+    let pool = |reset| bench.builder(module.as_str()).reset(reset).build();
+    let (adaptive, zeroing) = (pool(ResetStrategy::Adaptive)?, pool(ResetStrategy::Zero)?);
+    let job = Job::block(1, case.block(memory));
+    let mut floor = Floor::new(case, memory)?;
+    let (mut ours, mut theirs) = (Samples::default(), Samples::default());
+    for round in 0..=bench.args.rounds {
+        // The first round is the warm-up.
+        let blocks = if round == 0 { WARM_UP } else { BLOCKS_A_ROUND };
+        for (pool, samples) in [(&adaptive, &mut ours), (&zeroing, &mut theirs)] {
+            samples.take(pool, &job, blocks, round > 0)?;
         }
+        floor.take(case, round > 0);
     }
-    Ok(nanos)
+    // What tracking costs the guest is what it takes longer than where nothing is tracked.
+    let faults = median(&ours.exec).saturating_sub(median(&theirs.exec));
+    let cost: Vec<u64> = ours.reset.iter().map(|reset| reset.saturating_add(faults)).collect();
+    let figure = Figure::new("reset", name, &cost).each("page", case.runs);
+    let figure = match case.written() {
+        0 => figure,
+        _ => figure.beside("memset of what was written", &floor.nanos),
+    };
+    Ok(figure.beside("zeroing memory.size", &theirs.reset).beside("zeroing all memory", all))
 }
 
-/// The block that tells the guest: runs, bytes from one to the next (whole pages), bytes of each.
-fn block(case: &Case, memory: u64) -> Vec<u8> {
-    let stride = memory / u64::from(case.runs.max(1)) / 4096 * 4096;
-    let stride = u32::try_from(stride).unwrap_or(u32::MAX);
-    [case.runs, stride, case.run_bytes].iter().flat_map(|number| number.to_le_bytes()).collect()
+/// Writing over exactly what the guest wrote, in memory that is resident.
+struct Floor {
+    scratch: Scratch,
+    stride: usize,
+    nanos: Vec<u64>,
+}
+
+impl Floor {
+    fn new(case: &Case, memory: u64) -> Result<Self, CliError> {
+        let stride = usize::try_from(case.stride(memory)).unwrap_or(usize::MAX);
+        Ok(Self { scratch: scratch(memory)?, stride, nanos: Vec::new() })
+    }
+
+    fn take(&mut self, case: &Case, count: bool) {
+        let bytes = case.run_bytes as usize;
+        for _ in 0..BLOCKS_A_ROUND {
+            let nanos = nanos_of(|| {
+                for run in 0..case.runs as usize {
+                    self.scratch.zero(run * self.stride..run * self.stride + bytes);
+                }
+            });
+            self.nanos.extend(count.then_some(nanos));
+        }
+    }
+}
+
+/// Nanoseconds of each block, in the guest and in the reset.
+#[derive(Default)]
+struct Samples {
+    exec: Vec<u64>,
+    reset: Vec<u64>,
+}
+
+impl Samples {
+    fn take(&mut self, pool: &Pool, job: &Job, blocks: u32, count: bool) -> Result<(), CliError> {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        for _ in 0..blocks {
+            let result = pool.call(job)?;
+            if let Some(report) = result.reset.wait(PATIENCE).filter(|_| count) {
+                self.exec.push(nanos(result.exec));
+                self.reset.push(report.nanoseconds);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Case {
+    fn written(&self) -> u64 {
+        u64::from(self.runs) * u64::from(self.run_bytes)
+    }
+
+    /// Bytes from the start of one run to that of the next.
+    fn stride(&self, memory: u64) -> u64 {
+        memory / u64::from(self.runs.max(1)) / HOST_PAGE * HOST_PAGE
+    }
+
+    /// The block that tells the guest: runs, bytes from one to the next, bytes of each.
+    fn block(&self, memory: u64) -> Vec<u8> {
+        let stride = u32::try_from(self.stride(memory)).unwrap_or(u32::MAX);
+        [self.runs, stride, self.run_bytes].iter().flat_map(|number| number.to_le_bytes()).collect()
+    }
+}
+
+fn median(samples: &[u64]) -> u64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0)
 }
