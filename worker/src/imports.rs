@@ -76,6 +76,9 @@ static REGISTERED: OnceLock<Vec<HostImport>> = OnceLock::new();
 /// Registers the imports of this process, once.
 pub(crate) fn register(imports: Vec<HostImport>) -> Result<(), ImportError> {
     check(&imports)?;
+    if imports.is_empty() {
+        return Ok(());
+    }
     REGISTERED.set(imports).map_err(|_| ImportError::Late)
 }
 
