@@ -128,6 +128,18 @@ impl Verdict {
     }
 }
 
+impl From<GuestVerdict> for Verdict {
+    fn from(verdict: GuestVerdict) -> Self {
+        Self::Guest(verdict)
+    }
+}
+
+impl From<HostVerdict> for Verdict {
+    fn from(verdict: HostVerdict) -> Self {
+        Self::Host(verdict)
+    }
+}
+
 impl fmt::Display for GuestVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())

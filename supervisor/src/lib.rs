@@ -2,7 +2,7 @@
 //!
 //! The rooms, from the ground up: [`pool`] (worker processes, their memory, deaths and replacement), [`store`] (the
 //! state, written here alone), [`blocks`] (where blocks come from), [`chain`] (blocks in order on pool and store),
-//! [`host`] (what this machine grants), and over them [`cli`].
+//! [`host`] (what this machine grants), and over them [`cli`], and [`harness`] for tests of modules and runtimes.
 //!
 //! An embedding program calls [`init`] first in its `main`, because workers are this same executable started again.
 //! A test binary has no `main` of its own: it uses [`enable_test_support!`].
@@ -10,13 +10,14 @@
 pub mod blocks;
 pub mod chain;
 pub mod cli;
+pub mod harness;
 pub mod host;
 pub mod pool;
 pub mod sample;
 pub mod store;
 
 pub use cofferdam_protocol::{exit, fault, profile, status, verdict, writes};
-pub use cofferdam_worker::init;
+pub use cofferdam_worker::{init, init_with};
 
 #[doc(hidden)]
 pub use ctor as __ctor;
@@ -25,12 +26,35 @@ pub use ctor as __ctor;
 ///
 /// The test harness has a `main` of its own, so what [`init`] does in a program runs here before `main`, from the
 /// binary's list of initialisers.
+///
+/// Guests may be given imports of the test's own, which each worker then has too, because it is the same binary:
+///
+/// ```
+/// use cofferdam::harness::{HostImport, Value};
+///
+/// fn roll(_memory: &mut [u8], _arguments: &[Value]) -> Result<Vec<Value>, String> {
+///     Ok(vec![Value::I32(4)])
+/// }
+///
+/// cofferdam::enable_test_support!(imports: [HostImport::new("dice", "roll", roll)]);
+/// ```
+///
+/// Imports that cannot be registered end the binary with a sentence: see [`harness::ImportError`].
 #[macro_export]
 macro_rules! enable_test_support {
-    () => {
+    ($(imports: [$($import:expr),* $(,)?])?) => {
         #[$crate::__ctor::ctor(crate_path = $crate::__ctor, unsafe)]
         fn cofferdam_become_worker() {
-            $crate::init();
+            $crate::__init_test(::std::vec![$($($import),*)?]);
         }
     };
+}
+
+/// What [`enable_test_support!`] runs: there is nobody to hand an error to before `main`.
+#[doc(hidden)]
+pub fn __init_test(imports: Vec<harness::HostImport>) {
+    if let Err(error) = init_with(imports) {
+        eprintln!("cofferdam: enable_test_support!: {error}");
+        std::process::exit(2);
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use wasmtime::{Config, Engine, MemoryCreator, RegallocAlgorithm, WasmFeatures};
 
+use crate::imports;
 use crate::memory::{GC_HEAP_BYTES, GUARD_BYTES, RESERVATION_BYTES};
 
 /// Bytes of stack that a guest may use, host functions included.
@@ -53,10 +54,11 @@ pub struct EngineError(String);
 pub fn description() -> String {
     format!(
         "wasmtime 48.0.8 cranelift {} stack={STACK_BYTES} tables={TABLE_ELEMENTS} nan=canonical simd=deterministic \
-         isa={} abi=1 build={}",
+         isa={} abi=1 build={}{}",
         std::env::consts::ARCH,
         INSTRUCTION_SETS.join(","),
-        if cfg!(debug_assertions) { "debug" } else { "release" }
+        if cfg!(debug_assertions) { "debug" } else { "release" },
+        imports::description()
     )
 }
 

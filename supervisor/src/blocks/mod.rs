@@ -64,6 +64,13 @@ pub struct SourceBlock {
     pub origin: Origin,
 }
 
+impl SourceBlock {
+    /// Bytes of which nothing is known, from `origin`, as a block at `height`.
+    pub fn opaque(height: u32, bytes: Vec<u8>, origin: Origin) -> Self {
+        Self { height, hash: verify::opaque_hash(&bytes), previous: None, bytes, origin }
+    }
+}
+
 /// Where bytes came from: a file (or `standard input`) and an offset in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {

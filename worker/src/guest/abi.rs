@@ -1,12 +1,14 @@
 //! The functions that a guest imports: the ABI of metashrew indexers.
 //!
 //! A pointer names an AssemblyScript ArrayBuffer: its bytes start there, and its length is the u32 in the four bytes
-//! before. Imports that are not listed here may exist; calling one is a trap.
+//! before. Imports that are not listed here may exist; calling one is a trap, unless the program that embeds this
+//! crate has registered a function for it ([`crate::imports`]).
 
 use wasmtime::{Caller, Extern, ExternType, Linker, Module};
 
 use super::context::Context;
-use super::{GuestFault, buffer};
+use super::{GuestFault, buffer, registered};
+use crate::imports;
 
 /// The import module of the ABI.
 pub const MODULE: &str = "env";
@@ -26,7 +28,7 @@ pub fn signature(name: &str) -> Option<(usize, usize)> {
     })
 }
 
-/// Defines the ABI, and a trap for every other function that `module` imports.
+/// Defines the ABI, and for every other function that `module` imports what is registered, or else a trap.
 pub(super) fn link(linker: &mut Linker<Context>, module: &Module) -> wasmtime::Result<()> {
     linker
         .func_wrap(MODULE, "__host_len", host_len)?
@@ -42,8 +44,12 @@ pub(super) fn link(linker: &mut Linker<Context>, module: &Module) -> wasmtime::R
         if module == MODULE && signature(&name).is_some() {
             continue;
         }
-        // A module may import one name twice; both are the same trap.
+        // A module may import one name twice; both are the same function, or the same trap.
         linker.allow_shadowing(true);
+        if let Some(import) = imports::find(&module, &name) {
+            registered::define(linker, import, ty)?;
+            continue;
+        }
         linker.func_new(&module.clone(), &name.clone(), ty, move |mut caller, _, _| {
             caller.data_mut().job()?;
             Err(GuestFault::AbsentImport { module: module.clone(), name: name.clone() }.into())
@@ -53,7 +59,7 @@ pub(super) fn link(linker: &mut Linker<Context>, module: &Module) -> wasmtime::R
 }
 
 /// The guest's memory and its context, both at once. A guest without memory has none of zero bytes.
-fn split<'a>(caller: &'a mut Caller<'_, Context>) -> (&'a mut [u8], &'a mut Context) {
+pub(super) fn split<'a>(caller: &'a mut Caller<'_, Context>) -> (&'a mut [u8], &'a mut Context) {
     // While the start function runs, the instance is not there yet to take the memory from.
     if caller.data().memory.is_none()
         && let Some(name) = caller.data().memory_name.clone()

@@ -1,6 +1,7 @@
 //! The guest: the ABI it is given, one instance for one job, and what came of it.
 //!
 //! - [`abi`]: the functions that a guest imports;
+//! - `registered`: the functions that the embedding program adds to them;
 //! - `buffer`: checked access to its memory; every pointer and length from a guest passes through it;
 //! - `flush`: the `KeyValueFlush` message;
 //! - `context`: what one job may see and what it has given so far;
@@ -13,6 +14,7 @@ mod context;
 mod flush;
 mod instance;
 mod outcome;
+mod registered;
 
 pub use context::{JobInput, Output};
 pub use instance::{Done, Guest, GuestError, Prepared};
@@ -55,6 +57,16 @@ pub(crate) enum GuestFault {
         module: String,
         /// The import's name.
         name: String,
+    },
+    /// An import that the embedding program registered failed, or gave what the module does not expect.
+    #[error("the host import `{module}.{name}` failed: {reason}")]
+    HostImport {
+        /// The import's module.
+        module: &'static str,
+        /// The import's name.
+        name: &'static str,
+        /// What was wrong.
+        reason: String,
     },
     /// The start function called an import while there is no job yet.
     #[error("the start function calls an import")]

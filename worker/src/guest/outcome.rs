@@ -30,7 +30,7 @@ fn fault_verdict(fault: &GuestFault) -> Option<GuestVerdict> {
         GuestFault::Abort(_) => GuestVerdict::Abort,
         GuestFault::BadPointer { .. } | GuestFault::BadFlush(_) => GuestVerdict::BadOutput,
         GuestFault::OutputTooLarge { .. } => GuestVerdict::OutputTooLarge,
-        GuestFault::AbsentImport { .. } => GuestVerdict::Trap,
+        GuestFault::AbsentImport { .. } | GuestFault::HostImport { .. } => GuestVerdict::Trap,
         GuestFault::NoJobYet | GuestFault::State(_) => return None,
     })
 }
