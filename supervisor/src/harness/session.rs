@@ -128,7 +128,7 @@ impl Session {
         self.chain.digest()
     }
 
-    /// Asserts the digest: a [`Hash`], or its hexadecimal form.
+    /// Asserts the digest: a [`struct@Hash`], or its hexadecimal form.
     ///
     /// # Panics
     /// If it is another, with both.
