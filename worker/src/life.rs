@@ -63,11 +63,12 @@ fn start(mut requests: File, replies: &File) -> Result<(Server, Output), End> {
     let mut reader = FrameReader::new();
     let configure: Configure = reader.receive(&mut requests).map_err(end(WorkerExit::ProtocolViolated))?;
     check_supervisor(&configure)?;
-    let status =
-        take(descriptors::STATUS).and_then(|file| StatusPage::open(file).map_err(end(WorkerExit::Usage)))?;
-    life_lock::hold(&status).map_err(end(WorkerExit::Internal))?;
+    let status = StatusPage::open(take(descriptors::STATUS)?).map_err(end(WorkerExit::Usage))?;
+    // Mapped until the very end, which the kernel announces on it.
+    let status: &'static StatusPage = Box::leak(Box::new(status));
+    life_lock::hold(status).map_err(end(WorkerExit::Internal))?;
     prefault_stack();
-    let (memory, report) = commit(&configure, &status)?;
+    let (memory, report) = commit(&configure, status)?;
     status.set_phase(Phase::Loading);
     let guest = load(&configure, &memory)?;
     let state = configure.state.as_deref().map(StateReader::open).transpose();

@@ -8,18 +8,18 @@ use std::mem::MaybeUninit;
 use cofferdam_protocol::status::StatusPage;
 use nix::errno::Errno;
 
-/// Locks the life lock for the rest of this thread's life, which must be the main thread's.
+/// Locks the life lock for the rest of this thread's life, which must be the main thread's. The page has to stay mapped
+/// until the process has ended: the kernel announces the end on it.
 ///
 /// # Errors
 /// What pthreads said. Without the lock the process's end is only seen later.
-pub(crate) fn hold(status: &StatusPage) -> io::Result<()> {
+pub(crate) fn hold(status: &'static StatusPage) -> io::Result<()> {
     let mutex = status.life_lock().as_ptr().cast::<libc::pthread_mutex_t>();
     let mut attributes = MaybeUninit::uninit();
     let attributes = attributes.as_mut_ptr();
     // SAFETY: the attributes are initialised by the first call before the others use them. The place of the mutex is
-    // aligned, larger than it, and mapped: the page lives in the server for as long as this thread serves, and should it be
-    // unmapped when the process exits, the kernel finds nothing there and passes over it (set_robust_list(2)). The
-    // supervisor writes no more to it than the bit that says that somebody waits.
+    // aligned, larger than it, and mapped for as long as this process lives. The supervisor writes no more to it than the
+    // bit that says that somebody waits.
     unsafe {
         check(libc::pthread_mutexattr_init(attributes))?;
         check(libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED))?;

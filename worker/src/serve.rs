@@ -49,7 +49,7 @@ pub(crate) struct Server {
     pub(crate) requests: File,
     pub(crate) replies: File,
     pub(crate) reader: FrameReader,
-    pub(crate) status: StatusPage,
+    pub(crate) status: &'static StatusPage,
     pub(crate) input: Arc<InputView>,
     pub(crate) state: Option<StateReader>,
     pub(crate) memory: CommittedMemory,
