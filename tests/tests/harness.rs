@@ -1,7 +1,9 @@
 //! The harness for tests of modules: what its assertions say when they fail, what it does with what cannot be run, and
 //! how it finds out modules that differ from run to run.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 use std::time::Duration;
 
 use cofferdam::fault::{Fault, FaultKind};
@@ -25,9 +27,23 @@ fn flush(fields: &[&[u8]]) -> Vec<u8> {
     Act::Flush(&key_value_flush(fields)).input()
 }
 
-/// What a failing assertion says.
+thread_local! {
+    /// The file in which this thread panicked last.
+    static PANICKED_IN: RefCell<String> = RefCell::default();
+}
+
+/// What an assertion says that fails here, where it is called, and not somewhere in the library.
 fn failure<T>(assertion: impl FnOnce() -> T) -> String {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            PANICKED_IN.set(panic.location().map_or_else(String::new, |place| place.file().to_owned()));
+            previous(panic);
+        }));
+    });
     let panic = catch_unwind(AssertUnwindSafe(assertion)).err().expect("this assertion is to fail");
+    assert_eq!(PANICKED_IN.take(), file!());
     *panic.downcast::<String>().expect("an assertion fails in words")
 }
 
@@ -179,5 +195,7 @@ fn a_run_that_the_host_ended_is_no_difference() {
     let HarnessError::Lost { run: 1, outcome } = &error else { panic!("{error}") };
     assert_eq!(outcome.verdict(), HostVerdict::Killed.into());
     assert_says(&error.to_string(), &["run 1 cannot be compared", "block 1 (1 bytes) ended as killed"]);
+    let words = failure(|| harness.assert_deterministic(2, &[flush(&[]), flush(&[])]));
+    assert_says(&words, &["run 1 cannot be compared"]);
     harness.retries(1).assert_deterministic(2, &[flush(&[]), flush(&[])]);
 }

@@ -145,11 +145,10 @@ impl fmt::Display for Outcome {
                 lost.worker.pid, lost.verdict, lost.detail
             )?;
         }
-        let (lines, total) = last_lines(log, LOG_LINES);
+        let (mut lines, total) = last_lines(log, LOG_LINES);
         if total > 0 {
             write!(f, "\n  log, the end of {}:", counted(total as u64, "line"))?;
         }
-        let mut lines = lines;
         lines.try_for_each(|line| write!(f, "\n    {line}"))
     }
 }

@@ -175,9 +175,13 @@ fn describe(harness: &Harness, settings: RunSettings, host: Option<&ChildCgroup>
     }
 }
 
+/// Panics with the error at the caller's place, which a closure would hide.
 #[track_caller]
 pub(super) fn expect<T>(result: Result<T, HarnessError>) -> T {
-    result.unwrap_or_else(|error| panic!("{error}"))
+    match result {
+        Ok(value) => value,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod reservation;
 mod reset;
 mod residency;
 mod scratch;
+mod streaming;
 mod tracking;
 
 use std::sync::Arc;

@@ -10,6 +10,8 @@ use std::ptr::NonNull;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, mprotect, munmap};
 
+use super::streaming;
+
 /// Bytes that compiled code may address: all of a 32-bit memory.
 pub const RESERVATION_BYTES: usize = 1 << 32;
 
@@ -33,7 +35,8 @@ pub(super) struct Reservation {
 
 // SAFETY: the addresses belong to the reservation alone and have no tie to a thread.
 unsafe impl Send for Reservation {}
-// SAFETY: through `&Reservation` only system calls are made, and `zero`, whose caller must be alone with the range.
+// SAFETY: through `&Reservation` only system calls are made, and `zero` and its like, whose caller must be alone with the
+// range.
 unsafe impl Sync for Reservation {}
 
 impl Reservation {
@@ -86,6 +89,13 @@ impl Reservation {
         let (address, length) = self.locate(range);
         // SAFETY: inside the reservation and, as the caller says, open and unused.
         unsafe { address.write_bytes(0, length) }
+    }
+
+    /// Like [`Self::zero`], past the caches: for when much is zeroed at once.
+    pub(super) fn stream_zeros(&self, range: Range<usize>) {
+        let (address, length) = self.locate(range);
+        // SAFETY: inside the reservation and, as the caller says, open and unused.
+        unsafe { streaming::zero(address, length) }
     }
 
     /// Whether `range`, which must be open, and which no guest may be using, is zero; looks no further than to the first

@@ -22,6 +22,7 @@
 use std::ops::Range;
 
 use super::reservation::Reservation;
+use super::streaming::STREAM_FROM_BYTES;
 use super::tracking::{Tracker, TrackingError};
 
 /// Bytes of the unit that is tracked or not. Must divide a page of WebAssembly, and hold a page of the host.
@@ -80,6 +81,8 @@ pub(super) struct Resetter {
     until_check: u32,
     check_every: u32,
     page_bytes: usize,
+    /// Bytes zeroed at once from which on the caches are passed by.
+    stream_from: usize,
     /// Runs of pages to protect again. Kept, so that a reset allocates nothing that an earlier one did not.
     again: Vec<Range<usize>>,
 }
@@ -89,12 +92,20 @@ impl Resetter {
     pub(super) fn new(bytes: usize, page_bytes: usize, tracker: Option<Tracker>) -> Self {
         let chunk = Chunk { tracked: false, pages: 0, clean: 0, patience: 1 };
         let chunks = vec![chunk; bytes.div_ceil(CHUNK_BYTES)];
-        Self { chunks, tracker, until_check: 0, check_every: CHECK_EVERY, page_bytes, again: Vec::new() }
+        Self {
+            chunks,
+            tracker,
+            until_check: 0,
+            check_every: CHECK_EVERY,
+            page_bytes,
+            stream_from: STREAM_FROM_BYTES,
+            again: Vec::new(),
+        }
     }
 
     /// Makes `[0, size)`, whole pages of WebAssembly, zero, which must be open and in nobody's use; how many bytes it wrote.
     pub(super) fn reset(&mut self, slab: &Reservation, size: usize) -> u64 {
-        let Some(mut tracker) = self.tracker.take() else { return zero(slab, 0..size) };
+        let Some(mut tracker) = self.tracker.take() else { return self.zero_runs(slab, vec![0..size]) };
         match self.reset_with(slab, size, &mut tracker) {
             Ok(bytes) => {
                 self.tracker = Some(tracker);
@@ -105,7 +116,7 @@ impl Resetter {
                 eprintln!(
                     "cofferdam-worker: writes are no longer tracked, all memory is zeroed instead: {error}"
                 );
-                zero(slab, 0..size)
+                self.zero_runs(slab, vec![0..size])
             }
         }
     }
@@ -251,7 +262,17 @@ impl Resetter {
             // Neighbours together: one long memset is faster than many short ones.
             extend(&mut runs, chunk_range(index));
         }
-        runs.into_iter().map(|run| zero(slab, run)).sum()
+        self.zero_runs(slab, runs)
+    }
+
+    /// Zeroes long runs; how many bytes that were.
+    fn zero_runs(&self, slab: &Reservation, runs: Vec<Range<usize>>) -> u64 {
+        let bytes: usize = runs.iter().map(ExactSizeIterator::len).sum();
+        let stream = bytes >= self.stream_from;
+        for run in runs {
+            if stream { slab.stream_zeros(run) } else { slab.zero(run) }
+        }
+        bytes as u64
     }
 
     /// From the first to the last tracked chunk of `[0, size)`.

@@ -96,10 +96,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn after_every_block_all_of_the_slab_is_zero(blocks in blocks(), help in prop_oneof![4 => Just(true), 1 => Just(false)]) {
+    fn after_every_block_all_of_the_slab_is_zero(
+        blocks in blocks(),
+        help in prop_oneof![4 => Just(true), 1 => Just(false)],
+        stream_from in prop_oneof![Just(0), Just(LIMIT / 2), Just(STREAM_FROM_BYTES)],
+    ) {
         let slab = Slab::new(LIMIT);
         let without = Resetter::new(LIMIT, page_bytes(), None);
         let mut resetter = if help { adaptive(&slab).unwrap_or(without) } else { without };
+        resetter.stream_from = stream_from;
         for block in &blocks {
             let bytes = slab.run(&mut resetter, block);
             // Pages of a chunk that has just become dense are written twice: fewer than DENSE_PAGES.

@@ -1,0 +1,69 @@
+//! Zeros written past the caches.
+//!
+//! An ordinary store first reads the line that it changes, and puts out another one of the cache. Where more is zeroed
+//! than the caches hold, both are for nothing: a store with a non-temporal hint (Intel SDM volume 1, 10.4.6.2) does
+//! neither, and takes half as long as a memset. Where less is zeroed the caches win, and the next guest finds its memory there.
+#![allow(unsafe_code, reason = "streaming stores are intrinsics over raw addresses")]
+
+use std::ptr::NonNull;
+
+/// Bytes zeroed at once from which on this is the faster way. With 260 MiB of last-level cache, zeroing and then writing
+/// takes the two ways equally long somewhere between 64 and 128 MiB; with less cache sooner.
+pub(super) const STREAM_FROM_BYTES: usize = 128 << 20;
+
+/// Writes zeros over `length` bytes from `address`, whatever its alignment.
+///
+/// # Safety
+/// As for [`NonNull::write_bytes`].
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn zero(address: NonNull<u8>, length: usize) {
+    use std::arch::x86_64::{__m128i, _mm_setzero_si128, _mm_sfence, _mm_stream_si128};
+
+    let before = address.align_offset(size_of::<__m128i>()).min(length);
+    let vectors = (length - before) / size_of::<__m128i>();
+    let behind = before + vectors * size_of::<__m128i>();
+    // SAFETY: the three parts are within what the caller vouches for, and the vectors begin where they are aligned.
+    // The fence puts the streaming stores before all that follows, as the compiler takes for granted of any store
+    // (the note on `_mm_stream_si128`). All of it is SSE2, which x86-64 has by definition.
+    unsafe {
+        address.write_bytes(0, before);
+        let first = address.add(before).cast::<__m128i>().as_ptr();
+        for index in 0..vectors {
+            _mm_stream_si128(first.add(index), _mm_setzero_si128());
+        }
+        _mm_sfence();
+        address.add(behind).write_bytes(0, length - behind);
+    }
+}
+
+/// Writes zeros over `length` bytes from `address`. On aarch64 a long memset zeroes whole lines (`DC ZVA`) unread.
+///
+/// # Safety
+/// As for [`NonNull::write_bytes`].
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) unsafe fn zero(address: NonNull<u8>, length: usize) {
+    // SAFETY: as the caller says.
+    unsafe { address.write_bytes(0, length) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_the_range_is_zeroed_however_it_lies() {
+        for before in 0..40 {
+            for length in 0..120 {
+                let mut bytes = [0xa5; 160];
+                let address = NonNull::from(&mut bytes[before]);
+                // SAFETY: 39 and 119 are within 160; nothing else uses the bytes meanwhile.
+                unsafe { zero(address, length) };
+                let zeroed = before..before + length;
+                for (index, byte) in bytes.iter().enumerate() {
+                    let expected = if zeroed.contains(&index) { 0 } else { 0xa5 };
+                    assert_eq!(*byte, expected, "{index}, {zeroed:?}");
+                }
+            }
+        }
+    }
+}
