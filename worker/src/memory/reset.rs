@@ -15,9 +15,9 @@
 //!
 //! All chunks begin dense. At a check, which is the first reset and then every eighth, or every 64th once nothing
 //! changes, dense chunks are read before they are written: one that is all zeros was not used. So nothing that a module
-//! writes in each block is ever protected. Protecting a part of a huge page splits it, and many short memsets
-//! cost more than a long one: where a huge page's worth of chunks is a patchwork, or nearly all dense, all of it is dense. Without the kernel's help all chunks stay dense, and all of `[0, memory.size)` is zeroed:
-//! correct everywhere, and slow only for a module that has far more memory than it writes.
+//! writes in each block is ever protected. Protecting a part of a huge page splits it: where a huge page's worth of
+//! chunks is nearly all dense, all of it is dense. Without the kernel's help all chunks stay dense, and all of
+//! `[0, memory.size)` is zeroed: correct everywhere, and slow only for a module that has far more memory than it writes.
 
 use std::ops::Range;
 
@@ -43,9 +43,6 @@ const MAX_PATIENCE: u8 = 8;
 
 /// Chunks in a huge page.
 const GROUP_CHUNKS: usize = (2 << 20) / CHUNK_BYTES;
-
-/// More runs of dense chunks than this in a group, and all of it is dense.
-const MAX_DENSE_RUNS: usize = 16;
 
 /// Fewer chunks than this are not tracked where the rest of their huge page is dense: to split it costs more.
 const MIN_TRACKED: usize = GROUP_CHUNKS / 4;
@@ -143,7 +140,7 @@ impl Resetter {
         Ok(bytes)
     }
 
-    /// Finds out which chunks of `[0, size)` are to be tracked from now on, and ends the tracking of patchworks. Those to
+    /// Finds out which chunks of `[0, size)` are to be tracked from now on, and ends the tracking of what is nearly all dense. Those to
     /// be tracked are zero, and are still to be protected.
     fn check(
         &mut self,
@@ -158,11 +155,8 @@ impl Resetter {
                 chunk.look(|| slab.is_zero(chunk_range(group * GROUP_CHUNKS + index)));
             }
             let stays_dense = |chunk: &Chunk| !chunk.tracked && chunk.clean < chunk.patience;
-            let dense_runs =
-                chunks.chunk_by(|a, b| stays_dense(a) == stays_dense(b)).filter(|run| stays_dense(&run[0]));
-            let (dense_runs, open) =
-                (dense_runs.count(), chunks.iter().filter(|chunk| !stays_dense(chunk)).count());
-            let track = dense_runs == 0 || dense_runs <= MAX_DENSE_RUNS && open >= MIN_TRACKED;
+            let open = chunks.iter().filter(|chunk| !stays_dense(chunk)).count();
+            let track = open == chunks.len() || open >= MIN_TRACKED;
             for (index, chunk) in chunks.iter_mut().enumerate() {
                 let range = chunk_range(group * GROUP_CHUNKS + index);
                 match (chunk.tracked, track) {
