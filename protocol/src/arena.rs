@@ -90,11 +90,24 @@ impl InputArena {
     /// # Errors
     /// [`ArenaError::Outside`] if they do not fit.
     pub fn write(&mut self, bytes: &[u8]) -> Result<Span, ArenaError> {
-        let span = Span { offset: 0, length: bytes.len() as u64 };
+        self.write_parts([bytes])
+    }
+
+    /// Writes `parts` one behind the other from the start of the arena, and says where they are.
+    ///
+    /// # Errors
+    /// [`ArenaError::Outside`] if they do not fit.
+    pub fn write_parts<'a>(&mut self, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<Span, ArenaError> {
         let capacity = self.mapping.len() as u64;
-        let target = self.mapping.get_mut(0, bytes.len()).ok_or(ArenaError::Outside { span, capacity })?;
-        target.copy_from_slice(bytes);
-        Ok(span)
+        let mut at = 0;
+        for part in parts {
+            let span = Span { offset: at as u64, length: part.len() as u64 };
+            let target =
+                self.mapping.get_mut(at, part.len()).ok_or(ArenaError::Outside { span, capacity })?;
+            target.copy_from_slice(part);
+            at += part.len();
+        }
+        Ok(Span { offset: 0, length: at as u64 })
     }
 
     /// The arena's size in bytes.

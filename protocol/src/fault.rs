@@ -31,6 +31,10 @@ pub enum FaultKind {
     WrongPairs,
     /// Does not answer.
     Hang,
+    /// Overwrites its life lock (see [`crate::status`]), then kills itself with SIGKILL.
+    Forge,
+    /// Ends its main thread with exit code 1, and lives on in another.
+    Half,
 }
 
 /// A fault at one height.
@@ -48,7 +52,7 @@ pub struct Fault {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "fault {0:?}: expected HEIGHT:KIND or HEIGHTxATTEMPTS:KIND with KIND one of kill, segv, abort, exit=CODE, \
-     garbage, long-frame, wrong-span, wrong-job, wrong-pairs, hang"
+     garbage, long-frame, wrong-span, wrong-job, wrong-pairs, hang, forge, half"
 )]
 pub struct ParseFaultError(String);
 
@@ -80,6 +84,8 @@ fn parse_kind(text: &str) -> Option<FaultKind> {
         "wrong-job" => FaultKind::WrongJob,
         "wrong-pairs" => FaultKind::WrongPairs,
         "hang" => FaultKind::Hang,
+        "forge" => FaultKind::Forge,
+        "half" => FaultKind::Half,
         _ => FaultKind::Exit(text.strip_prefix("exit=")?.parse().ok()?),
     })
 }

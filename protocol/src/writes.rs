@@ -57,6 +57,11 @@ impl Writes {
         &self.bytes
     }
 
+    /// The encoded pairs, taken out.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// SHA-256 over the encoded pairs: `writes_sha256`.
     pub fn hash(&self) -> Hash {
         Hash::of(&self.bytes)

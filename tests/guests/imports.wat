@@ -1,4 +1,4 @@
-;; Calls imports that the test supplies, each from a view of its own or from a block, by the block's first byte.
+;; Calls imports that the test supplies, chosen by the block's first byte.
 (module
   (import "env" "__load_input" (func $load_input (param i32)))
   (import "env" "__flush" (func $flush (param i32)))

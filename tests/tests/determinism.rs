@@ -26,7 +26,7 @@ fn block(height: u32) -> Job {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         state.to_le_bytes()[7]
     };
-    Job::block(height, (0..length).map(byte).collect())
+    Job::block(height, (0..length).map(byte).collect::<Vec<u8>>())
 }
 
 fn with_fuel(builder: PoolBuilder) -> PoolBuilder {

@@ -76,13 +76,22 @@ fn limit(request: &CompileRequest) -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_CPU, request.cpu_seconds, request.cpu_seconds)
 }
 
-/// Loads an artifact that a compiler process made; no other may be handed over.
+/// Loads an artifact that a compiler process made.
+///
+/// # Safety
+/// The file must hold what `precompile_module` returned, and nobody may be able to change it: its bytes are run as they are.
 ///
 /// # Errors
 /// If it was made by another version of the engine, or for a processor with more instruction sets than this one.
-pub fn load(engine: &Engine, artifact: OwnedFd) -> Result<Module, String> {
-    // SAFETY: the bytes must be what `precompile_module` returned. The supervisor hands over only what a compiler
-    // process wrote, by way of a cache whose entries it checks by hash, in a memfd that it has sealed against writing.
+pub unsafe fn load(engine: &Engine, artifact: OwnedFd) -> Result<Module, String> {
+    // SAFETY: as the caller says.
     unsafe { Module::deserialize_open_file(engine, File::from(artifact)) }
         .map_err(|error| format!("{error:#}"))
+}
+
+/// Loads the artifact that a worker was started with.
+pub(crate) fn load_inherited(engine: &Engine, artifact: OwnedFd) -> Result<Module, String> {
+    // SAFETY: the supervisor hands over only what a compiler process wrote, by way of a cache whose entries it checks by
+    // hash, in a memfd that it has sealed against writing.
+    unsafe { load(engine, artifact) }
 }

@@ -1,12 +1,16 @@
 //! Carrying out planted faults ([`cofferdam_protocol::fault`]).
 
 use std::io::Write;
+use std::sync::atomic::Ordering;
 
 use cofferdam_protocol::arena::Span;
 use cofferdam_protocol::fault::{Fault, FaultKind};
 use cofferdam_protocol::frame::{FrameError, MAX_FRAME_BYTES};
 use cofferdam_protocol::message::{Job, Reply};
+use cofferdam_protocol::status::StatusPage;
 use nix::sys::signal::{Signal, raise};
+
+use crate::life_lock;
 
 /// The fault that is planted at this attempt of this job, if any.
 pub(crate) fn planted(faults: &[Fault], job: &Job) -> Option<FaultKind> {
@@ -17,7 +21,12 @@ pub(crate) fn planted(faults: &[Fault], job: &Job) -> Option<FaultKind> {
 }
 
 /// Carries out `kind` in place of sending `reply`; returns the reply to send if the fault is a lie in it.
-pub(crate) fn strike(kind: FaultKind, reply: Reply, pipe: &mut impl Write) -> Result<Reply, FrameError> {
+pub(crate) fn strike(
+    kind: FaultKind,
+    reply: Reply,
+    pipe: &mut impl Write,
+    status: &StatusPage,
+) -> Result<Reply, FrameError> {
     match kind {
         FaultKind::Kill => die(Signal::SIGKILL),
         FaultKind::Segv => die(Signal::SIGSEGV),
@@ -26,6 +35,11 @@ pub(crate) fn strike(kind: FaultKind, reply: Reply, pipe: &mut impl Write) -> Re
         FaultKind::Garbage => pipe.write_all(&[4, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])?,
         FaultKind::LongFrame => pipe.write_all(&(MAX_FRAME_BYTES as u64 + 1).to_le_bytes())?,
         FaultKind::Hang => {}
+        FaultKind::Forge => {
+            status.life_word().store(0, Ordering::Release);
+            die(Signal::SIGKILL);
+        }
+        FaultKind::Half => life_lock::end_main_thread(),
         FaultKind::WrongSpan => return Ok(Reply { output: Span { offset: u64::MAX, length: 1 }, ..reply }),
         FaultKind::WrongJob => return Ok(Reply { job: reply.job.wrapping_add(1), ..reply }),
         // One byte of whatever the job flushed, or of zeros: no whole field.

@@ -114,7 +114,8 @@ fn load(configure: &Configure, memory: &CommittedMemory) -> Result<Guest, End> {
     let engine = engine::build(configure.fuel.is_some(), Some(memory.creator()));
     let engine = engine.map_err(end(WorkerExit::ArtifactRefused))?;
     let artifact = take(descriptors::ARTIFACT)?;
-    let module = crate::compile::load(&engine, artifact).map_err(end(WorkerExit::ArtifactRefused))?;
+    let module =
+        crate::compile::load_inherited(&engine, artifact).map_err(end(WorkerExit::ArtifactRefused))?;
     Guest::link(&engine, &module, configure.fuel).map_err(end(WorkerExit::ArtifactRefused))
 }
 

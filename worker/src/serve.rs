@@ -120,7 +120,7 @@ impl Server {
             fuel_used: done.fuel_used,
         };
         let reply = match fault::planted(&self.faults, job) {
-            Some(kind) => fault::strike(kind, reply, &mut self.replies)?,
+            Some(kind) => fault::strike(kind, reply, &mut self.replies, self.status)?,
             None => reply,
         };
         frame::send(&mut self.replies, &reply)

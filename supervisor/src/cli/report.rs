@@ -116,6 +116,8 @@ pub(super) struct Summary {
     pub(super) profile: String,
     pub(super) db_path: Option<String>,
     pub(super) interrupted: bool,
+    /// Why not all blocks were run, if not for a block's own verdict.
+    pub(super) error: Option<String>,
     pub(super) seconds: f64,
     pub(super) workers: Vec<WorkerLine>,
     pub(super) exec_us: Percentiles,
@@ -221,6 +223,7 @@ impl Tally {
             profile: chain.profile.to_string(),
             db_path: chain.db_path.clone(),
             interrupted: chain.interrupted,
+            error: None,
             seconds: chain.elapsed.as_secs_f64(),
             workers: health.slots.iter().filter_map(WorkerLine::new).collect(),
             exec_us: percentiles(&self.exec),

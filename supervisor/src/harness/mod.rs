@@ -105,7 +105,8 @@ impl Harness {
     /// host is the one that the test runs on.
     ///
     /// The kernel alone decides what does not fit; the pool does not reckon it out beforehand. A worker needs its memory
-    /// and some MiB for itself. It takes root, or a delegated cgroup: [`HarnessError::NoHostLimit`].
+    /// and some MiB for itself. It takes root, or a delegated cgroup: [`HarnessError::NoHostLimit`]. In one of version 2
+    /// this process may be moved into a child of its own: see [`ChildCgroup::limited_to`](crate::pool::cgroup::ChildCgroup::limited_to).
     pub fn host_memory(mut self, bytes: u64) -> Self {
         self.host_bytes = Some(bytes);
         self

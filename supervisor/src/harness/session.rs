@@ -107,7 +107,8 @@ impl Session {
     /// # Errors
     /// [`HarnessError::Pool`] if the input is longer than its limit, the name is too long, or no worker is left.
     pub fn try_view(&mut self, export: &str, input: impl Into<Vec<u8>>) -> Result<Outcome, HarnessError> {
-        let job = Job::view(export, self.tip().unwrap_or(0), input.into()).on_state(self.tip());
+        let job =
+            Job::view(export, self.tip().unwrap_or(0), Into::<Vec<u8>>::into(input)).on_state(self.tip());
         let result = self.pool.call(&job)?;
         Ok(self.outcome(job.to_string(), result))
     }

@@ -56,7 +56,7 @@ impl fmt::Display for RunSettings {
             self.commit.name(),
             if self.huge_pages { "huge pages" } else { "4 KiB pages" },
             self.reset.name(),
-            if self.workers == 1 { "1 worker" } else { "2 workers" }
+            if self.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", self.workers) }
         )
     }
 }

@@ -19,6 +19,7 @@ use super::artifact::{self, ArtifactOrigin, Source};
 use super::cgroup::Cgroup;
 use super::death::Death;
 use super::restart::RestartPolicy;
+use super::size::Size;
 use super::uncommitted::Uncommitted;
 use super::{Pool, PoolError, start, ticket};
 use crate::host::size::Bytes;
@@ -117,6 +118,7 @@ pub struct PoolBuilder {
     settings: Settings,
     spares: Option<usize>,
     queue: usize,
+    initially: Option<usize>,
     admission: bool,
     cache: Option<PathBuf>,
 }
@@ -144,7 +146,7 @@ impl PoolBuilder {
             cgroup: None,
         };
         let cache = artifact::default_cache_directory();
-        Self { module, settings, spares: None, queue: 1024, admission: true, cache }
+        Self { module, settings, spares: None, queue: 1024, initially: None, admission: true, cache }
     }
 
     /// How many jobs run at the same time, each on a worker of its own. Default 1.
@@ -216,6 +218,13 @@ impl PoolBuilder {
         self
     }
 
+    /// How many of the workers, spares among them, are started by [`PoolBuilder::build`]; the rest follow by
+    /// [`Pool::grow`]. By default all are.
+    pub fn initially(mut self, workers: usize) -> Self {
+        self.initially = Some(workers);
+        self
+    }
+
     /// How many submitted jobs may wait. Default 1024.
     pub fn queue(mut self, jobs: usize) -> Self {
         self.queue = jobs;
@@ -250,7 +259,8 @@ impl PoolBuilder {
         self
     }
 
-    /// Has `hook` called, in a thread of the pool, after each death that nobody asked for.
+    /// Has `hook` called, in a thread of the pool, after each death that nobody asked for: once the process is gone, and so
+    /// some time after the pool's health counts it.
     pub fn on_death(mut self, hook: impl Fn(&Death) + Send + Sync + 'static) -> Self {
         self.settings.on_death = Some(Arc::new(hook));
         self
@@ -285,8 +295,9 @@ impl PoolBuilder {
         let profile = self.profile_of(&binary);
         let settings = Arc::new(self.settings);
         let source = source(&settings, self.cache.as_deref(), &binary);
-        let need = need(&settings, settings.workers + settings.spares);
-        let (desk, slots, origin) = start::slots(&settings, &source, &need, progress)?;
+        let count = self.initially.unwrap_or(usize::MAX).clamp(1, settings.workers + settings.spares);
+        let need = need(&settings, count);
+        let (desk, slots, origin) = start::slots(&settings, count, &source, &need, progress)?;
         let (queue, queued) = bounded(self.queue);
         let dispatchers = ticket::dispatchers(settings.workers, &queued, &desk);
         Ok(Pool {
@@ -294,6 +305,7 @@ impl PoolBuilder {
             artifact: origin,
             desk,
             slots,
+            size: Size::new(Arc::clone(&settings), self.admission),
             queue: Mutex::new(Some(queue)),
             dispatchers: Mutex::new(dispatchers),
         })
@@ -364,7 +376,7 @@ impl PoolBuilder {
             None => usize::from(budget.fits(&need(workers + 1)).is_ok()),
         };
         if self.admission {
-            budget.fits(&need(workers + spares))?;
+            budget.fits(&need(self.initially.unwrap_or(usize::MAX).clamp(1, workers + spares)))?;
         }
         Ok(spares)
     }
@@ -375,7 +387,8 @@ fn source<'a>(settings: &'a Settings, cache: Option<&'a Path>, binary: &'a [u8])
     Source { binary, fuel: settings.limits.fuel.is_some(), cache, executable: &settings.executable }
 }
 
-fn need(settings: &Settings, workers: usize) -> Need {
+/// What so many workers with these settings need.
+pub(super) fn need(settings: &Settings, workers: usize) -> Need {
     let workers = u32::try_from(workers).unwrap_or(u32::MAX);
     need_of(workers, settings.memory.bytes, &settings.limits)
 }

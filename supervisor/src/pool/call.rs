@@ -84,6 +84,17 @@ impl Desk {
         taken
     }
 
+    /// Takes an idle worker, waiting for one for at most `patience`.
+    pub(super) fn take_idle_within(&self, patience: Duration) -> Option<IdleWorker> {
+        let deadline = after(patience);
+        loop {
+            let idle = self.idle.1.recv_deadline(deadline).ok()?;
+            if idle.worker.is_alive() {
+                return Some(idle);
+            }
+        }
+    }
+
     /// Says that no worker will ever come again.
     pub(super) fn close(&self) {
         *lock(&self.closed.0) = None;
@@ -230,7 +241,7 @@ impl Desk {
     fn round_trip(&self, idle: &mut IdleWorker, job: &Job, id: u64, attempt: u32) -> Result<Answer, Failure> {
         let limit = job.deadline.unwrap_or(self.settings.limits.deadline);
         let link = &mut idle.link;
-        let input = link.input.write(&job.input).map_err(|error| Failure::violation(&error))?;
+        let input = link.input.write_parts(job.input.parts()).map_err(|error| Failure::violation(&error))?;
         let request = Request::Job(message::Job {
             id,
             attempt,

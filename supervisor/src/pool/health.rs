@@ -4,6 +4,7 @@ use std::fs;
 
 use cofferdam_protocol::status::Phase;
 
+use super::death::DeathCounts;
 use super::slot::{Slot, Slots};
 use super::worker::lock;
 
@@ -57,7 +58,7 @@ pub struct SlotHealth {
     /// How its worker's memory is reset after a job, with the reason if not as asked.
     pub reset: Option<String>,
     /// Deaths that nobody asked for.
-    pub deaths: u64,
+    pub deaths: DeathCounts,
     /// The last of them, in words.
     pub last_death: Option<String>,
 }
@@ -83,7 +84,7 @@ pub struct Health {
 
 impl Health {
     pub(super) fn of(slots: &Slots, queued: usize) -> Self {
-        Self { slots: slots.iter().map(slot_health).collect(), queued }
+        Self { slots: slots.all().iter().map(|slot| slot_health(slot)).collect(), queued }
     }
 
     /// Workers that are committed and ready, busy or not.
@@ -94,7 +95,7 @@ impl Health {
 
     /// Deaths that nobody asked for, over all slots.
     pub fn deaths(&self) -> u64 {
-        self.slots.iter().map(|slot| slot.deaths).sum()
+        self.slots.iter().map(|slot| slot.deaths.total()).sum()
     }
 }
 
@@ -118,7 +119,7 @@ fn slot_health(slot: &Slot) -> SlotHealth {
         huge_bytes: hello.map(|hello| hello.huge_bytes),
         commit: hello.map(|hello| hello.commit.clone()),
         reset: hello.map(|hello| hello.reset.clone()),
-        deaths: view.deaths,
+        deaths: view.deaths.clone(),
         last_death: view.last_death.clone(),
     }
 }

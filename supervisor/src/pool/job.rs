@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use cofferdam_protocol::message::Call;
 use cofferdam_protocol::status::ResetReport;
 use cofferdam_protocol::verdict::{HostVerdict, Verdict};
@@ -11,25 +12,69 @@ use cofferdam_protocol::writes::Writes;
 
 use super::worker::Worker;
 
+/// The bytes that a job works on: a block, or the input of a view. As many parts as they came in, so that what a network
+/// delivers piece by piece is copied once, into the worker's arena. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Input {
+    parts: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Input {
+    /// The parts, one behind the other.
+    pub fn from_parts(parts: Vec<Bytes>) -> Self {
+        let bytes = parts.iter().map(Bytes::len).sum();
+        Self { parts, bytes }
+    }
+
+    /// Bytes in all.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is no byte.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// The parts in order.
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        self.parts.iter().map(AsRef::as_ref)
+    }
+}
+
+impl From<Bytes> for Input {
+    fn from(bytes: Bytes) -> Self {
+        Self::from_parts(vec![bytes])
+    }
+}
+
+impl From<Vec<u8>> for Input {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::from(Bytes::from(bytes))
+    }
+}
+
 /// One call of the guest.
 #[derive(Clone, Debug)]
 pub struct Job {
     pub(super) call: Call,
     pub(super) height: u32,
-    pub(super) input: Vec<u8>,
+    pub(super) input: Input,
     pub(super) state_tip: Option<u32>,
     pub(super) deadline: Option<Duration>,
 }
 
 impl Job {
     /// Indexes `block` at `height`, reading the state before it.
-    pub fn block(height: u32, block: Vec<u8>) -> Self {
-        Self { call: Call::Block, height, input: block, state_tip: None, deadline: None }
+    pub fn block(height: u32, block: impl Into<Input>) -> Self {
+        Self { call: Call::Block, height, input: block.into(), state_tip: None, deadline: None }
     }
 
     /// Calls the view `export` with `input`, reading the state at `height`.
-    pub fn view(export: impl Into<String>, height: u32, input: Vec<u8>) -> Self {
-        Self { call: Call::View { export: export.into() }, height, input, state_tip: None, deadline: None }
+    pub fn view(export: impl Into<String>, height: u32, input: impl Into<Input>) -> Self {
+        let call = Call::View { export: export.into() };
+        Self { call, height, input: input.into(), state_tip: None, deadline: None }
     }
 
     /// Demands that the state has reached `height` when the job reads it.
@@ -48,7 +93,7 @@ impl Job {
     }
 
     /// The block, or the view's input.
-    pub fn input(&self) -> &[u8] {
+    pub fn input(&self) -> &Input {
         &self.input
     }
 }

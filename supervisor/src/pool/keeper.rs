@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,20 @@ impl Common {
     pub(super) fn new(settings: Arc<Settings>, artifact: OwnedFd, desk: Arc<Desk>, slots: usize) -> Self {
         let ledger = OomLedger::new(settings.cgroup.clone());
         Self { settings, artifact, desk, ledger, alive: Mutex::new(slots) }
+    }
+
+    /// A slot more is to be kept.
+    pub(super) fn one_more(&self) {
+        *lock(&self.alive) += 1;
+    }
+
+    /// A slot is out of service; with the last one, no worker will come any more.
+    pub(super) fn one_less(&self) {
+        let mut alive = lock(&self.alive);
+        *alive = alive.saturating_sub(1);
+        if *alive == 0 {
+            self.desk.close();
+        }
     }
 }
 
@@ -93,7 +108,8 @@ impl Keeper {
     }
 
     fn is_stopping(&self) -> bool {
-        matches!(self.stopped.try_recv(), Err(TryRecvError::Disconnected))
+        self.slot.retired.load(Ordering::Acquire)
+            || matches!(self.stopped.try_recv(), Err(TryRecvError::Disconnected))
     }
 
     /// Starts one worker and waits for its end.
@@ -114,14 +130,21 @@ impl Keeper {
         };
         // The token of one that died idle must not lie among the idle ones.
         drop(self.common.desk.take_idle_unless(Worker::is_alive));
+        let expected = self.is_stopping() || kill == Some(KillReason::Stopping);
+        let death = self.death(&worker, &status, kill.as_ref(), ready, refusal);
         {
             let mut view = lock(&self.slot.view);
             (view.worker, view.hello) = (None, None);
+            if !expected {
+                view.deaths.count(death.verdict);
+                view.last_death = Some(death.to_string());
+            }
         }
-        let expected = self.is_stopping() || kill == Some(KillReason::Stopping);
-        let death = self.death(&worker, &status, kill.as_ref(), ready, refusal);
         worker.announce(death.clone());
         if early.is_some() {
+            // What was seen is the end of its main thread. One that somebody has taken over may have started another, which
+            // must not live on.
+            worker.make_sure();
             wait_for_end(&worker);
         }
         if expected { Life::Ended } else { self.bury(&worker, &death, ready) }
@@ -237,11 +260,6 @@ impl Keeper {
     fn bury(&mut self, worker: &Worker, death: &Death, ready: bool) -> Life {
         print(death);
         let busy = worker.is_busy();
-        {
-            let mut view = lock(&self.slot.view);
-            view.deaths += 1;
-            view.last_death = Some(death.to_string());
-        }
         if let Some(hook) = &self.common.settings.on_death {
             // Its panic was printed. It must not end this thread, for which the next worker waits.
             let _ = catch_unwind(AssertUnwindSafe(|| hook(death)));
@@ -299,14 +317,10 @@ impl Keeper {
         }
     }
 
-    /// Takes the slot out of service; the last one to go says that no worker will come any more.
+    /// Takes the slot out of service.
     fn give_up(&self) -> Life {
         lock(&self.slot.view).failed = true;
-        let mut alive = lock(&self.common.alive);
-        *alive -= 1;
-        if *alive == 0 {
-            self.common.desk.close();
-        }
+        self.common.one_less();
         Life::Ended
     }
 

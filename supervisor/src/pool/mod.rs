@@ -34,6 +34,7 @@ mod job;
 mod keeper;
 mod process;
 pub mod restart;
+mod size;
 mod slot;
 mod start;
 mod ticket;
@@ -52,14 +53,15 @@ pub use artifact::{ArtifactOrigin, default_cache_directory};
 pub(crate) use builder::need_of;
 pub use builder::{Limits, PoolBuilder, Progress, StartProgress};
 pub use cofferdam_protocol::message::{CommitStrategy, ResetStrategy};
-pub use death::{Death, RequestRecord};
+pub use death::{Death, DeathCounts, RequestRecord};
 pub use error::{MAX_EXPORT_BYTES, PoolError};
 pub use health::{Health, SlotHealth, SlotState};
-pub use job::{FailedAttempt, Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
+pub use job::{FailedAttempt, Input, Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
 pub use ticket::Ticket;
 pub use uncommitted::Uncommitted;
 
 use call::Desk;
+use size::Size;
 use slot::Slots;
 use ticket::Queued;
 use worker::{after, lock};
@@ -113,6 +115,7 @@ pub struct Pool {
     artifact: ArtifactOrigin,
     desk: Arc<Desk>,
     slots: Slots,
+    size: Size,
     /// None once the pool is draining.
     queue: Mutex<Option<Sender<Queued>>>,
     /// Empty once the pool is drained. Locked while it is being drained, so that a second drain waits for the first.
@@ -159,6 +162,31 @@ impl Pool {
     /// How the pool is at this moment.
     pub fn health(&self) -> Health {
         Health::of(&self.slots, lock(&self.queue).as_ref().map_or(0, Sender::len))
+    }
+
+    /// Starts one worker more, up to as many as were asked for, and waits until it is ready; whether there was room for
+    /// one. For a pool that was started small: see [`PoolBuilder::initially`].
+    ///
+    /// # Errors
+    /// Any [`PoolError`] about memory or start. The pool is then as it was.
+    pub fn grow(&self) -> Result<bool, PoolError> {
+        self.size.grow(&self.slots)
+    }
+
+    /// Ends one worker that is idle, or gets so within `patience`, and does not replace it; whether there was one. Its
+    /// memory is free then.
+    pub fn shrink(&self, patience: Duration) -> bool {
+        self.slots.retire(&self.desk, patience)
+    }
+
+    /// How many workers, spares among them, the pool has when it is whole.
+    pub fn full_size(&self) -> usize {
+        self.size.full()
+    }
+
+    /// How many jobs run at the same time when the pool is whole.
+    pub fn workers(&self) -> usize {
+        self.size.workers()
     }
 
     /// Takes no more jobs from now on, and retries none that is lost. What runs goes on; [`Pool::drain`] ends it.

@@ -1,6 +1,7 @@
 //! The slots of a pool: starting them all, looking at them, and stopping them all.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -12,18 +13,28 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use super::PoolError;
 use super::builder::{Progress, Settings, StartProgress};
 use super::call::Desk;
-use super::death::KillReason;
+use super::death::{DeathCounts, KillReason};
 use super::keeper::{Common, Keeper};
-use super::worker::{Worker, lock};
+use super::worker::{Worker, after, lock};
 
 /// Every slot of a pool.
 #[derive(Debug)]
 pub(super) struct Slots {
-    slots: Vec<Arc<Slot>>,
+    slots: Mutex<Vec<Arc<Slot>>>,
+    common: Arc<Common>,
     /// Empty once all have ended.
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<SlotThread>>,
     /// None once they are to stop.
     stop: Mutex<Option<Sender<()>>>,
+    stopped: Receiver<()>,
+    next_index: AtomicUsize,
+}
+
+/// A thread of the pool, and the slot that it keeps, if that is what it does.
+#[derive(Debug)]
+struct SlotThread {
+    slot: Option<usize>,
+    handle: JoinHandle<()>,
 }
 
 /// What is known of one slot.
@@ -31,6 +42,8 @@ pub(super) struct Slots {
 pub(super) struct Slot {
     pub(super) index: usize,
     pub(super) view: Mutex<View>,
+    /// Its worker was told to end, and no other is to follow.
+    pub(super) retired: AtomicBool,
 }
 
 /// What is known of one slot at this moment.
@@ -41,7 +54,7 @@ pub(super) struct View {
     /// What it said, once it is ready.
     pub(super) hello: Option<Hello>,
     /// Deaths that nobody asked for.
-    pub(super) deaths: u64,
+    pub(super) deaths: DeathCounts,
     pub(super) last_death: Option<String>,
     /// Given up: it failed more often than the policy allows.
     pub(super) failed: bool,
@@ -69,24 +82,25 @@ impl From<StartFailure> for PoolError {
 }
 
 impl Slots {
-    /// Starts every slot and waits until each has a ready worker; ends them all if one fails.
+    /// Starts `count` slots and waits until each has a ready worker; ends them all if one fails.
     pub(super) fn start(
         settings: &Arc<Settings>,
+        count: usize,
         artifact: OwnedFd,
         desk: &Arc<Desk>,
         progress: &mut Progress<'_>,
     ) -> Result<Self, StartFailure> {
         let (stop, stopped) = bounded(0);
-        let (events, started) = unbounded();
-        let count = settings.workers + settings.spares;
         let common = Common::new(Arc::clone(settings), artifact, Arc::clone(desk), count);
-        let common = Arc::new(common);
-        let mut slots = Self { slots: Vec::new(), threads: Mutex::default(), stop: Mutex::new(Some(stop)) };
-        let result = slots
-            .start_sampler(&common, &stopped)
-            .and_then(|()| slots.start_keepers(count, &common, &stopped, &events))
-            .and_then(|()| slots.wait_until_ready(settings, &started, progress));
-        match result {
+        let slots = Self {
+            slots: Mutex::default(),
+            common: Arc::new(common),
+            threads: Mutex::default(),
+            stop: Mutex::new(Some(stop)),
+            stopped,
+            next_index: AtomicUsize::new(0),
+        };
+        match slots.start_sampler().and_then(|()| slots.start_keepers(settings, count, progress)) {
             Ok(()) => Ok(slots),
             Err(failure) => {
                 slots.stop(desk, Instant::now());
@@ -96,49 +110,89 @@ impl Slots {
     }
 
     /// Starts the thread that watches the kernel's count of out-of-memory kills.
-    fn start_sampler(&self, common: &Arc<Common>, stopped: &Receiver<()>) -> Result<(), StartFailure> {
-        let (common, stopped) = (Arc::clone(common), stopped.clone());
-        let thread = thread::Builder::new()
+    fn start_sampler(&self) -> Result<(), StartFailure> {
+        let (common, stopped) = (Arc::clone(&self.common), self.stopped.clone());
+        let handle = thread::Builder::new()
             .name("cofferdam-oom".to_owned())
             .spawn(move || common.ledger.sample(&stopped))
             .map_err(|error| StartFailure::Other(format!("no thread for the count of kills: {error}")))?;
-        lock(&self.threads).push(thread);
+        lock(&self.threads).push(SlotThread { slot: None, handle });
         Ok(())
     }
 
+    /// Starts `count` slots more, and waits until each has a ready worker.
     fn start_keepers(
-        &mut self,
+        &self,
+        settings: &Settings,
         count: usize,
-        common: &Arc<Common>,
-        stopped: &Receiver<()>,
-        events: &Sender<Result<(), StartFailure>>,
+        progress: &mut Progress<'_>,
     ) -> Result<(), StartFailure> {
-        for index in 0..count {
-            let slot = Arc::new(Slot { index, view: Mutex::new(View::default()) });
-            self.slots.push(Arc::clone(&slot));
-            let keeper = Keeper::new(Arc::clone(common), slot, stopped.clone(), events.clone());
-            let thread = thread::Builder::new()
+        let (events, started) = unbounded();
+        for _ in 0..count {
+            let index = self.next_index.fetch_add(1, Ordering::Relaxed);
+            let slot = Slot { index, view: Mutex::default(), retired: AtomicBool::new(false) };
+            let slot = Arc::new(slot);
+            lock(&self.slots).push(Arc::clone(&slot));
+            let common = Arc::clone(&self.common);
+            let keeper = Keeper::new(common, slot, self.stopped.clone(), events.clone());
+            let handle = thread::Builder::new()
                 .name(format!("cofferdam-slot-{index}"))
                 .spawn(move || keeper.run())
                 .map_err(|error| StartFailure::Other(format!("no thread for a slot: {error}")))?;
-            lock(&self.threads).push(thread);
+            lock(&self.threads).push(SlotThread { slot: Some(index), handle });
         }
-        Ok(())
+        self.wait_until_ready(settings, count, &started, progress)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.slots.iter().map(AsRef::as_ref)
+    /// Starts one slot more, and waits until it has a ready worker.
+    pub(super) fn add(&self, settings: &Settings, progress: &mut Progress<'_>) -> Result<(), StartFailure> {
+        self.common.one_more();
+        self.start_keepers(settings, 1, progress)
+    }
+
+    /// Ends one worker that is idle now, or gets so within `patience`, and its slot with it; whether there was one.
+    /// Returns when its memory is free.
+    pub(super) fn retire(&self, desk: &Desk, patience: Duration) -> bool {
+        const LAST_WORDS: Duration = Duration::from_secs(5);
+        let Some(mut idle) = desk.take_idle_within(patience) else { return false };
+        let (worker, index) = (Arc::clone(&idle.worker), idle.worker.slot);
+        let Some(slot) = self.all().into_iter().find(|slot| slot.index == index) else { return false };
+        slot.retired.store(true, Ordering::Release);
+        // If it cannot be told, the closed pipe tells it.
+        let _ = frame::send(&mut idle.link.requests, &Request::Stop);
+        drop(idle);
+        let deadline = after(LAST_WORDS);
+        let is_finished = || {
+            let threads = lock(&self.threads);
+            threads.iter().all(|thread| thread.slot != Some(index) || thread.handle.is_finished())
+        };
+        while !is_finished() {
+            if Instant::now() >= deadline {
+                worker.kill(KillReason::Stopping);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        lock(&self.slots).retain(|slot| slot.index != index);
+        lock(&self.threads).retain(|thread| thread.slot != Some(index));
+        self.common.one_less();
+        true
+    }
+
+    /// All slots at this moment.
+    pub(super) fn all(&self) -> Vec<Arc<Slot>> {
+        lock(&self.slots).clone()
     }
 
     fn wait_until_ready(
         &self,
         settings: &Settings,
+        count: usize,
         started: &Receiver<Result<(), StartFailure>>,
         progress: &mut Progress<'_>,
     ) -> Result<(), StartFailure> {
         const TICK: Duration = Duration::from_millis(50);
         let mut ready = 0;
-        while ready < self.slots.len() {
+        while ready < count {
             match started.recv_timeout(TICK) {
                 Ok(result) => {
                     result?;
@@ -160,9 +214,10 @@ impl Slots {
             let view = lock(&slot.view);
             view.worker.as_ref().map_or(0, |worker| worker.status.committed().min(settings.memory.bytes))
         };
+        let slots = self.all();
         StartProgress {
-            committed_bytes: self.slots.iter().map(committed).sum(),
-            total_bytes: settings.memory.bytes.saturating_mul(self.slots.len() as u64),
+            committed_bytes: slots.iter().map(committed).sum(),
+            total_bytes: settings.memory.bytes.saturating_mul(slots.len() as u64),
         }
     }
 
@@ -178,10 +233,10 @@ impl Slots {
             let _ = frame::send(&mut idle.link.requests, &Request::Stop);
         }
         let deadline = deadline.max(Instant::now() + LAST_WORDS);
-        while threads.iter().any(|thread| !thread.is_finished()) {
+        while threads.iter().any(|thread| !thread.handle.is_finished()) {
             // A token may have been put back, or a worker become ready, after the first look.
             drop(desk.take_idle_unless(|_| false));
-            if Instant::now() >= deadline || self.slots.iter().all(|slot| !slot.is_stopping_by_itself()) {
+            if Instant::now() >= deadline || self.all().iter().all(|slot| !slot.is_stopping_by_itself()) {
                 self.kill_all();
             }
             thread::sleep(Duration::from_millis(1));
@@ -189,7 +244,7 @@ impl Slots {
         desk.close();
         for thread in threads.drain(..) {
             // A panic of a slot's thread was printed by its hook.
-            let _ = thread.join();
+            let _ = thread.handle.join();
         }
     }
 
@@ -199,7 +254,7 @@ impl Slots {
     }
 
     fn kill_all(&self) {
-        for slot in &self.slots {
+        for slot in self.all() {
             if let Some(worker) = &lock(&slot.view).worker {
                 worker.kill(KillReason::Stopping);
             }

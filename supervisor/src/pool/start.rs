@@ -15,6 +15,7 @@ use crate::host::size::Bytes;
 /// Starts every slot. A cached artifact that workers refuse is thrown away and compiled again, once.
 pub(super) fn slots(
     settings: &Arc<Settings>,
+    count: usize,
     source: &Source<'_>,
     need: &Need,
     progress: &mut Progress<'_>,
@@ -23,7 +24,7 @@ pub(super) fn slots(
         let artifact = artifact::obtain(source)?;
         // A desk of its own for every start: one that failed has closed its desk for good.
         let desk = Arc::new(Desk::new(Arc::clone(settings)));
-        match Slots::start(settings, artifact.file, &desk, progress) {
+        match Slots::start(settings, count, artifact.file, &desk, progress) {
             Ok(slots) => Ok((desk, slots, artifact.origin)),
             Err(failure) => Err(StartError::Slots(failure, artifact.origin)),
         }

@@ -109,6 +109,14 @@ impl Worker {
         }
     }
 
+    /// Kills what is left of a process that is ending, whose verdict stands already.
+    pub(super) fn make_sure(&self) {
+        if lock(&self.life).unreaped {
+            // As in `kill`.
+            let _ = kill(self.pid, Signal::SIGKILL);
+        }
+    }
+
     /// Notes, for its history, that it was asked something.
     pub(super) fn asked(&self, job: u64, request: String) {
         self.last_job.store(job, Ordering::Relaxed);

@@ -34,7 +34,7 @@ pub const HIGH: &str = include_str!("../../guests/high.wat");
 pub const MIXER: &str = include_str!("../../guests/mixer.wat");
 /// Carries a hash of all blocks from each to the next, through the state.
 pub const LEDGER: &str = include_str!("../../guests/ledger.wat");
-/// Calls the imports that `tests/harness.rs` supplies.
+/// Calls the imports that `tests/harness_imports.rs` supplies.
 pub const IMPORTS: &str = include_str!("../../guests/imports.wat");
 /// Calls one of them in its start section.
 pub const START_USES_IMPORT: &str = include_str!("../../guests/start_uses_import.wat");

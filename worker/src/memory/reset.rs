@@ -102,7 +102,7 @@ impl Resetter {
 
     /// Makes `[0, size)`, whole pages of WebAssembly, zero, which must be open and in nobody's use; how many bytes it wrote.
     pub(super) fn reset(&mut self, slab: &Reservation, size: usize) -> u64 {
-        let Some(mut tracker) = self.tracker.take() else { return self.zero_runs(slab, vec![0..size]) };
+        let Some(mut tracker) = self.tracker.take() else { return self.zero_runs(slab, &[all(size)]) };
         match self.reset_with(slab, size, &mut tracker) {
             Ok(bytes) => {
                 self.tracker = Some(tracker);
@@ -113,7 +113,7 @@ impl Resetter {
                 eprintln!(
                     "cofferdam-worker: writes are no longer tracked, all memory is zeroed instead: {error}"
                 );
-                self.zero_runs(slab, vec![0..size])
+                self.zero_runs(slab, &[all(size)])
             }
         }
     }
@@ -256,15 +256,15 @@ impl Resetter {
             // Neighbours together: one long memset is faster than many short ones.
             extend(&mut runs, chunk_range(index));
         }
-        self.zero_runs(slab, runs)
+        self.zero_runs(slab, &runs)
     }
 
     /// Zeroes long runs; how many bytes that were.
-    fn zero_runs(&self, slab: &Reservation, runs: Vec<Range<usize>>) -> u64 {
+    fn zero_runs(&self, slab: &Reservation, runs: &[Range<usize>]) -> u64 {
         let bytes: usize = runs.iter().map(ExactSizeIterator::len).sum();
         let stream = bytes >= self.stream_from;
         for run in runs {
-            if stream { slab.stream_zeros(run) } else { slab.zero(run) }
+            if stream { slab.stream_zeros(run.clone()) } else { slab.zero(run.clone()) }
         }
         bytes as u64
     }
@@ -294,6 +294,11 @@ fn zero(slab: &Reservation, range: Range<usize>) -> u64 {
     let bytes = range.len() as u64;
     slab.zero(range);
     bytes
+}
+
+/// A memory of so many bytes.
+fn all(size: usize) -> Range<usize> {
+    0..size
 }
 
 fn chunk_range(index: usize) -> Range<usize> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Bench, CliError, Figure, guests, nanos, nanos_of};
+use super::{Bench, CliError, Figure, guests, nanos, try_nanos_of};
 use crate::pool::restart::RestartPolicy;
 use crate::pool::{Health, Job, Pool, PoolError, SlotState};
 
@@ -24,8 +24,8 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, CliError> {
     bench.doing("failover without a spare");
     let alone = rounds(bench, &job, 0)?;
     bench.doing("start and commit of a worker");
-    let start = || nanos_of(|| bench.builder(guests::SPINNER).build().map(drop));
-    let start: Vec<u64> = (0..bench.args.rounds).map(|_| start()).collect();
+    let start = || try_nanos_of(|| Ok(bench.builder(guests::SPINNER).build()?));
+    let start = (0..bench.args.rounds).map(|_| start()).collect::<Result<Vec<_>, _>>()?;
     let case = format!("kill -9 in a block, {} committed, a spare", bench.args.memory);
     Ok(vec![
         Figure::new("failover", case, &ours)

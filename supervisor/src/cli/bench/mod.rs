@@ -28,7 +28,7 @@ use self::figure::Figure;
 use super::error::CliError;
 use super::logging;
 use crate::host::size::Bytes;
-use crate::pool::{Pool, PoolBuilder, Uncommitted};
+use crate::pool::{Job, JobResult, Pool, PoolBuilder, Runner, Uncommitted};
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -135,11 +135,32 @@ impl Bench<'_> {
     }
 }
 
+/// Runs `job`, which has to complete: the time of a failure is no figure.
+fn completed(runner: &impl Runner, job: &Job) -> Result<JobResult, CliError> {
+    let result = runner.call(job)?;
+    match result.verdict.is_completed() {
+        true => Ok(result),
+        false => Err(CliError::Usage(format!(
+            "{job}: {} ({}); is --memory too small?",
+            result.verdict, result.detail
+        ))),
+    }
+}
+
 fn scratch(bytes: u64) -> Result<Scratch, CliError> {
     Scratch::commit(bytes).map_err(|error| CliError::Usage(format!("--memory: {error}")))
 }
 
-/// Nanoseconds that `work` takes.
+/// Nanoseconds that `work` takes if it succeeds.
+fn try_nanos_of<T>(work: impl FnOnce() -> Result<T, CliError>) -> Result<u64, CliError> {
+    let started = Instant::now();
+    let done = work()?;
+    let elapsed = started.elapsed();
+    drop(done);
+    Ok(nanos(elapsed))
+}
+
+/// Nanoseconds that `work` takes, which cannot fail.
 fn nanos_of<T>(work: impl FnOnce() -> T) -> u64 {
     let started = Instant::now();
     std::hint::black_box(work());

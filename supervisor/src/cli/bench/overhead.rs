@@ -1,6 +1,6 @@
 //! What the pool adds to a block: everything between handing it over and having its result but the guest's own time.
 
-use super::{Bench, CliError, Figure, guests, nanos, nanos_of};
+use super::{Bench, CliError, Figure, completed, guests, nanos, try_nanos_of};
 use crate::pool::{Job, Pool, Runner};
 
 /// Blocks before the first that counts: arenas and caches are warm then, as they are in service.
@@ -42,7 +42,7 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, CliError> {
 }
 
 fn overhead_nanos(runner: &impl Runner, job: &Job, blocks: u32) -> Result<Vec<u64>, CliError> {
-    (0..blocks).map(|_| Ok(nanos(runner.call(job)?.overhead))).collect()
+    (0..blocks).map(|_| Ok(nanos(completed(runner, job)?.overhead))).collect()
 }
 
 /// A worker that is started for one block and ended after it. Its module is compiled already.
@@ -50,10 +50,12 @@ fn process_nanos(bench: &Bench<'_>, job: &Job) -> Result<u64, CliError> {
     let builder = bench.builder(guests::EMPTY);
     builder.compile()?;
     let mut exec = 0;
-    let total = nanos_of(|| -> Result<(), CliError> {
+    let total = try_nanos_of(|| {
         let pool: Pool = builder.build()?;
-        exec = nanos(pool.call(job)?.exec);
+        exec = nanos(completed(&pool, job)?.exec);
+        // Ending it is part of the price.
+        drop(pool);
         Ok(())
-    });
+    })?;
     Ok(total.saturating_sub(exec))
 }

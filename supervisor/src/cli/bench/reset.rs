@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cofferdam_worker::memory::Scratch;
 
-use super::{Bench, CliError, Figure, guests, nanos, nanos_of, scratch};
+use super::{Bench, CliError, Figure, completed, guests, nanos, nanos_of, scratch};
 use crate::host::size::Bytes;
 use crate::pool::{Job, Pool, ResetStrategy};
 
@@ -73,9 +73,10 @@ fn figure(bench: &Bench<'_>, case: &Case, memory: u64, all: &[u64]) -> Result<Fi
         }
         floor.take(case, round > 0);
     }
-    // What tracking costs the guest is what it takes longer than where nothing is tracked.
-    let faults = median(&ours.exec).saturating_sub(median(&theirs.exec));
-    let cost: Vec<u64> = ours.reset.iter().map(|reset| reset.saturating_add(faults)).collect();
+    // What tracking costs the guest is what a block takes longer than one where nothing is tracked.
+    let untracked = median(&theirs.exec);
+    let blocks = ours.exec.iter().zip(&ours.reset);
+    let cost: Vec<u64> = blocks.map(|(exec, reset)| (exec + reset).saturating_sub(untracked)).collect();
     let figure = Figure::new("reset", name, &cost).each("page", case.runs);
     let figure = match case.written() {
         0 => figure,
@@ -121,7 +122,7 @@ impl Samples {
     fn take(&mut self, pool: &Pool, job: &Job, blocks: u32, count: bool) -> Result<(), CliError> {
         const PATIENCE: Duration = Duration::from_secs(10);
         for _ in 0..blocks {
-            let result = pool.call(job)?;
+            let result = completed(pool, job)?;
             if let Some(report) = result.reset.wait(PATIENCE).filter(|_| count) {
                 self.exec.push(nanos(result.exec));
                 self.reset.push(report.nanoseconds);

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Instant;
 
-use super::{Bench, CliError, Figure, guest, nanos};
+use super::{Bench, CliError, Figure, completed, guest, nanos};
 use crate::pool::admission::Budget;
 use crate::pool::{Job, Limits, Runner, need_of};
 use crate::sample;
@@ -46,7 +46,7 @@ fn most_workers(bench: &Bench<'_>) -> usize {
 /// Wall-clock time of a round, for each block of it.
 fn block_nanos(runner: &(impl Runner + Sync), job: &Job, threads: usize) -> Result<u64, CliError> {
     let blocks = BLOCKS_A_ROUND * u32::try_from(threads).unwrap_or(1);
-    let call = || (0..BLOCKS_A_ROUND).try_for_each(|_| runner.call(job).map(drop));
+    let call = || (0..BLOCKS_A_ROUND).try_for_each(|_| completed(runner, job).map(drop));
     let started = Instant::now();
     thread::scope(|scope| {
         let callers: Vec<_> = (0..threads).map(|_| scope.spawn(call)).collect();

@@ -158,7 +158,7 @@ fn last_line(file: &mut File) -> String {
 #[derive(Debug, Default)]
 struct Transcript {
     blocks: u64,
-    /// The block that was begun in the run's own process.
+    /// The block that was begun last, if nothing has been heard of it since.
     running: Option<u64>,
     /// The first block that was lost to the host, and how.
     lost: Option<(Option<u64>, String)>,
@@ -187,7 +187,10 @@ impl Transcript {
             self.summary = Some(line["summary"].take());
         } else if line.get("verdict").is_some() {
             self.blocks += 1;
-            self.running = None;
+            // Lines come late, after the reset: the next one may have begun.
+            if self.running == line["height"].as_u64() {
+                self.running = None;
+            }
             if line["digest"].is_null() && self.lost.is_none() {
                 let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
                 self.lost =
@@ -216,7 +219,14 @@ impl Transcript {
                 End::NotCommitted { reason: last_words }
             }
             (None, None, None) if killed_for_memory => End::NotCommitted { reason: how },
-            (None, _, Some(summary)) => indexed(&summary).unwrap_or(End::Failed { reason: how }),
+            // What ended early for a reason that is no verdict has a digest, too, of less than all.
+            (None, _, Some(summary)) => match summary["error"].as_str() {
+                Some(error) => End::Failed { reason: error.to_owned() },
+                None if summary["interrupted"] == true => {
+                    End::Failed { reason: "it was interrupted".to_owned() }
+                }
+                None => indexed(&summary).unwrap_or(End::Failed { reason: how }),
+            },
             (None, None, None) => End::Failed { reason: how },
         }
     }
@@ -264,6 +274,16 @@ mod tests {
         let expected =
             End::Indexed { blocks: 1, verdicts: [("trap".to_owned(), 1)].into(), digest: "ab".to_owned() };
         assert_eq!(end(&[block(7, Some("ab")), summary.clone()], exited(1), 0), expected);
+        // One that ended early is none, however far it came; nor is one whose process failed in the middle of a block.
+        let stopped = |why: Value| {
+            let summary = json!({ "blocks": 2, "verdicts": { "completed": 2 }, "digest": "ab" });
+            let mut summary = json!({ "summary": summary });
+            summary["summary"].as_object_mut().unwrap().extend(why.as_object().unwrap().clone());
+            end(&[block(7, Some("ab")), json!({ "running": 8 }), summary], exited(1), 0)
+        };
+        let error = stopped(json!({ "error": "block 9 is torn" }));
+        assert_eq!(error, End::Failed { reason: "block 9 is torn".to_owned() });
+        assert!(matches!(stopped(json!({ "interrupted": true })), End::Failed { .. }));
         // A block that the host lost has no digest, whatever is said afterwards.
         let lost = end(&[block(7, None), summary], exited(1), 1);
         assert_eq!(lost, End::InBlock { height: Some(7), reason: "trap: why".to_owned() });

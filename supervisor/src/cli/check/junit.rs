@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
+use cofferdam_protocol::exit::CommandExit;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::cell::{Cell, End};
 use super::matrix::Matrix;
 
-/// The report. A cell that agrees, or died before its first block, is a success.
+/// The report. A cell that agrees, or died before its first block, is a success; one more case stands for the whole.
 pub(super) fn report(matrix: &Matrix) -> String {
     let mut suite = TestSuite::new("cofferdam check");
     suite.set_system_out(matrix.conclusion());
     for cell in &matrix.cells {
         suite.add_test_case(case(matrix, cell));
     }
+    suite.add_test_case(agreement(matrix));
     let mut report = Report::new("cofferdam check");
     report.add_test_suite(suite);
     // It fails only where a writer does, and this one is memory.
@@ -44,6 +46,17 @@ fn case(matrix: &Matrix, cell: &Cell) -> TestCase {
         End::NotCommitted { reason } => case.set_system_out(format!("137 at start: {reason}")),
         _ => &mut case,
     };
+    case
+}
+
+/// Whether memory made no difference: fails whenever the command does, also where every cell for itself is in order.
+fn agreement(matrix: &Matrix) -> TestCase {
+    let status = match matrix.exit() {
+        CommandExit::Success => TestCaseStatus::success(),
+        _ => failure("not agreed", matrix.conclusion()),
+    };
+    let mut case = TestCase::new("agreement", status);
+    case.set_classname("cofferdam.check");
     case
 }
 

@@ -136,7 +136,7 @@ fn run_cells(args: &CheckArgs, cache: &Path, stop: &Stop) -> Result<Vec<Cell>, C
 
 /// The arguments of the `cofferdam run` that a cell is.
 fn cell_arguments(args: &CheckArgs, setting: Option<&Setting>, cache: &Path) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = vec!["run".into(), "--json".into()];
+    let mut arguments: Vec<OsString> = vec!["run".into(), "--json".into(), "--announce".into()];
     let mut option = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
         arguments.push(name.into());
         arguments.push(value.as_ref().to_owned());

@@ -68,12 +68,17 @@ pub(super) struct RunArgs {
 
     /// Run blocks in this process instead, on memory that the kernel finds when it is touched: the ordinary way, to
     /// compare with. Nothing is committed, nothing isolated, and no deadline kept.
-    #[arg(long, conflicts_with_all = ["workers", "spares", "plant_fault"])]
+    #[arg(long, conflicts_with_all = ["workers", "spares", "retries", "commit", "huge_pages", "reset", "mlock", "skip_admission", "plant_fault"])]
     uncommitted: bool,
 
-    /// One JSON object a block and a last one with a summary, instead of a table.
+    /// One JSON object a block and a last one with a summary, instead of a table; with --uncommitted one more before
+    /// each block, for the process may not live to say more.
     #[arg(long)]
     json: bool,
+
+    /// Say, too, in a line of its own, which block is about to run.
+    #[arg(long, hide = true, requires = "json")]
+    announce: bool,
 
     /// Plant a fault, to see what follows: HEIGHT:KIND or HEIGHTxATTEMPTS:KIND.
     #[arg(long, value_name = "FAULT", hide = true)]
@@ -92,7 +97,8 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
         home.store.set_network(&network.to_string())?;
     }
     let index = if args.uncommitted { index_uncommitted } else { index_committed };
-    let (ended, summary) = index(args, builder, &home.store, source, &stop)?;
+    let (ended, mut summary) = index(args, builder, &home.store, source, &stop)?;
+    summary.error = ended.as_ref().err().map(ToString::to_string);
     if matches!(ended, Err(CliError::StdoutClosed)) {
         // Not all blocks were indexed; whoever stopped reading knows why.
         return Ok(CommandExit::Failure);

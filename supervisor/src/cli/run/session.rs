@@ -90,7 +90,7 @@ impl<'a, R: Runner> Session<'a, R> {
 
     /// Indexes one block; whether the run goes on.
     fn index_one(&mut self, block: Hashed) -> Result<bool, CliError> {
-        if self.args.uncommitted && self.args.json {
+        if (self.args.uncommitted || self.args.announce) && self.args.json {
             print_json(&RunningLine { running: block.block.height })?;
         }
         let step = self.chain.step(block)?;

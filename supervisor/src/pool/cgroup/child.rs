@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::unistd::{AccessFlags, eaccess};
+
 use super::{Cgroup, CgroupError, NotDelegated, Version};
 
 /// Why a cgroup could not be made, or nothing moved into it.
@@ -44,6 +46,9 @@ pub struct ChildCgroup(Cgroup);
 
 impl ChildCgroup {
     /// Makes one below this process's own, or beside it, that allows so many bytes.
+    ///
+    /// On v2 a cgroup that has processes passes no controller on. A process that is alone in a delegated cgroup is
+    /// therefore moved into a child of it, `cofferdam-supervisor`, and stays there; the cgroup passes memory on from then.
     ///
     /// # Errors
     /// [`ChildError`]: it takes root or a delegated cgroup.
@@ -115,10 +120,24 @@ fn parent(own: &Cgroup) -> Result<PathBuf, ChildError> {
     if own.version == Version::V1 {
         return Ok(own.dir.clone());
     }
-    let candidates = [Some(own.dir.as_path()), own.dir.parent()];
-    if let Some(found) = candidates.into_iter().flatten().find(|dir| passes_memory_on(dir)) {
-        return Ok(found.to_owned());
+    if passes_memory_on(&own.dir) {
+        return Ok(own.dir.clone());
     }
+    match make_room(own) {
+        Ok(()) => Ok(own.dir.clone()),
+        // Beside it, then: below a parent that is not its own, and whose limit does not bind it.
+        Err(error) => match own.dir.parent() {
+            Some(parent) if passes_memory_on(parent) && eaccess(parent, AccessFlags::W_OK).is_ok() => {
+                Ok(parent.to_owned())
+            }
+            _ => Err(error),
+        },
+    }
+}
+
+/// Moves this process, which must be alone there, from its cgroup into a child of it, so that the cgroup can pass the
+/// memory controller on.
+fn make_room(own: &Cgroup) -> Result<(), ChildError> {
     own.delegation()?;
     let inside = fs::read_to_string(own.procs()).map_err(at(&own.procs()))?;
     let this = std::process::id().to_string();
@@ -132,8 +151,7 @@ fn parent(own: &Cgroup) -> Result<PathBuf, ChildError> {
     }
     leaf.admit(std::process::id())?;
     let control = own.dir.join("cgroup.subtree_control");
-    fs::write(&control, "+memory").map_err(at(&control))?;
-    Ok(own.dir.clone())
+    fs::write(&control, "+memory").map_err(at(&control))
 }
 
 fn passes_memory_on(dir: &Path) -> bool {
@@ -179,6 +197,8 @@ mod tests {
             ("own/cgroup.subtree_control", ""),
             ("own/cgroup.procs", &format!("{this}\n")),
         ];
+        // Beside it would be a place, too, but the limits of its own cgroup would not hold there.
+        let files: Vec<_> = files.into_iter().chain([("cgroup.subtree_control", "memory")]).collect();
         let (_root, own) = v2(&files);
         fs::create_dir(own.dir.join("cofferdam-supervisor")).unwrap();
         assert_eq!(parent(&own).unwrap(), own.dir);
