@@ -159,7 +159,8 @@ fn a_block_that_cannot_be_read_is_no_agreement() {
         return;
     }
     let case = Case::using(MIB);
-    let blocks = cofferdam::blocks::bundled().expect("the bundled blocks").map(|block| block.expect("a good block"));
+    let blocks =
+        cofferdam::blocks::bundled().expect("the bundled blocks").map(|block| block.expect("a good block"));
     let mut check = Cofferdam::new(["check"]).arg(case.path("module.wat"));
     check = check.with("--json --memory 128MiB --host-memory 1GiB --check-chain --blocks");
     // One is missing before the last: found out when its turn comes.
