@@ -69,14 +69,19 @@ impl Writes {
 
     /// The pairs in flush order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let mut at = 0;
-        std::iter::from_fn(move || {
-            let (key, next) = field(&self.bytes, at)?;
-            let (value, next) = field(&self.bytes, next)?;
-            at = next;
-            Some((key, value))
-        })
+        pairs(&self.bytes)
     }
+}
+
+/// The pairs of an encoding, up to where it is damaged, if it is.
+pub fn pairs(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let (key, next) = field(bytes, at)?;
+        let (value, next) = field(bytes, next)?;
+        at = next;
+        Some((key, value))
+    })
 }
 
 /// Bytes that one field, key or value, takes in the encoding.

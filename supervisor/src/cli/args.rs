@@ -51,7 +51,7 @@ pub(super) struct BlockArgs {
 
     /// The largest block that is taken.
     #[arg(long, value_name = "SIZE", default_value = "32MiB")]
-    max_block_bytes: Bytes,
+    pub(super) max_block_bytes: Bytes,
 }
 
 impl BlockArgs {
@@ -95,7 +95,7 @@ impl BlockArgs {
 }
 
 /// What one block may use.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct LimitArgs {
     /// Fuel per block; without it, fuel is not metered.
     #[arg(long, value_name = "F")]
@@ -111,12 +111,12 @@ pub(super) struct LimitArgs {
 }
 
 impl LimitArgs {
-    /// The limits of a pool that runs these blocks.
-    pub(super) fn limits(&self, blocks: &BlockArgs) -> Limits {
+    /// The limits of a pool whose blocks have up to so many bytes.
+    pub(super) fn limits(&self, input: Bytes) -> Limits {
         Limits {
             fuel: self.fuel,
             deadline: self.deadline,
-            input_bytes: blocks.max_block_bytes.0,
+            input_bytes: input.0,
             output_bytes: self.max_output_bytes.0,
             ..Limits::default()
         }
@@ -179,7 +179,7 @@ pub(super) enum Reset {
 }
 
 /// The memory of a worker.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct MemoryArgs {
     /// Memory that each worker commits and a guest may grow to, up to 4GiB.
     #[arg(long, value_name = "SIZE", default_value = "4GiB")]
@@ -227,7 +227,7 @@ impl MemoryArgs {
 }
 
 /// Where compiled modules are kept.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct CacheArgs {
     /// Where compiled modules are kept [default: $XDG_CACHE_HOME/cofferdam or ~/.cache/cofferdam].
     #[arg(long, value_name = "DIR", env = "COFFERDAM_CACHE_DIR")]

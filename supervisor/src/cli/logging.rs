@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
@@ -12,18 +13,30 @@ use super::error::CliError;
 /// The bars that are on the terminal. Nothing is drawn where standard error is none.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
 /// Starts logging what `filter` lets through.
-pub(super) fn init(filter: &str) -> Result<(), CliError> {
+pub(super) fn init(filter: &str, format: LogFormat) -> Result<(), CliError> {
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         CliError::Usage(format!("--log {filter}: {error}; try `info` or `cofferdam=debug`"))
     })?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(|| AboveBars)
-        .finish();
-    tracing::subscriber::set_global_default(subscriber)
-        .map_err(|error| CliError::Usage(format!("logging is set up already: {error}")))
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| AboveBars);
+    let set = match format {
+        LogFormat::Text => {
+            tracing::subscriber::set_global_default(builder.with_ansi(io::stderr().is_terminal()).finish())
+        }
+        LogFormat::Json => {
+            tracing::subscriber::set_global_default(builder.json().flatten_event(true).finish())
+        }
+    };
+    set.map_err(|error| CliError::Usage(format!("logging is set up already: {error}")))
 }
 
 /// A bar on standard error; `template` as indicatif's.

@@ -9,6 +9,7 @@ mod logging;
 mod probe;
 mod report;
 mod run;
+mod serve;
 mod signals;
 
 use std::fs;
@@ -16,7 +17,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use cofferdam_protocol::exit::CommandExit;
 
 use error::CliError;
@@ -38,6 +39,10 @@ struct Cli {
     #[arg(long, global = true, value_name = "FILTER", default_value = "info", env = "COFFERDAM_LOG")]
     log: String,
 
+    /// How log lines are written.
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", env = "COFFERDAM_LOG_FORMAT")]
+    log_format: logging::LogFormat,
+
     /// Move into the cgroup that this `cgroup.procs` is of, before anything else.
     #[arg(long, global = true, value_name = "FILE", hide = true)]
     join_cgroup: Option<PathBuf>,
@@ -50,6 +55,8 @@ struct Cli {
 enum Command {
     /// Index blocks on committed workers.
     Run(Box<run::RunArgs>),
+    /// Serve jobs over HTTP, behind a load balancer.
+    Serve(Box<serve::ServeArgs>),
     /// Run the same blocks under several limits of host memory, and say whether memory makes a difference.
     Check(Box<check::CheckArgs>),
     /// Start one worker, commit, prove it, and exit with 0 or 137.
@@ -67,16 +74,21 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::from_arg_matches(&command().get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     let joined = cli.join_cgroup.as_deref().map_or(Ok(()), join_cgroup);
-    let result = joined.and_then(|()| logging::init(&cli.log)).and_then(|()| match cli.command {
-        Command::Run(args) => run::run(&args),
-        Command::Check(args) => check::run(&args),
-        Command::Probe(args) => probe::run(&args),
-        Command::Doctor(args) => doctor::run(&args),
-        Command::Bench(args) => bench::run(&args),
-        Command::Completions { shell } => print_completions(shell),
-    });
+    let result =
+        joined.and_then(|()| logging::init(&cli.log, cli.log_format)).and_then(|()| match cli.command {
+            Command::Run(args) => run::run(&args),
+            Command::Serve(args) => serve::run(&args),
+            Command::Check(args) => check::run(&args),
+            Command::Probe(args) => probe::run(&args),
+            Command::Doctor(args) => doctor::run(&args),
+            Command::Bench(args) => bench::run(&args),
+            Command::Completions { shell } => print_completions(shell),
+        });
     let exit = match result {
         Ok(exit) => exit,
         Err(error @ CliError::StdoutClosed) => error.exit(),
@@ -88,6 +100,19 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
+/// The command line, with a variable of the environment for every option of `serve`: unit files and containers set those.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommand("serve", |serve| {
+        serve.mut_args(|argument| match argument.get_long() {
+            Some(long) if argument.get_env().is_none() && !matches!(long, "help" | "version") => {
+                let variable = format!("COFFERDAM_{}", long.to_uppercase().replace('-', "_"));
+                argument.env(variable)
+            }
+            _ => argument,
+        })
+    })
+}
+
 fn join_cgroup(procs: &Path) -> Result<(), CliError> {
     // 0 is whoever writes it, in both versions.
     fs::write(procs, "0").map_err(|source| CliError::File { path: procs.to_owned(), source })
@@ -96,7 +121,7 @@ fn join_cgroup(procs: &Path) -> Result<(), CliError> {
 fn print_completions(shell: clap_complete::Shell) -> Result<CommandExit, CliError> {
     // Into memory first: clap_complete panics when what it writes to is closed.
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "cofferdam", &mut script);
+    clap_complete::generate(shell, &mut command(), "cofferdam", &mut script);
     io::stdout().write_all(&script).map_err(CliError::io("standard output"))?;
     Ok(CommandExit::Success)
 }
@@ -107,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]

@@ -100,6 +100,11 @@ impl Desk {
         *lock(&self.closed.0) = None;
     }
 
+    /// Whether no worker will ever come again.
+    pub(super) fn is_closed(&self) -> bool {
+        lock(&self.closed.0).is_none()
+    }
+
     /// Waits until nothing runs, or for `deadline`; whether nothing does.
     pub(super) fn wait_for_running_jobs(&self, deadline: Instant) -> bool {
         let workers = self.settings.workers;

@@ -24,6 +24,9 @@ pub enum SlotState {
 }
 
 impl SlotState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [Self::Starting, Self::Idle, Self::Busy, Self::Restarting, Self::Failed];
+
     /// The state's name in reports.
     pub const fn name(self) -> &'static str {
         match self {

@@ -179,9 +179,24 @@ impl Pool {
         self.slots.retire(&self.desk, patience)
     }
 
+    /// Whether no worker will ever be ready again: every slot failed more often than the restart policy allows.
+    pub fn is_lost(&self) -> bool {
+        self.desk.is_closed() && !self.desk.draining.load(Ordering::Acquire)
+    }
+
     /// How many workers, spares among them, the pool has when it is whole.
     pub fn full_size(&self) -> usize {
         self.size.full()
+    }
+
+    /// What one job may use.
+    pub fn limits(&self) -> &Limits {
+        self.size.limits()
+    }
+
+    /// Bytes of memory that each worker commits.
+    pub fn memory_bytes(&self) -> u64 {
+        self.profile.memory_bytes
     }
 
     /// How many jobs run at the same time when the pool is whole.

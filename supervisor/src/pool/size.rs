@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::PoolError;
 use super::admission::Budget;
-use super::builder::{Settings, need};
+use super::builder::{Limits, Settings, need};
 use super::slot::Slots;
 
 /// How large a pool is meant to be.
@@ -22,6 +22,10 @@ impl Size {
 
     pub(super) fn workers(&self) -> usize {
         self.settings.workers
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.settings.limits
     }
 
     pub(super) fn full(&self) -> usize {

@@ -98,7 +98,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<CommandExit, CliError> {
     let cache = cache.map_err(CliError::io("a directory for the compiled module"))?;
     let builder = Pool::builder(module)
         .memory(args.memory.0)
-        .limits(args.limits.limits(&args.blocks))
+        .limits(args.limits.limits(args.blocks.max_block_bytes))
         .cache(Some(cache.path().to_owned()));
     let profile = builder.profile()?.hash();
     builder.compile()?;

@@ -147,7 +147,7 @@ fn index_uncommitted(
 }
 
 fn pool_builder(args: &RunArgs, module: Vec<u8>) -> PoolBuilder {
-    let limits = Limits { retries: args.retries, ..args.limits.limits(&args.blocks) };
+    let limits = Limits { retries: args.retries, ..args.limits.limits(args.blocks.max_block_bytes) };
     let mut builder =
         Pool::builder(module).workers(args.workers).limits(limits).faults(args.plant_fault.clone());
     if let Some(spares) = args.spares {

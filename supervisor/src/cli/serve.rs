@@ -1,0 +1,367 @@
+//! `cofferdam serve`: a pool behind HTTP, until somebody asks it to end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use cofferdam_protocol::exit::CommandExit;
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+use super::args::{self, CacheArgs, LimitArgs, MemoryArgs};
+use super::error::CliError;
+use super::logging;
+use crate::host::size::Bytes;
+use crate::http::server::{self, Bounds};
+use crate::http::{self, Operator, Phase, Service, Settings};
+use crate::pool::{Limits, Pool, PoolBuilder, PoolError};
+
+/// Arguments of `cofferdam serve`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ServeArgs {
+    /// The module, as .wasm or .wat [default: the bundled sample indexer].
+    #[arg(value_name = "MODULE")]
+    module: Option<PathBuf>,
+
+    /// Where to serve HTTP.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+
+    /// Where to serve the admin API: POST /admin/swap, POST /admin/drain. Whoever reaches it decides what is run.
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+
+    /// Where to answer HAProxy's agent check.
+    #[arg(long, value_name = "ADDR")]
+    agent: Option<SocketAddr>,
+
+    /// Jobs that can run at a time, each on a worker of its own.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    workers: usize,
+
+    /// Committed workers more, to take over when one dies [default: 1 if there is memory for it].
+    #[arg(long, value_name = "N")]
+    spares: Option<usize>,
+
+    #[command(flatten)]
+    memory: MemoryArgs,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+
+    /// Bytes that a body may have.
+    #[arg(long, value_name = "SIZE", default_value = "32MiB")]
+    max_body_bytes: Bytes,
+
+    /// How often a job is run again after its worker was lost.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    retries: u32,
+
+    /// The state that guests read: a store that `cofferdam run --db-path` has made, and may go on writing.
+    #[arg(long, value_name = "DIR")]
+    db_path: Option<PathBuf>,
+
+    /// Requests that may wait for a worker.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    queue: usize,
+
+    /// How long one of them may wait.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    queue_wait: Duration,
+
+    /// Bytes of bodies and answers that are held at a time.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    max_held_bytes: Bytes,
+
+    /// How long a body may take to arrive.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    body_timeout: Duration,
+
+    /// How long a connection may take to send a request's headers, and so how long it may be idle.
+    #[arg(long, value_name = "TIME", default_value = "75s", value_parser = humantime::parse_duration)]
+    header_timeout: Duration,
+
+    /// Connections at a time; beyond, the one that has been idle for longest makes room.
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    max_connections: usize,
+
+    /// After SIGTERM: how long requests are still taken while /readyz already says no.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    drain_delay: Duration,
+
+    /// And then: how long requests that run may take.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    drain_timeout: Duration,
+
+    #[command(flatten)]
+    cache: CacheArgs,
+}
+
+/// What somebody asks of the running server.
+#[derive(Debug)]
+enum Ask {
+    Drain,
+    Reload,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &ServeArgs) -> Result<CommandExit, CliError> {
+    // What costs nothing to find out comes first.
+    let module = args::read_module(args.module.as_deref())?;
+    describe(args, module.clone()).profile()?;
+    let (asks, asked) = mpsc::unbounded_channel();
+    listen_to_signals(&asks)?;
+    let runtime = Runtime::new().map_err(CliError::io("the runtime"))?;
+    let exit = runtime.block_on(serve(args, module, asks, asked));
+    // What still runs in a thread is a pool that was cut off.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    exit
+}
+
+async fn serve(
+    args: &ServeArgs,
+    module: Vec<u8>,
+    asks: mpsc::UnboundedSender<Ask>,
+    mut asked: mpsc::UnboundedReceiver<Ask>,
+) -> Result<CommandExit, CliError> {
+    let service = Service::starting(Settings {
+        queue: args.queue,
+        queue_wait: args.queue_wait,
+        buffered_bytes: args.max_held_bytes.0,
+        body_timeout: args.body_timeout,
+        ..Settings::default()
+    });
+    let operator =
+        Arc::new(Control { args: args.clone(), service: service.clone(), asks, swapping: Mutex::default() });
+    // Before the commit: probes have something to ask from the first moment.
+    let server = listen(args, &service, &operator).await?;
+    let starting = {
+        let (args, service) = (args.clone(), service.clone());
+        tokio::task::spawn_blocking(move || start(&args, module, &service))
+    };
+    let started = tokio::select! {
+        started = starting => started.map_err(|error| CliError::Io { what: "starting", source: error.into() })?,
+        _ = drain_asked(&mut asked) => return Ok(CommandExit::Failure),
+    };
+    let pool = started?;
+    tracing::info!("serving on {}: profile {}", args.listen, pool.profile().hash());
+    drop(pool);
+    tell_systemd(&[NotifyState::Ready]);
+    let failed = serve_until_asked(&service, &operator, &mut asked).await;
+    drain(args, &service, server, failed).await
+}
+
+/// Binds every listener, and begins to answer. The handle ends with the number of connections that were cut off.
+async fn listen(
+    args: &ServeArgs,
+    service: &Service,
+    operator: &Arc<Control>,
+) -> Result<tokio::task::JoinHandle<usize>, CliError> {
+    let bounds = Bounds {
+        connections: args.max_connections,
+        header_timeout: args.header_timeout,
+        ..Bounds::default()
+    };
+    let main = bind(args.listen).await?;
+    if let Some(address) = args.agent {
+        tokio::spawn(http::agent(bind(address).await?, service.clone()));
+    }
+    if let Some(address) = args.admin {
+        let router = http::admin_router(service.clone(), Arc::clone(operator) as Arc<dyn Operator>);
+        let listener = bind(address).await?;
+        tokio::spawn(server::serve(listener, router, service.clone(), bounds.clone(), args.drain_timeout));
+    }
+    let router = http::router_of(service.clone());
+    Ok(tokio::spawn(server::serve(main, router, service.clone(), bounds, args.drain_timeout)))
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| CliError::Usage(format!("{address} cannot be listened on: {error}")))
+}
+
+/// Commits the first pool and lets it serve.
+fn start(args: &ServeArgs, module: Vec<u8>, service: &Service) -> Result<Arc<Pool>, CliError> {
+    let bar = logging::bar(None, "committing memory {bar:40} {bytes}/{total_bytes}");
+    let built = describe(args, module).build_with(&mut |progress| {
+        bar.set_length(progress.total_bytes);
+        bar.set_position(progress.committed_bytes);
+        service.set_progress(progress);
+        if service.phase() == Phase::Starting { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    bar.finish_and_clear();
+    let pool = Arc::new(built?);
+    service.install(&pool, &name_of(args));
+    Ok(pool)
+}
+
+/// What the module is called in reports: the name of its file.
+fn name_of(args: &ServeArgs) -> String {
+    let name = args.module.as_ref().and_then(|path| path.file_name());
+    name.map_or_else(|| "sample.wasm".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn describe(args: &ServeArgs, module: Vec<u8>) -> PoolBuilder {
+    let limits = Limits { retries: args.retries, ..args.limits.limits(args.max_body_bytes) };
+    let mut builder = Pool::builder(module).workers(args.workers).limits(limits);
+    if let Some(spares) = args.spares {
+        builder = builder.spares(spares);
+    }
+    if let Some(path) = &args.db_path {
+        builder = builder.state(path);
+    }
+    args.cache.apply(args.memory.apply(builder))
+}
+
+/// Waits until somebody asks to drain, or no worker is left; whether the latter.
+async fn serve_until_asked(
+    service: &Service,
+    operator: &Arc<Control>,
+    asked: &mut mpsc::UnboundedReceiver<Ask>,
+) -> bool {
+    const LOOK: Duration = Duration::from_millis(200);
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            ask = asked.recv() => match ask {
+                Some(Ask::Reload) => {
+                    let operator = Arc::clone(operator);
+                    tokio::task::spawn_blocking(move || operator.reload());
+                }
+                Some(Ask::Drain) | None => return false,
+            },
+            _ = look.tick() => {
+                tell_systemd(&[NotifyState::Watchdog]);
+                if service.pool().is_some_and(|pool| pool.is_lost()) {
+                    return true;
+                }
+            }
+        }
+    }
+}
+
+async fn drain_asked(asked: &mut mpsc::UnboundedReceiver<Ask>) {
+    while let Some(ask) = asked.recv().await {
+        if matches!(ask, Ask::Drain) {
+            return;
+        }
+    }
+}
+
+/// Readiness falls, balancers get time to see it, what runs is finished, and the workers end.
+async fn drain(
+    args: &ServeArgs,
+    service: &Service,
+    server: tokio::task::JoinHandle<usize>,
+    failed: bool,
+) -> Result<CommandExit, CliError> {
+    tell_systemd(&[NotifyState::Stopping]);
+    service.drain();
+    if failed {
+        tracing::error!("no healthy worker is left: ending");
+    } else {
+        tracing::info!("draining: requests are taken for {:?} more", args.drain_delay);
+        tokio::time::sleep(args.drain_delay).await;
+    }
+    service.close();
+    let cut = server.await.unwrap_or(0);
+    if let Some(pool) = service.pool() {
+        // By now nothing runs, or it was given up.
+        let ended = tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await;
+        tracing::debug!("the pool has ended: {ended:?}");
+    }
+    if failed {
+        return Err(PoolError::NoWorker.into());
+    }
+    if cut > 0 {
+        tracing::error!("{cut} requests were cut off: they took longer than {:?}", args.drain_timeout);
+        return Ok(CommandExit::Failure);
+    }
+    tracing::info!("drained");
+    Ok(CommandExit::Success)
+}
+
+/// The first SIGINT or SIGTERM asks to drain, the second ends at once; SIGHUP asks to reload.
+fn listen_to_signals(asks: &mpsc::UnboundedSender<Ask>) -> Result<(), CliError> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(CliError::io("signals"))?;
+    let asks = asks.clone();
+    let listen = move || {
+        let mut draining = false;
+        for signal in &mut signals {
+            match signal {
+                SIGHUP => drop(asks.send(Ask::Reload)),
+                _ if draining => {
+                    // Workers need no help: they die with their supervisor.
+                    signal_hook::low_level::exit(128 + signal);
+                }
+                _ => {
+                    draining = true;
+                    drop(asks.send(Ask::Drain));
+                }
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("cofferdam-signals".to_owned()).spawn(listen);
+    thread.map(drop).map_err(CliError::io("a thread for signals"))
+}
+
+/// What operators ask for, by signal or by the admin API.
+struct Control {
+    args: ServeArgs,
+    service: Service,
+    asks: mpsc::UnboundedSender<Ask>,
+    /// Held while a swap goes on, so that systemd hears of one reload at a time.
+    swapping: Mutex<()>,
+}
+
+impl Control {
+    fn reload(&self) {
+        let mut reloading = vec![NotifyState::Reloading];
+        // systemd tells this reload from others by the time (sd_notify(3)).
+        reloading.extend(NotifyState::monotonic_usec_now().ok());
+        tell_systemd(&reloading);
+        match self.swap(None) {
+            Ok(profile) => tracing::info!("reloaded: profile {profile}"),
+            Err(reason) => tracing::error!("not reloaded, the old module serves on: {reason}"),
+        }
+        tell_systemd(&[NotifyState::Ready]);
+    }
+}
+
+impl Operator for Control {
+    fn swap(&self, module: Option<Vec<u8>>) -> Result<String, String> {
+        let _one = self.swapping.try_lock().map_err(|_| http::SwapError::Busy.to_string())?;
+        let name = match &module {
+            Some(_) => "module by POST /admin/swap".to_owned(),
+            None => name_of(&self.args),
+        };
+        let module = match module {
+            Some(module) => module,
+            None => args::read_module(self.args.module.as_deref()).map_err(|error| error.to_string())?,
+        };
+        let swapped = self.service.swap(&name, || describe(&self.args, module.clone()));
+        swapped.map(|pool| pool.profile().hash().to_string()).map_err(|error| error.to_string())
+    }
+
+    fn drain(&self) {
+        // It is received for as long as there is anything to drain.
+        let _ = self.asks.send(Ask::Drain);
+    }
+}
+
+/// Tells systemd, if it started this (`Type=notify`).
+fn tell_systemd(states: &[NotifyState<'_>]) {
+    let told: io::Result<()> = sd_notify::notify(states);
+    if let Err(error) = told {
+        tracing::debug!("systemd was not told: {error}");
+    }
+}

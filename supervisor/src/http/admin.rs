@@ -1,0 +1,74 @@
+//! What only an operator may do, on a listener of its own: swap the module, drain, look.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use cofferdam_worker::module::MAX_MODULE_BYTES;
+use http_body_util::{BodyExt, Limited};
+use serde_json::json;
+
+use super::problem::{self, Problem};
+use super::service::Service;
+use super::{method, not_found, status};
+
+/// Does what an operator asks for. Given by whoever runs the server, because only they know where modules come from.
+pub trait Operator: Send + Sync + 'static {
+    /// Swaps the module for `module`, or, if it is none, for what is now where the one that is served came from. Blocks.
+    /// Returns the hash of the new profile.
+    ///
+    /// # Errors
+    /// Why not, in a sentence.
+    fn swap(&self, module: Option<Vec<u8>>) -> Result<String, String>;
+
+    /// Begins to drain.
+    fn drain(&self);
+}
+
+type Given = State<Arc<dyn Operator>>;
+
+/// The admin API: `POST /admin/swap`, `POST /admin/drain`, `GET /admin/status`.
+pub fn admin_router(service: Service, operator: Arc<dyn Operator>) -> Router {
+    let status = Router::new().route("/admin/status", get(status)).with_state(service);
+    Router::new()
+        .route("/admin/swap", post(swap))
+        .route("/admin/drain", post(drain))
+        .with_state(operator)
+        .merge(status)
+        .fallback(not_found)
+        .method_not_allowed_fallback(method)
+}
+
+async fn swap(State(operator): Given, body: Body) -> Response {
+    let limit = usize::try_from(MAX_MODULE_BYTES).unwrap_or(usize::MAX);
+    let module = match Limited::new(body, limit).collect().await {
+        Ok(collected) => collected.to_bytes(),
+        Err(error) => return Problem::Malformed(format!("the module: {error}")).into_response(),
+    };
+    let module = (!module.is_empty()).then(|| module.to_vec());
+    match tokio::task::spawn_blocking(move || operator.swap(module)).await {
+        Ok(Ok(profile)) => {
+            ([(header::CONTENT_TYPE, "application/json")], json!({ "profile": profile }).to_string())
+                .into_response()
+        }
+        Ok(Err(reason)) => problem::json(
+            StatusCode::CONFLICT,
+            &json!({
+                "type": "urn:cofferdam:problem:not-swapped",
+                "title": "The module was not swapped; the old one serves on",
+                "status": 409,
+                "detail": reason,
+            }),
+        ),
+        Err(error) => Problem::Internal(error.to_string()).into_response(),
+    }
+}
+
+async fn drain(State(operator): Given) -> Response {
+    operator.drain();
+    StatusCode::ACCEPTED.into_response()
+}

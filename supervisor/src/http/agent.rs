@@ -1,0 +1,31 @@
+//! HAProxy's agent check: a line for whoever connects, and that is all.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+use super::health::Readiness;
+use super::service::Service;
+
+/// Answers agent checks on `listener` for as long as it is polled.
+pub async fn agent(listener: TcpListener, service: Service) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const PAUSE: Duration = Duration::from_millis(100);
+    loop {
+        let Ok((mut stream, _)) = listener.accept().await else {
+            // Out of descriptors, say: nothing is gained by asking again at once.
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let line = Readiness::of(&service.0, &service.0.health()).agent_line();
+        tokio::spawn(async move {
+            // Who does not read the answer has not asked.
+            let write = async {
+                stream.write_all(line.as_bytes()).await?;
+                stream.shutdown().await
+            };
+            let _ = tokio::time::timeout(PATIENCE, write).await;
+        });
+    }
+}

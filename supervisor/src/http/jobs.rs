@@ -1,0 +1,156 @@
+//! `POST /v1/blocks/{height}` and `POST /v1/views/{export}`: from a request to a job, and from its answer to a response.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use cofferdam_protocol::profile::Hash;
+use sha2::{Digest, Sha256};
+use tracing::Instrument;
+
+use super::answer::Format;
+use super::body::{self, Bounds};
+use super::gate::Lane;
+use super::idempotency::Key;
+use super::problem::Problem;
+use super::service::{Inner, Phase, Request, Service};
+use super::trace;
+
+/// Milliseconds that the client is ready to wait, from the arrival of its request.
+const DEADLINE_HEADER: &str = "cofferdam-deadline-ms";
+
+/// `POST /v1/blocks/{height}`.
+pub(super) async fn block(
+    State(service): State<Service>,
+    Path(height): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let what = parse_height(&height, "the height in the path").map(|height| (Lane::Blocks, height, None));
+    handle(service, what, headers, body).await
+}
+
+/// `POST /v1/views/{export}?height=N`.
+pub(super) async fn view(
+    State(service): State<Service>,
+    Path(export): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let what = height_of_query(query.as_deref()).map(|height| (Lane::Views, height, Some(export)));
+    handle(service, what, headers, body).await
+}
+
+type What = (Lane, u32, Option<String>);
+
+async fn handle(service: Service, what: Result<What, Problem>, headers: HeaderMap, body: Body) -> Response {
+    let inner = service.0;
+    let answered = match what {
+        Ok(what) => {
+            let span = trace::span(&headers, what.0.name(), what.1);
+            answer(&inner, what, headers, body).instrument(span).await
+        }
+        Err(problem) => Err(problem),
+    };
+    answered.unwrap_or_else(|problem| {
+        inner.note_problem(&problem);
+        problem.into_response()
+    })
+}
+
+async fn answer(inner: &Arc<Inner>, what: What, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+    let (lane, height, export) = what;
+    let deadline = deadline(&headers)?;
+    let generation = match *inner.phase.borrow() {
+        Phase::Closing => None,
+        _ => inner.generation(),
+    };
+    let limits = *generation.ok_or_else(|| inner.not_serving())?.pool.limits();
+    let bounds = Bounds {
+        bytes: limits.input_bytes,
+        time: inner.settings.body_timeout,
+        patience: inner.settings.queue_wait,
+        retry_after: inner.gate.retry_after(),
+    };
+    let body = body::receive(body, &bounds, &inner.room).await?;
+    let key = Key::of(&headers, || fingerprint(lane, height, export.as_deref(), body.sha256))?;
+    let request = Request { lane, height, export, body, deadline };
+    let work = Arc::clone(inner).answer(request);
+    let answer = match key {
+        None => work.await?,
+        Some(key) => inner.answers.get(key, work.in_current_span()).await?,
+    };
+    let format = Format::of(&headers);
+    let held = inner.room_for(answer.response_bytes(format)).await?;
+    Ok(answer.respond(format, held))
+}
+
+/// What makes two requests the same.
+fn fingerprint(lane: Lane, height: u32, export: Option<&str>, body: Hash) -> Hash {
+    let mut hasher = Sha256::new();
+    hasher.update(lane.name());
+    hasher.update(height.to_le_bytes());
+    hasher.update(body.0);
+    hasher.update(export.unwrap_or_default());
+    Hash(hasher.finalize().into())
+}
+
+fn parse_height(text: &str, what: &str) -> Result<u32, Problem> {
+    // `parse` would take a sign.
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let height = if digits { text.parse().ok() } else { None };
+    height.ok_or_else(|| {
+        Problem::Malformed(format!("{what}: expected a number up to {}, not {text:?}", u32::MAX))
+    })
+}
+
+fn height_of_query(query: Option<&str>) -> Result<u32, Problem> {
+    let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    let mut height = None;
+    for pair in pairs {
+        match pair.split_once('=') {
+            Some(("height", text)) if height.is_none() => height = Some(parse_height(text, "height")?),
+            _ => {
+                return Err(Problem::Malformed(format!(
+                    "the query {pair:?} means nothing here; expected height=N"
+                )));
+            }
+        }
+    }
+    // A view of the newest state is one at a height that no block is above.
+    Ok(height.unwrap_or(u32::MAX))
+}
+
+fn deadline(headers: &HeaderMap) -> Result<Option<(Instant, Duration)>, Problem> {
+    let Some(value) = headers.get(DEADLINE_HEADER) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let wrong =
+        || Problem::Malformed(format!("{DEADLINE_HEADER}: expected milliseconds, at least 1, not {text:?}"));
+    let millis: u64 = text.parse().ok().filter(|millis| *millis > 0).ok_or_else(wrong)?;
+    let allowed = Duration::from_millis(millis);
+    // One beyond all clocks is none.
+    Ok(Instant::now().checked_add(allowed).map(|at| (at, allowed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heights_are_plain_numbers() {
+        assert_eq!(parse_height("0", "x"), Ok(0));
+        assert_eq!(parse_height("4294967295", "x"), Ok(u32::MAX));
+        for bad in ["", "-1", "+1", "4294967296", "1.5", "0x1", " 1", "１"] {
+            assert!(parse_height(bad, "x").is_err(), "{bad:?}");
+        }
+        assert_eq!(height_of_query(None), Ok(u32::MAX));
+        assert_eq!(height_of_query(Some("height=7")), Ok(7));
+        for bad in ["height=", "height=1&height=2", "hight=1", "height"] {
+            assert!(height_of_query(Some(bad)).is_err(), "{bad:?}");
+        }
+    }
+}

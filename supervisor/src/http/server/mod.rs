@@ -1,0 +1,159 @@
+//! The listener of `cofferdam serve`: connections with bounds, and an end that loses no request.
+//!
+//! A client can be slow, idle, or one of too many. Headers have a time and a size; an answer that is not read is given up
+//! after a time without progress; and where all places are taken, the connection that has been idle for longest makes room,
+//! so that ten thousand idle clients keep nobody out.
+
+mod connections;
+mod patient;
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tower::ServiceExt;
+
+use super::service::{Phase, Service};
+use connections::{Connection, Connections};
+use patient::Patient;
+
+/// Bytes of a request's line and headers.
+const MAX_HEADER_BYTES: usize = 64 << 10;
+
+/// Streams of one HTTP/2 connection at a time.
+const MAX_STREAMS: u32 = 256;
+
+/// What connections may cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// How many there may be. Default 4096.
+    pub connections: usize,
+    /// How long a request's headers may take, from when the connection is ready for them: so an idle connection is closed
+    /// after this, too. Longer than a balancer keeps its own idle ones. Default 75 s.
+    pub header_timeout: Duration,
+    /// How long a client may read nothing of an answer. Default 30 s.
+    pub write_timeout: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            header_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Serves `router` on `listener` until `service` closes; then lets what runs finish, for at most `grace`. Returns how many
+/// connections were cut off in the middle of a request.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    service: Service,
+    bounds: Bounds,
+    grace: Duration,
+) -> usize {
+    let connections = Connections::new(bounds.connections);
+    // Every connection holds a sender: when all are gone, nothing is received.
+    let (open, mut closed) = mpsc::channel::<()>(1);
+    let mut phase = service.watch();
+    {
+        let mut closing = pin!(phase.wait_for(|phase| *phase == Phase::Closing));
+        loop {
+            let accepted = tokio::select! {
+                _ = &mut closing => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let connection = connections.enter();
+                    let one = one(stream, router.clone(), service.clone(), bounds.clone(), connection);
+                    let open = open.clone();
+                    tokio::spawn(async move {
+                        one.await;
+                        drop(open);
+                    });
+                }
+                Err(error) => after_failure(&error, &connections).await,
+            }
+        }
+    }
+    drop((listener, open));
+    // Nothing is ever sent.
+    let _ = tokio::time::timeout(grace, closed.recv()).await;
+    connections.busy()
+}
+
+/// What to do when no connection could be accepted.
+async fn after_failure(error: &io::Error, connections: &Connections) {
+    const PAUSE: Duration = Duration::from_millis(50);
+    // A client that was gone again at once is nothing. Out of descriptors, room has to be made.
+    if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) {
+        tracing::warn!("no connection can be accepted: {error}");
+        connections.evict();
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// One connection, to its end.
+async fn one(
+    stream: TcpStream,
+    router: Router,
+    service: Service,
+    bounds: Bounds,
+    connection: Arc<Connection>,
+) {
+    // Answers are small and waited for.
+    let _ = stream.set_nodelay(true);
+    let metric = service.0.metrics.connections.clone();
+    metric.inc();
+    let answer = service_fn(|request: hyper::Request<Incoming>| {
+        let (router, connection) = (router.clone(), Arc::clone(&connection));
+        async move {
+            let _busy = connection.begin();
+            router.oneshot(request).await
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.header_timeout)
+        .max_buf_size(MAX_HEADER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+        .keep_alive_interval(bounds.header_timeout)
+        .keep_alive_timeout(bounds.write_timeout);
+    let io = TokioIo::new(Patient::new(stream, bounds.write_timeout));
+    let mut conn = pin!(builder.serve_connection(io, answer));
+    let mut phase = service.watch();
+    let ended = tokio::select! {
+        ended = conn.as_mut() => ended,
+        () = async {
+            tokio::select! {
+                _ = phase.wait_for(|phase| *phase == Phase::Closing) => {}
+                () = connection.evicted() => {}
+            }
+        } => {
+            conn.as_mut().graceful_shutdown();
+            conn.as_mut().await
+        }
+    };
+    if let Err(error) = ended {
+        // Clients that hang up, or speak no HTTP, are everyday.
+        tracing::debug!("a connection ended: {error}");
+    }
+    metric.dec();
+}
