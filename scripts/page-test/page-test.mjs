@@ -179,7 +179,7 @@ try {
     await page.close();
   }
 } catch (error) {
-  check("the test comes to its end", error.message);
+  check("the test comes to its end", error.message.split("\n")[0]);
 } finally {
   await browser.close();
 }
