@@ -6,3 +6,4 @@ pub mod guests;
 mod output;
 pub mod pool;
 pub mod random;
+pub mod serve;
