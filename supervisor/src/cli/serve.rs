@@ -80,7 +80,7 @@ pub(super) struct ServeArgs {
 
     /// Bytes of bodies and answers that are held at a time.
     #[arg(long, value_name = "SIZE", default_value = "256MiB")]
-    max_held_bytes: Bytes,
+    buffered: Bytes,
 
     /// How long a body may take to arrive.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
@@ -136,7 +136,7 @@ async fn serve(
     let service = Service::starting(Settings {
         queue: args.queue,
         queue_wait: args.queue_wait,
-        buffered_bytes: args.max_held_bytes.0,
+        buffered_bytes: args.buffered.0,
         body_timeout: args.body_timeout,
         ..Settings::default()
     });

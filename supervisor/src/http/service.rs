@@ -161,7 +161,8 @@ impl Service {
     /// if there was one, is returned: what runs on it goes on.
     pub fn install(&self, pool: &Arc<Pool>, name: &str) -> Option<Arc<Pool>> {
         let profile = pool.profile().hash();
-        let module = Module { name: name.to_owned(), sha256: pool.profile().module.to_string() };
+        let sha256 = pool.profile().module.to_string();
+        let module = Module { name: name.to_owned(), sha256, bytes: pool.module_bytes() };
         let generation =
             Generation { module, profile, profile_text: profile.to_string().into(), pool: Arc::clone(pool) };
         let before = self.0.generation.swap(Some(Arc::new(generation)));

@@ -303,6 +303,7 @@ impl PoolBuilder {
         let dispatchers = ticket::dispatchers(settings.workers, &queued, &followed, &desk);
         Ok(Pool {
             profile,
+            module_bytes: binary.len() as u64,
             artifact: origin,
             desk,
             slots,

@@ -122,6 +122,7 @@ pub enum Begun {
 #[derive(Debug)]
 pub struct Pool {
     profile: Profile,
+    module_bytes: u64,
     artifact: ArtifactOrigin,
     desk: Arc<Desk>,
     slots: Slots,
@@ -222,6 +223,11 @@ impl Pool {
     /// What one job may use.
     pub fn limits(&self) -> &Limits {
         self.size.limits()
+    }
+
+    /// Bytes of the module in binary form.
+    pub fn module_bytes(&self) -> u64 {
+        self.module_bytes
     }
 
     /// Bytes of memory that each worker commits.
