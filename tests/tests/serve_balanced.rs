@@ -7,7 +7,8 @@
 //!
 //! Where retries are off, nothing that was sent to a host is sent to another one: then a request may fail that was in
 //! flight on the process that was killed with -9, and no other. What was not sent, because no connection could be made, goes
-//! elsewhere in either case.
+//! elsewhere in either case. nginx alone, which does not ask hosts whether they are ready, may then also hit one that has
+//! just been started and says 503 until its memory is committed: without retries, that is passed on.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use cofferdam_tests::support::command::{exclusively, send, wait_until};
 use cofferdam_tests::support::http::{
     Client, Failure, Load, Network, Reply, Server, Tally, Work, get, percentile, runtime,
 };
+use cofferdam_tests::support::pool::process_state;
 use cofferdam_tests::support::random::Random;
 use nix::sys::signal::Signal;
 
@@ -93,13 +95,29 @@ impl Fleet {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Kills the oldest worker of one process, so that all are killed equally often. Whether there was one.
+    /// Kills a worker of one process: in turns the oldest, so that all are killed, and one that works at that moment, so
+    /// that jobs are lost. Whether there was one.
     fn kill_worker(&self, turn: usize) -> bool {
-        let servers = self.servers();
-        let Some(server) = &servers[turn % servers.len()] else { return false };
-        let age = |pid: &u32| fields(*pid).get(19).and_then(|field| field.parse::<u64>().ok());
-        let oldest = server.running().workers().into_iter().min_by_key(age);
-        oldest.is_some_and(|pid| send(pid, Signal::SIGKILL).is_ok())
+        /// For so long one that works is looked for.
+        const LOOK: Duration = Duration::from_millis(200);
+        let begun = Instant::now();
+        loop {
+            let servers = self.servers();
+            let Some(server) = &servers[turn % servers.len()] else { return false };
+            let workers = server.running().workers();
+            let works = workers.iter().copied().find(|pid| process_state(*pid) == Some('R'));
+            let is_time = turn.is_multiple_of(2) || begun.elapsed() > LOOK;
+            let chosen = works.filter(|_| !turn.is_multiple_of(2)).or_else(|| {
+                let age = |pid: &u32| start_time(*pid);
+                workers.into_iter().min_by_key(age).filter(|_| is_time)
+            });
+            if let Some(pid) = chosen {
+                return send(pid, Signal::SIGKILL).is_ok();
+            }
+            if is_time {
+                return false;
+            }
+        }
     }
 
     /// Sends a process `signal`, waits for its end, and after `pause` starts it again. When it was gone.
@@ -127,11 +145,10 @@ impl Fleet {
     }
 }
 
-/// The fields of `/proc/PID/stat` behind the name.
-fn fields(pid: u32) -> Vec<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields);
-    fields.split_whitespace().map(str::to_owned).collect()
+/// When a process was started, in clock ticks (proc_pid_stat(5)).
+fn start_time(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(") ")?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// A run with all disturbances. Its tally, and from when to when the process that was killed with -9 went.
@@ -189,15 +206,17 @@ fn disturbed(kind: Kind, retries: Retries, requests: u64) -> Option<(Tally, (Ins
     wait_until("all requests are sent", || (sent.load(Ordering::Relaxed) >= requests).then_some(()));
     stop.store(true, Ordering::Relaxed);
     let tally = load.join().expect("the load is generated");
+    let lasted = begun.elapsed();
     quieten.store(true, Ordering::Relaxed);
     let kills = killer.join().expect("workers are killed");
     let servers: Vec<_> = fleet.servers().drain(..).flatten().collect();
-    servers.into_iter().for_each(|server| drop(server.finish_after(Signal::SIGTERM)));
+    servers.iter().for_each(|server| server.running().signal(Signal::SIGTERM));
+    servers.into_iter().for_each(|server| drop(server.finish().expect_code(0)));
     println!(
         "{kind:?}, retries {retries:?}: {} requests in {:.1?}, {} failed; {kills} workers killed; attempts {:?}; \
          p50 {:.1?}, p99 {:.1?}, longest {:.1?}",
         tally.requests,
-        begun.elapsed(),
+        lasted,
         tally.failures.len(),
         tally.attempts,
         percentile(&tally.times, 50),
@@ -208,7 +227,8 @@ fn disturbed(kind: Kind, retries: Retries, requests: u64) -> Option<(Tally, (Ins
         report(&tally.failures, begun, (killed, gone), &balancer);
     }
     assert!(tally.requests >= requests);
-    assert!(tally.attempts.keys().any(|attempts| attempts.as_str() > "1"), "no kill met a job: {tally:?}");
+    let met = tally.attempts.keys().any(|attempts| attempts.as_str() > "1");
+    assert!(met || retries == Retries::Off, "no kill met a job: {:?}", tally.attempts);
     Some((tally, (killed, gone)))
 }
 
@@ -245,10 +265,10 @@ fn assert_none_failed(kind: Kind) {
 
 fn assert_only_those_in_flight_failed(kind: Kind) {
     let Some((tally, (killed, gone))) = disturbed(kind, Retries::Off, requests() / 4) else { return };
-    let others = tally.failures.iter().filter(|failure| {
-        failure.what.starts_with("WRONG")
-            || failure.outcome.ended < killed
-            || failure.outcome.began > gone + SLACK
+    let others = tally.failures.iter().filter(|Failure { what, outcome }| {
+        let in_flight = outcome.ended >= killed && outcome.began <= gone + SLACK;
+        let starting = kind == Kind::Nginx && what.contains("urn:cofferdam:problem:starting");
+        what.starts_with("WRONG") || !(in_flight || starting)
     });
     assert_eq!(others.count(), 0, "of {} failures", tally.failures.len());
 }
