@@ -82,8 +82,7 @@ pub(super) async fn receive(body: &mut Body, bounds: &Bounds, room: &Room) -> Re
     if announced.is_some_and(|bytes| bytes > bounds.bytes) {
         return Err(Problem::TooLarge { limit: bounds.bytes });
     }
-    let mut share = Share { room, bounds, held: Vec::new(), left: 0 };
-    share.cover(announced.unwrap_or(0)).await?;
+    let mut share = Share { room, bounds, announced, held: Vec::new(), left: 0 };
     let limit = usize::try_from(bounds.bytes).unwrap_or(usize::MAX);
     let mut body = Limited::new(body, limit);
     let (mut parts, mut hasher) = (Parts::default(), Sha256::new());
@@ -121,6 +120,8 @@ pub(super) async fn discard(body: &mut Body) {
 struct Share<'a> {
     room: &'a Room,
     bounds: &'a Bounds,
+    /// Bytes that were announced and have no room yet.
+    announced: Option<u64>,
     held: Vec<Held>,
     /// Bytes that are taken and not used.
     left: u64,
@@ -129,11 +130,18 @@ struct Share<'a> {
 impl Share<'_> {
     /// Makes sure that `bytes` more have room.
     async fn cover(&mut self, bytes: u64) -> Result<(), Problem> {
-        /// Of a body whose length is not announced, so much is taken at a time.
+        /// So much is taken at a time: a length is announced for nothing, and whoever then sends nothing would keep
+        /// others out.
         const STEP_BYTES: u64 = 64 << 10;
         if bytes > self.left {
-            // The first is exact: a length that was announced, or else the first part.
-            let more = if self.held.is_empty() { bytes } else { bytes.max(STEP_BYTES) };
+            let step = match self.announced {
+                Some(announced) => STEP_BYTES.min(announced),
+                // Most bodies without a length are of one part.
+                None if self.held.is_empty() => 0,
+                None => STEP_BYTES,
+            };
+            let more = bytes.max(step);
+            self.announced = self.announced.map(|announced| announced.saturating_sub(more));
             let held = self.room.take(more, self.bounds.patience).await;
             self.held.push(held.ok_or(Problem::NoRoom { retry_after: self.bounds.retry_after })?);
             self.left = self.left.saturating_add(more);

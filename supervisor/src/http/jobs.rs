@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, HttpBody};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
@@ -25,23 +26,25 @@ const DEADLINE_HEADER: &str = "cofferdam-deadline-ms";
 /// `POST /v1/blocks/{height}`.
 pub(super) async fn block(
     State(service): State<Service>,
-    Path(height): Path<String>,
+    height: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let what = parse_height(&height, "the height in the path").map(|height| (Lane::Blocks, height, None));
+    let height = in_path(height).and_then(|height| parse_height(&height, "the height in the path"));
+    let what = height.map(|height| (Lane::Blocks, height, None));
     handle(service, what, headers, body).await
 }
 
 /// `POST /v1/views/{export}?height=N`.
 pub(super) async fn view(
     State(service): State<Service>,
-    Path(export): Path<String>,
+    export: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let what = height_of_query(query.as_deref()).map(|height| (Lane::Views, height, Some(export)));
+    let export = in_path(export);
+    let what = export.and_then(|export| Ok((Lane::Views, height_of_query(query.as_deref())?, Some(export))));
     handle(service, what, headers, body).await
 }
 
@@ -114,6 +117,11 @@ fn fingerprint(lane: Lane, height: u32, export: Option<&str>, body: Hash) -> Has
     hasher.update(body.0);
     hasher.update(export.unwrap_or_default());
     Hash(hasher.finalize().into())
+}
+
+/// What a path names: it can be no text.
+fn in_path(named: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    named.map(|Path(named)| named).map_err(|rejection| Problem::Malformed(rejection.body_text()))
 }
 
 fn parse_height(text: &str, what: &str) -> Result<u32, Problem> {

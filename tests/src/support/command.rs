@@ -160,6 +160,7 @@ enum Input {
 #[derive(Debug)]
 pub struct Cofferdam<'a> {
     arguments: Vec<OsString>,
+    variables: Vec<(String, OsString)>,
     input: Input,
     cgroup: Option<&'a ChildCgroup>,
 }
@@ -168,7 +169,7 @@ impl<'a> Cofferdam<'a> {
     /// `cofferdam` with these arguments and no others.
     pub fn new<S: Into<OsString>>(arguments: impl IntoIterator<Item = S>) -> Self {
         let arguments = arguments.into_iter().map(Into::into).collect();
-        Self { arguments, input: Input::Nothing, cgroup: None }
+        Self { arguments, variables: Vec::new(), input: Input::Nothing, cgroup: None }
     }
 
     /// `cofferdam run --json` with one small worker and no spare.
@@ -194,6 +195,13 @@ impl<'a> Cofferdam<'a> {
     #[must_use]
     pub fn path(self, option: &str, path: &Path) -> Self {
         self.arg(option).arg(path)
+    }
+
+    /// A variable of its environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.variables.push((name.to_owned(), value.into()));
+        self
     }
 
     /// Gives it these bytes on standard input, and then the end.
@@ -238,6 +246,7 @@ impl<'a> Cofferdam<'a> {
             .args(&self.arguments)
             .env("COFFERDAM_CACHE_DIR", cache())
             .env_remove("COFFERDAM_LOG")
+            .envs(self.variables)
             .stdin(if matches!(self.input, Input::Nothing) { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -357,6 +366,17 @@ impl Running {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// What a run that has ended by itself printed.
+    pub fn ended(&mut self) -> Output {
+        let status = self.wait();
+        let (stdout, stderr) = self.readers.take().expect("it is finished once");
+        stdout.join().expect("its standard output was read");
+        let stderr = stderr.join().expect("its standard error was read");
+        let mut lines = std::mem::take(&mut self.seen);
+        lines.extend(self.lines.try_iter());
+        Output { arguments: std::mem::take(&mut self.arguments), status, lines, stderr }
+    }
+
     /// Waits for its end, and for that of every process that it started: it is to leave none.
     pub fn finish(mut self) -> Output {
         self.end_input();
@@ -371,12 +391,7 @@ impl Running {
             left = self.binary.processes();
         }
         assert!(left.is_empty(), "{:?} left processes {left:?} behind", self.arguments);
-        let (stdout, stderr) = self.readers.take().expect("it is finished once");
-        stdout.join().expect("its standard output was read");
-        let stderr = stderr.join().expect("its standard error was read");
-        let mut lines = std::mem::take(&mut self.seen);
-        lines.extend(self.lines.try_iter());
-        Output { arguments: std::mem::take(&mut self.arguments), status, lines, stderr }
+        self.ended()
     }
 
     fn wait(&mut self) -> ExitStatus {

@@ -8,3 +8,4 @@ pub mod http;
 mod output;
 pub mod pool;
 pub mod random;
+pub mod serve;

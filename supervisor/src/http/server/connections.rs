@@ -1,7 +1,7 @@
 //! The connections that are open, which of them are idle, and since when.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -25,13 +25,16 @@ pub(super) struct Connection {
     id: u64,
     shared: Arc<Shared>,
     running: AtomicUsize,
+    /// Whether it ever began a request.
+    used: AtomicBool,
     /// When it last began or ended a request, in microseconds since the server began.
     touched: AtomicU64,
     evict: Notify,
 }
 
-/// A request that runs on a connection.
-pub(super) struct Busy<'a>(&'a Connection);
+/// A request that runs on a connection, until its answer has been sent.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<Connection>);
 
 impl Connections {
     pub(super) fn new(most: usize) -> Self {
@@ -46,6 +49,7 @@ impl Connections {
             id,
             shared: Arc::clone(&self.0),
             running: AtomicUsize::new(0),
+            used: AtomicBool::new(false),
             touched: AtomicU64::new(self.0.now()),
             evict: Notify::new(),
         });
@@ -92,9 +96,10 @@ impl Shared {
 
 impl Connection {
     /// Notes that a request begins.
-    pub(super) fn begin(&self) -> Busy<'_> {
+    pub(super) fn begin(self: &Arc<Self>) -> Busy {
         self.running.fetch_add(1, Ordering::Relaxed);
-        Busy(self)
+        self.used.store(true, Ordering::Relaxed);
+        Busy(Arc::clone(self))
     }
 
     /// Waits until it is asked to leave.
@@ -102,12 +107,18 @@ impl Connection {
         self.evict.notified().await;
     }
 
-    fn is_idle(&self) -> bool {
+    /// Whether a request ever began.
+    pub(super) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether no request runs.
+    pub(super) fn is_idle(&self) -> bool {
         self.running.load(Ordering::Relaxed) == 0
     }
 }
 
-impl Drop for Busy<'_> {
+impl Drop for Busy {
     fn drop(&mut self) {
         self.0.touched.store(self.0.shared.now(), Ordering::Relaxed);
         self.0.running.fetch_sub(1, Ordering::Relaxed);

@@ -8,12 +8,15 @@ mod connections;
 mod patient;
 
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use hyper::body::Incoming;
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -22,7 +25,7 @@ use tokio::sync::mpsc;
 use tower::ServiceExt;
 
 use super::service::{Phase, Service};
-use connections::{Connection, Connections};
+use connections::{Busy, Connection, Connections};
 use patient::Patient;
 
 /// Bytes of a request's line and headers.
@@ -119,8 +122,10 @@ async fn one(
     let answer = service_fn(|request: hyper::Request<Incoming>| {
         let (router, connection) = (router.clone(), Arc::clone(&connection));
         async move {
-            let _busy = connection.begin();
-            router.oneshot(request).await
+            let busy = connection.begin();
+            let answered = router.oneshot(request).await;
+            // Until the last byte of it is sent.
+            answered.map(|response| response.map(|body| Whole { body, _busy: busy }))
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -139,16 +144,21 @@ async fn one(
     let io = TokioIo::new(Patient::new(stream, bounds.write_timeout));
     let mut conn = pin!(builder.serve_connection(io, answer));
     let mut phase = service.watch();
+    let leaves = async {
+        tokio::select! {
+            _ = phase.wait_for(|phase| *phase == Phase::Closing) => {}
+            () = connection.evicted() => {}
+            () = silent(&connection, bounds.header_timeout) => {}
+        }
+    };
     let ended = tokio::select! {
         ended = conn.as_mut() => ended,
-        () = async {
-            tokio::select! {
-                _ = phase.wait_for(|phase| *phase == Phase::Closing) => {}
-                () = connection.evicted() => {}
-            }
-        } => {
+        () = leaves => {
             conn.as_mut().graceful_shutdown();
-            conn.as_mut().await
+            tokio::select! {
+                ended = conn.as_mut() => ended,
+                () = idle(&connection) => Ok(()),
+            }
         }
     };
     if let Err(error) = ended {
@@ -156,4 +166,49 @@ async fn one(
         tracing::debug!("a connection ended: {error}");
     }
     metric.dec();
+}
+
+/// Ends when a connection has not begun its first request in time. Before hyper knows which HTTP it is, it has no timer.
+async fn silent(connection: &Connection, timeout: Duration) {
+    tokio::time::sleep(timeout).await;
+    if connection.is_used() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Ends when a connection that is to leave has no request: hyper itself would wait for a head that has begun to come.
+async fn idle(connection: &Connection) {
+    const GRACE: Duration = Duration::from_secs(1);
+    loop {
+        tokio::time::sleep(GRACE).await;
+        if connection.is_idle() {
+            return;
+        }
+    }
+}
+
+/// An answer's body, and that its connection is busy.
+struct Whole {
+    body: Body,
+    _busy: Busy,
+}
+
+impl HttpBody for Whole {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

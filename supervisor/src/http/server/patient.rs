@@ -1,4 +1,5 @@
-//! A connection that is given up when its other end reads nothing for too long.
+//! A connection that is given up when its other end reads nothing for too long, and that is closed so that its other end
+//! gets to read the last answer.
 
 use std::io;
 use std::pin::Pin;
@@ -15,11 +16,13 @@ pub(super) struct Patient<S> {
     patience: Duration,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// Runs while what still comes is read away, after all was written.
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
     pub(super) fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, waiting: None }
+        Self { stream, patience, waiting: None, lingering: None }
     }
 
     /// Passes on what a write came to, if it is over, or its time is.
@@ -34,6 +37,33 @@ impl<S> Patient<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Patient<S> {
+    /// Reads away what a client goes on sending after its answer, a body that is too large, say. Closed with something
+    /// unread, the connection would be reset, and the client would learn of that rather than of the answer.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [0; 16 << 10];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    let (patience, lingering) = (self.patience, &mut self.lingering);
+                    let timer = lingering.get_or_insert_with(|| Box::pin(sleep(patience)));
+                    // A client that sends without end finds one here.
+                    if timer.as_mut().poll(context).is_ready() {
+                        return Poll::Ready(());
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => match &mut self.lingering {
+                    // Nothing was on its way.
+                    None => return Poll::Ready(()),
+                    Some(timer) => return timer.as_mut().poll(context),
+                },
+            }
+        }
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -44,7 +74,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.bounded(poll, cx)
@@ -70,7 +100,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.bounded(poll, cx)
+        ready!(self.bounded(poll, cx))?;
+        self.poll_linger(cx).map(Ok)
     }
 }
 
