@@ -442,7 +442,7 @@ fn a_body_that_is_longer_or_shorter_than_announced() {
 
 #[test]
 fn clients_that_read_nothing_of_a_large_answer_are_given_up() {
-    let command = script().with("--memory 64MiB --max-held-bytes 128MiB --queue-wait 5m");
+    let command = script().with("--memory 64MiB --buffered 128MiB --queue-wait 5m");
     let besieged = Besieged::new(command);
     let body = vec![7; 16 << 20];
     let clients: Vec<_> = (0..4)

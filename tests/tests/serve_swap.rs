@@ -49,10 +49,22 @@ type Letters = BTreeMap<String, char>;
 /// What one client saw: the letters that answered it, in order, each once in a row.
 type Seen = Vec<char>;
 
+/// Stops all clients when one has failed.
+struct StopAfterFailure<'a>(&'a AtomicBool);
+
+impl Drop for StopAfterFailure<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Asks without pause until it is told to stop, and checks each answer.
 fn ask(address: SocketAddr, client: u32, letters: &Letters, stop: &AtomicBool, answers: &AtomicU64) -> Seen {
     let mut connection = Client::connect(address);
     let mut seen = Seen::new();
+    let _stop = StopAfterFailure(stop);
     for height in 0.. {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -79,7 +91,10 @@ fn under_load(server: &Server, letters: &Letters, mut what: impl FnMut()) -> Vec
     // Every client, and some more, before and after.
     let some_more = || {
         let until = answers.load(Ordering::Relaxed) + 200;
-        wait_until("they are answered", || (answers.load(Ordering::Relaxed) >= until).then_some(()));
+        wait_until("they are answered", || {
+            assert!(!stop.load(Ordering::Relaxed), "a request failed");
+            (answers.load(Ordering::Relaxed) >= until).then_some(())
+        });
     };
     thread::scope(|scope| {
         let (stop, answers, address) = (&stop, &answers, server.address);

@@ -80,7 +80,7 @@ pub(super) struct ServeArgs {
 
     /// Bytes of bodies and answers that are held at a time.
     #[arg(long, value_name = "SIZE", default_value = "256MiB")]
-    max_held_bytes: Bytes,
+    buffered: Bytes,
 
     /// How long a body may take to arrive.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
@@ -136,7 +136,7 @@ async fn serve(
     let service = Service::starting(Settings {
         queue: args.queue,
         queue_wait: args.queue_wait,
-        buffered_bytes: args.max_held_bytes.0,
+        buffered_bytes: args.buffered.0,
         body_timeout: args.body_timeout,
         ..Settings::default()
     });
@@ -151,12 +151,12 @@ async fn serve(
     let started = tokio::select! {
         started = &mut starting => started.map_err(|error| CliError::Io { what: "starting", source: error.into() })?,
         () = drain_asked(&mut asked) => {
-            // The commit is broken off, and its workers are waited for.
+            // The commit is broken off, and its workers are waited for; if it was over just then, this is a drain.
             service.drain();
-            if let Ok(Ok(pool)) = starting.await {
-                let _ = tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await;
-            }
-            return Ok(CommandExit::Failure);
+            return match starting.await {
+                Ok(Ok(_)) => drain(args, &service, server, false).await,
+                _ => Ok(CommandExit::Failure),
+            };
         }
     };
     let pool = started?;
@@ -248,7 +248,7 @@ async fn serve_until_asked(
             },
             _ = look.tick() => {
                 tell_systemd(&[NotifyState::Watchdog]);
-                if service.pool().is_some_and(|pool| pool.is_lost()) {
+                if !service.is_swapping() && service.pool().is_some_and(|pool| pool.is_lost()) {
                     return true;
                 }
             }

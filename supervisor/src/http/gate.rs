@@ -1,9 +1,10 @@
 //! The gate before the pool: who may run a job now, who waits, and who is sent away.
 //!
 //! As many requests are let in at a time as there are workers to run them. The rest waits in two lanes, one for blocks and
-//! one for views, which take turns, so that neither kind starves the other. Both lanes together are bounded, and nobody
-//! waits for longer than was agreed: a request that cannot be served in time is told so while it is still cheap to go
-//! elsewhere.
+//! one for views, which take turns, so that neither kind starves the other. Both lanes together are bounded, and half of
+//! the places are each lane's own if it needs them: where one lane fills them all, whoever comes to the other takes the
+//! place of the last in it. Nobody waits for longer than was agreed: a request that cannot be served in time is told so
+//! while it is still cheap to go elsewhere.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -95,7 +96,7 @@ impl Gate {
                 state.inside += 1;
                 return Ok(Turn::new(self));
             }
-            if state.waiting() >= self.0.limit {
+            if state.waiting() >= self.0.limit && !state.make_room(lane, self.0.limit) {
                 return Err(Refusal::Full);
             }
             let (sender, turn) = oneshot::channel();
@@ -107,8 +108,9 @@ impl Gate {
         let _place = Place { gate: self, lane, id };
         match tokio::time::timeout(patience, turn).await {
             Ok(Ok(turn)) => Ok(turn),
-            // A sender is dropped only after it has sent, or with the gate.
-            Ok(Err(_)) | Err(_) => Err(Refusal::Waited),
+            // A sender that has sent nothing is dropped when its place is taken away.
+            Ok(Err(_)) => Err(Refusal::Full),
+            Err(_) => Err(Refusal::Waited),
         }
     }
 
@@ -173,6 +175,17 @@ impl State {
             Lane::Blocks => &mut self.blocks,
             Lane::Views => &mut self.views,
         }
+    }
+
+    /// Where all `limit` places are taken: sends away the last in the other lane, if that has more than its half and `lane`
+    /// less. Whether it did.
+    fn make_room(&mut self, lane: Lane, limit: usize) -> bool {
+        let other = match lane {
+            Lane::Blocks => Lane::Views,
+            Lane::Views => Lane::Blocks,
+        };
+        let has_less = self.lane(lane).len() < limit / 2;
+        has_less && self.lane(other).pop_back().is_some()
     }
 
     /// The one who has waited longest, of the lane whose turn it is.
@@ -272,6 +285,37 @@ mod tests {
         assert_eq!(gate.enter(Lane::Blocks, LONG).await.map(drop), Err(Refusal::Full));
         assert_eq!(waits.await.unwrap(), Err(Refusal::Waited));
         assert_eq!(gate.load().views, 0, "its place is free again");
+    }
+
+    #[tokio::test]
+    async fn half_of_the_places_are_each_lanes_own() {
+        let (gate, turn) = taken(4).await;
+        let mut blocks = Vec::new();
+        for count in 1..=4 {
+            let other = gate.clone();
+            blocks.push(tokio::spawn(async move { other.enter(Lane::Blocks, LONG).await.map(drop) }));
+            while gate.load().blocks < count {
+                tokio::task::yield_now().await;
+            }
+        }
+        let mut views = Vec::new();
+        for count in 1..=2 {
+            let other = gate.clone();
+            views.push(tokio::spawn(async move { other.enter(Lane::Views, LONG).await.map(drop) }));
+            while gate.load().views < count {
+                tokio::task::yield_now().await;
+            }
+            // The last in the longer lane has gone.
+            assert_eq!(blocks.pop().unwrap().await.unwrap(), Err(Refusal::Full));
+        }
+        for lane in [Lane::Blocks, Lane::Views] {
+            assert_eq!(gate.enter(lane, LONG).await.map(drop), Err(Refusal::Full), "each has its half");
+        }
+        drop(turn);
+        for waits in blocks.into_iter().chain(views) {
+            assert_eq!(waits.await.unwrap(), Ok(()));
+        }
+        assert_eq!(gate.load().inside, 0);
     }
 
     #[tokio::test]

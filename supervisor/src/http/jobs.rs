@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use cofferdam_protocol::profile::Hash;
 use sha2::{Digest, Sha256};
@@ -50,24 +50,41 @@ pub(super) async fn view(
 
 type What = (Lane, u32, Option<String>);
 
-async fn handle(service: Service, what: Result<What, Problem>, headers: HeaderMap, body: Body) -> Response {
+async fn handle(
+    service: Service,
+    what: Result<What, Problem>,
+    headers: HeaderMap,
+    mut body: Body,
+) -> Response {
     let inner = service.0;
     let answered = match what {
         Ok(what) => {
             let span = trace::span(&headers, what.0.name(), what.1);
-            answer(&inner, what, headers, body).instrument(span).await
+            answer(&inner, what, &headers, &mut body).instrument(span).await
         }
         Err(problem) => Err(problem),
     };
-    answered.unwrap_or_else(|problem| {
-        inner.note_problem(&problem);
-        problem.into_response()
-    })
+    match answered {
+        Ok(response) => response,
+        Err(problem) => {
+            inner.note_problem(&problem);
+            // Who waits for a word before it sends has sent nothing.
+            if !body.is_end_stream() && !headers.contains_key(header::EXPECT) && !problem.is_about_sending() {
+                body::discard(&mut body).await;
+            }
+            problem.into_response()
+        }
+    }
 }
 
-async fn answer(inner: &Arc<Inner>, what: What, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+async fn answer(
+    inner: &Arc<Inner>,
+    what: What,
+    headers: &HeaderMap,
+    body: &mut Body,
+) -> Result<Response, Problem> {
     let (lane, height, export) = what;
-    let deadline = deadline(&headers)?;
+    let deadline = deadline(headers)?;
     let generation = match *inner.phase.borrow() {
         Phase::Closing => None,
         _ => inner.generation(),
@@ -80,14 +97,14 @@ async fn answer(inner: &Arc<Inner>, what: What, headers: HeaderMap, body: Body) 
         retry_after: inner.gate.retry_after(),
     };
     let body = body::receive(body, &bounds, &inner.room).await?;
-    let key = Key::of(&headers, || fingerprint(lane, height, export.as_deref(), body.sha256))?;
+    let key = Key::of(headers, || fingerprint(lane, height, export.as_deref(), body.sha256))?;
     let request = Request { lane, height, export, body, deadline };
     let work = Arc::clone(inner).answer(request);
     let answer = match key {
         None => work.await?,
         Some(key) => inner.answers.get(key, work.in_current_span()).await?,
     };
-    let format = Format::of(&headers);
+    let format = Format::of(headers);
     let held = inner.room_for(answer.response_bytes(format)).await?;
     Ok(answer.respond(format, held))
 }

@@ -20,7 +20,9 @@ use super::metrics::Metrics;
 use super::problem::Problem;
 use super::settings::Settings;
 use super::snapshot::{Module, Recent, Swap};
-use crate::pool::{DeathCounts, Health, Job, JobResult, Pool, PoolError, ResetHandle, StartProgress};
+use crate::pool::{
+    Begun, DeathCounts, Health, Job, JobResult, Pool, PoolError, ResetHandle, StartProgress, Ticket,
+};
 
 /// How many of the last jobs the status shows.
 const RECENT: usize = 50;
@@ -57,6 +59,8 @@ pub(super) struct Inner {
     /// Deaths in pools that were replaced.
     past_deaths: Mutex<DeathCounts>,
     pub(super) swap: Mutex<Option<Swap>>,
+    /// Whether nobody is let in, because the last worker of a pool is on its way out.
+    paused: Mutex<bool>,
     pub(super) recent: Mutex<VecDeque<Recent>>,
     pub(super) history: Mutex<History>,
     /// Resets whose reports are still to come.
@@ -82,6 +86,45 @@ pub(super) struct Request {
     pub(super) deadline: Option<(Instant, Duration)>,
 }
 
+/// A request that has its turn.
+struct Run {
+    lane: Lane,
+    height: u32,
+    export: Option<String>,
+    sha256: Hash,
+    job: Job,
+    queued: Duration,
+    deadline: Option<(Instant, Duration)>,
+    turn: Turn,
+    /// The room that its body takes.
+    held: Vec<Held>,
+}
+
+/// A request that has been run.
+struct Done {
+    run: Run,
+    generation: Arc<Generation>,
+    result: JobResult,
+}
+
+/// What came of beginning to run a request.
+enum Step {
+    Done(Done),
+    Later(Run, (Arc<Generation>, Ticket)),
+}
+
+impl Run {
+    fn new(request: Request, turn: Turn, queued: Duration) -> Self {
+        let Request { lane, height, export, body, deadline } = request;
+        let Received { input, sha256, held } = body;
+        let job = match &export {
+            None => Job::block(height, input),
+            Some(export) => Job::view(export.clone(), height, input),
+        };
+        Self { lane, height, export, sha256, job, queued, deadline, turn, held }
+    }
+}
+
 /// Locks `mutex`, poisoned or not: what is behind these is complete at every step.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -103,6 +146,7 @@ impl Service {
             progress: Mutex::default(),
             past_deaths: Mutex::default(),
             swap: Mutex::default(),
+            paused: Mutex::default(),
             recent: Mutex::default(),
             history: Mutex::default(),
             resets: Mutex::default(),
@@ -120,7 +164,8 @@ impl Service {
     /// if there was one, is returned: what runs on it goes on.
     pub fn install(&self, pool: &Arc<Pool>, name: &str) -> Option<Arc<Pool>> {
         let profile = pool.profile().hash();
-        let module = Module { name: name.to_owned(), sha256: pool.profile().module.to_string() };
+        let sha256 = pool.profile().module.to_string();
+        let module = Module { name: name.to_owned(), sha256, bytes: pool.module_bytes() };
         let generation =
             Generation { module, profile, profile_text: profile.to_string().into(), pool: Arc::clone(pool) };
         let before = self.0.generation.swap(Some(Arc::new(generation)));
@@ -172,6 +217,11 @@ impl Service {
         *lock(&self.0.progress) = Some(progress);
     }
 
+    /// Whether another module is being put in place.
+    pub fn is_swapping(&self) -> bool {
+        lock(&self.0.swap).is_some()
+    }
+
     /// The pool that serves now.
     pub fn pool(&self) -> Option<Arc<Pool>> {
         self.0.generation().map(|generation| Arc::clone(&generation.pool))
@@ -198,7 +248,15 @@ impl Inner {
     /// Lets as many requests in as there are workers for them.
     pub(super) fn follow_workers(&self, health: &Health) {
         let most = self.generation().map_or(0, |generation| generation.pool.workers());
-        self.gate.set_capacity(health.ready().min(most));
+        // Held while it is set, or it could be set from a look before the pause.
+        let paused = lock(&self.paused);
+        self.gate.set_capacity(if *paused { 0 } else { health.ready().min(most) });
+    }
+
+    /// Lets nobody in, or again as many as there are workers.
+    pub(super) fn pause(&self, paused: bool) {
+        *lock(&self.paused) = paused;
+        self.follow_workers(&self.health());
     }
 
     /// Runs a job for a request: waits for a turn, and for the answer.
@@ -207,10 +265,13 @@ impl Inner {
         let asked = Instant::now();
         let turn = self.gate.enter(request.lane, patience).await;
         let turn = turn.map_err(|refusal| self.refusal(refusal, patience, &request))?;
-        let deadline = request.deadline;
+        let run = Run::new(request, turn, asked.elapsed());
+        let (deadline, run) = match self.begin(run)? {
+            (_, Step::Done(done)) => return self.finish(done).await,
+            (deadline, Step::Later(run, ticket)) => (deadline, (run, ticket)),
+        };
         // A task of its own: the worker is busy until the job is done, whether or not anybody waits.
-        let running = Arc::clone(&self).run(request, turn, asked.elapsed());
-        let mut running = tokio::spawn(running.in_current_span());
+        let mut running = tokio::spawn(Arc::clone(&self).follow(run.0, run.1).in_current_span());
         let joined = match deadline {
             None => running.await,
             Some((at, allowed)) => match timeout_at(at.into(), &mut running).await {
@@ -221,20 +282,48 @@ impl Inner {
         joined.unwrap_or_else(|error| Err(Problem::Internal(error.to_string())))
     }
 
-    async fn run(
-        self: Arc<Self>,
-        request: Request,
-        turn: Turn,
-        queued: Duration,
-    ) -> Result<Arc<Answer>, Problem> {
-        let Request { lane, height, export, body, .. } = request;
-        let Received { input, sha256, held } = body;
-        let job = match &export {
-            None => Job::block(height, input),
-            Some(export) => Job::view(export.clone(), height, input),
+    /// Begins a job on the pool that serves now. Most are done by then: to hand them to another thread and back would
+    /// cost more than they do.
+    fn begin(&self, run: Run) -> Result<(Option<(Instant, Duration)>, Step), Problem> {
+        /// How long this thread, which serves other connections, too, may wait for a worker.
+        const MOMENT: Duration = Duration::from_micros(200);
+        let generation = self.generation().ok_or_else(|| self.not_serving())?;
+        let deadline = run.deadline;
+        let step = match generation.pool.begin(run.job.clone(), MOMENT) {
+            Ok(Begun::Done(result)) => Step::Done(Done { run, generation, result: *result }),
+            Ok(Begun::Later(ticket)) => Step::Later(run, (generation, ticket)),
+            // Replaced since; the next one takes it.
+            Err(error) if self.is_replaced(&generation, &error) => return self.begin(run),
+            Err(error) => return Err(self.problem(error)),
         };
-        let (generation, result) = self.on_a_pool(&job).await?;
-        drop((turn, held, job));
+        Ok((deadline, step))
+    }
+
+    async fn follow(
+        self: Arc<Self>,
+        mut run: Run,
+        (mut generation, mut ticket): (Arc<Generation>, Ticket),
+    ) -> Result<Arc<Answer>, Problem> {
+        loop {
+            match ticket.await {
+                Ok(result) => return self.finish(Done { run, generation, result }).await,
+                // Not begun by a pool that was replaced meanwhile: the next one takes it.
+                Err(error) if self.is_replaced(&generation, &error) => match self.begin(run)?.1 {
+                    Step::Done(done) => return self.finish(done).await,
+                    Step::Later(again, next) => {
+                        run = again;
+                        (generation, ticket) = next;
+                    }
+                },
+                Err(error) => return Err(self.problem(error)),
+            }
+        }
+    }
+
+    async fn finish(&self, done: Done) -> Result<Arc<Answer>, Problem> {
+        let Done { run, generation, result } = done;
+        let Run { lane, height, export, sha256, queued, .. } = run;
+        drop((run.turn, run.held, run.job));
         self.note_reset(&result);
         let question = Question {
             lane,
@@ -250,24 +339,10 @@ impl Inner {
         Ok(answer)
     }
 
-    /// Runs `job` on the pool that serves now. If that was replaced before it took the job, on the next one.
-    async fn on_a_pool(&self, job: &Job) -> Result<(Arc<Generation>, JobResult), Problem> {
-        loop {
-            let generation = self.generation().ok_or_else(|| self.not_serving())?;
-            let result = match generation.pool.submit(job.clone()) {
-                Ok(ticket) => ticket.await,
-                Err(error) => Err(error),
-            };
-            match result {
-                Ok(result) => return Ok((generation, result)),
-                Err(PoolError::Draining) if self.has_another(&generation) => {}
-                Err(error) => return Err(self.problem(error)),
-            }
-        }
-    }
-
-    fn has_another(&self, than: &Arc<Generation>) -> bool {
-        self.generation().is_some_and(|now| !Arc::ptr_eq(&now, than))
+    /// Whether a pool did not begin a job because another has taken its place, or its workers.
+    fn is_replaced(&self, generation: &Arc<Generation>, error: &PoolError) -> bool {
+        let has_another = || self.generation().is_some_and(|now| !Arc::ptr_eq(&now, generation));
+        matches!(error, PoolError::Draining | PoolError::NoWorker) && has_another()
     }
 
     fn problem(&self, error: PoolError) -> Problem {

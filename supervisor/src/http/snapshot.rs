@@ -2,7 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use cofferdam_protocol::profile::Hash;
+use serde::{Serialize, Serializer};
 
 use super::answer::Answer;
 use super::health::{Readiness, State};
@@ -14,8 +15,9 @@ use crate::pool::SlotHealth;
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Module {
     pub(super) name: String,
-    /// Of its binary form.
+    /// Of its binary form, as is its size.
     pub(super) sha256: String,
+    pub(super) bytes: u64,
 }
 
 /// A swap of the module that is going on.
@@ -34,7 +36,8 @@ pub(super) struct Recent {
     height: u32,
     export: Option<String>,
     verdict: &'static str,
-    digest: Option<String>,
+    #[serde(serialize_with = "hex_or_null")]
+    digest: Option<Hash>,
     exec_us: f64,
     overhead_us: f64,
     attempts: usize,
@@ -94,6 +97,11 @@ pub(super) fn millis(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// A hash as it is written everywhere. Most of these are never looked at, so they are not kept as text.
+fn hex_or_null<S: Serializer>(hash: &Option<Hash>, serializer: S) -> Result<S::Ok, S::Error> {
+    hash.map(|hash| hash.to_string()).serialize(serializer)
+}
+
 impl Recent {
     pub(super) fn of(answer: &Answer, at: SystemTime) -> Self {
         Self {
@@ -102,7 +110,7 @@ impl Recent {
             height: answer.height,
             export: answer.export.clone(),
             verdict: answer.verdict.name(),
-            digest: answer.digest.map(|digest| digest.to_string()),
+            digest: answer.digest,
             exec_us: answer.exec.as_secs_f64() * 1e6,
             overhead_us: answer.overhead.as_secs_f64() * 1e6,
             attempts: answer.attempts,

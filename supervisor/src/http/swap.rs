@@ -6,7 +6,7 @@
 //! every answer is by the one module or by the other, and says by which.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::service::{Service, lock};
 use super::snapshot::{Swap, millis};
@@ -62,6 +62,32 @@ impl Drop for News<'_> {
     }
 }
 
+/// For as long as it is there, nobody is let in.
+struct Pause<'a>(&'a Service);
+
+impl<'a> Pause<'a> {
+    /// Waits until nobody is in, either.
+    fn begin(service: &'a Service, patience: Duration) -> Result<Self, SwapError> {
+        const STEP: Duration = Duration::from_millis(1);
+        let pause = Self(service);
+        service.0.pause(true);
+        let begun = Instant::now();
+        while service.0.gate.load().inside > 0 {
+            if begun.elapsed() > patience {
+                return Err(SwapError::NoRoom(patience));
+            }
+            std::thread::sleep(STEP);
+        }
+        Ok(pause)
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        self.0.0.pause(false);
+    }
+}
+
 impl Service {
     /// Swaps the module for the one that `builder` describes, called `name`. Blocks until the new pool is whole and the old
     /// one gone: not to be called from within the runtime, but from [`tokio::task::spawn_blocking`].
@@ -107,6 +133,8 @@ impl Service {
         let all = old.full_size();
         let patience = old.limits().deadline.saturating_add(PATIENCE_BEYOND_DEADLINE);
         news.say(format!("committing 1 of {all}"));
+        // While the old pool has no worker and the new one does not serve, requests wait at the gate.
+        let mut pause = (old.health().ready() <= 1).then(|| Pause::begin(self, patience)).transpose()?;
         if !old.shrink(patience) {
             return Err(SwapError::NoRoom(patience));
         }
@@ -120,6 +148,7 @@ impl Service {
             if !installed && committed * 2 >= all {
                 self.install(&new, name);
                 installed = true;
+                drop(pause.take());
             }
             if committed == all {
                 break;

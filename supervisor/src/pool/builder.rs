@@ -12,7 +12,7 @@ use cofferdam_protocol::profile::{Hash, Profile};
 use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, WASM_PAGE, message};
 use cofferdam_worker::state::StateReader;
 use cofferdam_worker::{engine, module};
-use crossbeam_channel::bounded;
+use crossbeam_channel::{bounded, unbounded};
 
 use super::admission::{Budget, Need};
 use super::artifact::{self, ArtifactOrigin, Source};
@@ -299,14 +299,17 @@ impl PoolBuilder {
         let need = need(&settings, count);
         let (desk, slots, origin) = start::slots(&settings, count, &source, &need, progress)?;
         let (queue, queued) = bounded(self.queue);
-        let dispatchers = ticket::dispatchers(settings.workers, &queued, &desk);
+        let (following, followed) = unbounded();
+        let dispatchers = ticket::dispatchers(settings.workers, &queued, &followed, &desk);
         Ok(Pool {
             profile,
+            module_bytes: binary.len() as u64,
             artifact: origin,
             desk,
             slots,
             size: Size::new(Arc::clone(&settings), self.admission),
             queue: Mutex::new(Some(queue)),
+            followed: Mutex::new(Some(following)),
             dispatchers: Mutex::new(dispatchers),
         })
     }

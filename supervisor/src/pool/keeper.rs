@@ -51,7 +51,11 @@ impl Common {
 
     /// A slot more is to be kept.
     pub(super) fn one_more(&self) {
-        *lock(&self.alive) += 1;
+        let mut alive = lock(&self.alive);
+        if *alive == 0 {
+            self.desk.reopen();
+        }
+        *alive += 1;
     }
 
     /// A slot is out of service; with the last one, no worker will come any more.

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Who does what: a caller's thread takes an idle worker, a token that can only be moved (`worker`),
-//! speaks to its pipes itself (`call`), and puts the token back only after an answer that proves the worker sound;
+//! speaks to its pipes itself (`call`, `attempt`), and puts the token back only after an answer that proves the worker sound;
 //! a token that is not put back is a worker that ends. One thread a slot (`slot`, `keeper`) starts workers, waits for their
 //! deaths (`dying`, `death`) and replaces them ([`restart`]). The rest asks questions: whether the memory is there
 //! ([`admission`], [`cgroup`]), and where the compiled module comes from (`artifact`).
@@ -23,6 +23,7 @@
 
 pub mod admission;
 mod artifact;
+mod attempt;
 mod builder;
 mod call;
 pub mod cgroup;
@@ -63,7 +64,7 @@ pub use uncommitted::Uncommitted;
 use call::Desk;
 use size::Size;
 use slot::Slots;
-use ticket::Queued;
+use ticket::{Followed, Queued};
 use worker::{after, lock};
 
 /// What runs jobs: a [`Pool`], or the [`Uncommitted`] way that it is compared with.
@@ -108,16 +109,28 @@ impl<R: Runner + ?Sized> Runner for Arc<R> {
     }
 }
 
+/// What came of beginning a job.
+#[derive(Debug)]
+pub enum Begun {
+    /// It is done.
+    Done(Box<JobResult>),
+    /// It runs, or waits for a worker.
+    Later(Ticket),
+}
+
 /// A pool of committed workers. Cheap to share behind an [`Arc`]; dropping it ends every worker.
 #[derive(Debug)]
 pub struct Pool {
     profile: Profile,
+    module_bytes: u64,
     artifact: ArtifactOrigin,
     desk: Arc<Desk>,
     slots: Slots,
     size: Size,
     /// None once the pool is draining.
     queue: Mutex<Option<Sender<Queued>>>,
+    /// Where jobs go that were begun and not waited for. None once the pool is draining.
+    followed: Mutex<Option<Sender<Followed>>>,
     /// Empty once the pool is drained. Locked while it is being drained, so that a second drain waits for the first.
     dispatchers: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -147,6 +160,24 @@ impl Pool {
     pub fn submit(&self, job: Job) -> Result<Ticket, PoolError> {
         let queue = lock(&self.queue);
         ticket::submit(queue.as_ref().ok_or(PoolError::Draining)?, job)
+    }
+
+    /// Begins `job` in this thread, and waits for at most `patience`: for a caller that must not wait long, an executor's
+    /// thread, say. A short job is done by then, without having been handed to another thread; of a longer one, and of
+    /// one for which no worker is idle, there is a [`Ticket`].
+    ///
+    /// # Errors
+    /// As [`Pool::call`] and [`Pool::submit`].
+    pub fn begin(&self, job: Job, patience: Duration) -> Result<Begun, PoolError> {
+        match self.desk.begin(&job, patience)? {
+            call::Begun::Done(result) => Ok(Begun::Done(Box::new(result))),
+            call::Begun::Aloft(course, permit) => {
+                let followed = lock(&self.followed);
+                let followed = followed.as_ref().ok_or(PoolError::Draining)?;
+                Ok(Begun::Later(ticket::follow(followed, job, course, permit)))
+            }
+            call::Begun::NoWorker => self.submit(job).map(Begun::Later),
+        }
     }
 
     /// What every result of this pool depends on.
@@ -194,6 +225,11 @@ impl Pool {
         self.size.limits()
     }
 
+    /// Bytes of the module in binary form.
+    pub fn module_bytes(&self) -> u64 {
+        self.module_bytes
+    }
+
     /// Bytes of memory that each worker commits.
     pub fn memory_bytes(&self) -> u64 {
         self.profile.memory_bytes
@@ -218,6 +254,7 @@ impl Pool {
         self.desk.draining.store(true, Ordering::Release);
         // Queued jobs are answered by `Draining` as soon as a dispatcher gets to them.
         *lock(&self.queue) = None;
+        *lock(&self.followed) = None;
         let finished = self.slots.are_stopped() || self.desk.wait_for_running_jobs(deadline);
         self.slots.stop(&self.desk, deadline);
         for dispatcher in dispatchers.drain(..) {

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use super::call::Desk;
+use super::call::{Course, Desk, Permit};
 use super::worker::lock;
 use super::{Job, JobResult, PoolError};
 
@@ -16,6 +16,15 @@ use super::{Job, JobResult, PoolError};
 #[derive(Debug)]
 pub(super) struct Queued {
     job: Job,
+    completion: Completion,
+}
+
+/// A job that a worker is at already, to be followed to its end.
+#[derive(Debug)]
+pub(super) struct Followed {
+    job: Job,
+    course: Course,
+    permit: Permit,
     completion: Completion,
 }
 
@@ -114,8 +123,26 @@ pub(super) fn submit(queue: &Sender<Queued>, job: Job) -> Result<Ticket, PoolErr
     }
 }
 
-/// Starts the threads that work off the queue: as many as jobs can run at a time.
-pub(super) fn dispatchers(count: usize, queue: &Receiver<Queued>, desk: &Arc<Desk>) -> Vec<JoinHandle<()>> {
+/// Has a job that was begun followed to its end.
+pub(super) fn follow(followed: &Sender<Followed>, job: Job, course: Course, permit: Permit) -> Ticket {
+    let shared = Arc::new(Shared::default());
+    let completion = Completion(Some(Arc::clone(&shared)));
+    // If nobody receives, the completion says that the job is lost.
+    let _ = followed.send(Followed { job, course, permit, completion });
+    Ticket(shared)
+}
+
+/// Starts the threads that work off the queue, and those that follow jobs which were begun elsewhere: of each as many as
+/// jobs can run at a time. They are not the same threads: the former wait for the permits that the latter give back.
+pub(super) fn dispatchers(
+    count: usize,
+    queue: &Receiver<Queued>,
+    followed: &Receiver<Followed>,
+    desk: &Arc<Desk>,
+) -> Vec<JoinHandle<()>> {
+    // Without one thread the others work the queue off; without any, tickets say that their job is lost.
+    let spawn =
+        |name: String, work: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name).spawn(work).ok();
     let dispatch = |index| {
         let (queue, desk) = (queue.clone(), Arc::clone(desk));
         let work = move || {
@@ -123,8 +150,18 @@ pub(super) fn dispatchers(count: usize, queue: &Receiver<Queued>, desk: &Arc<Des
                 completion.complete(desk.call(&job));
             }
         };
-        // Without this thread the others work the queue off; without any, tickets say that their job is lost.
-        thread::Builder::new().name(format!("cofferdam-job-{index}")).spawn(work).ok()
+        spawn(format!("cofferdam-job-{index}"), Box::new(work))
     };
-    (0..count).filter_map(dispatch).collect()
+    let follow = |index| {
+        let (followed, desk) = (followed.clone(), Arc::clone(desk));
+        let work = move || {
+            for Followed { job, course, permit, completion } in followed {
+                let result = desk.finish(course, &job);
+                drop(permit);
+                completion.complete(result);
+            }
+        };
+        spawn(format!("cofferdam-end-{index}"), Box::new(work))
+    };
+    (0..count).filter_map(dispatch).chain((0..count).filter_map(follow)).collect()
 }

@@ -1,8 +1,10 @@
 //! What the tests share: guests and what to tell them, small pools of real workers, and questions to the kernel.
 
+pub mod balancer;
 pub mod cgroup;
 pub mod command;
 pub mod guests;
+pub mod http;
 mod output;
 pub mod pool;
 pub mod random;

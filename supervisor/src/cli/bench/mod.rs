@@ -9,6 +9,7 @@ mod failover;
 mod figure;
 mod guest;
 mod guests;
+mod http;
 mod output;
 mod overhead;
 mod plot;
@@ -45,6 +46,8 @@ enum Section {
     Throughput,
     /// From the death of a busy worker to its block's result, with a spare worker and without.
     Failover,
+    /// Requests over HTTP beside those of a server that does nothing.
+    Http,
 }
 
 /// Arguments of `cofferdam bench`.
@@ -84,13 +87,14 @@ pub(super) fn run(args: &BenchArgs) -> Result<CommandExit, CliError> {
     let cache = tempfile::Builder::new().prefix("cofferdam-bench-").tempdir();
     let cache = cache.map_err(CliError::io("a directory for compiled modules"))?;
     let bench = Bench { args, bar: logging::bar(None, "{spinner} {elapsed} measuring {msg}"), cache };
-    let sections: [(Section, Measure); 6] = [
+    let sections: [(Section, Measure); 7] = [
         (Section::Commit, commit::measure),
         (Section::Reset, reset::measure),
         (Section::Overhead, overhead::measure),
         (Section::Guest, guest::measure),
         (Section::Throughput, throughput::measure),
         (Section::Failover, failover::measure),
+        (Section::Http, http::measure),
     ];
     let mut figures = Vec::new();
     for (section, measure) in sections {

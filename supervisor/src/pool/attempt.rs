@@ -1,0 +1,194 @@
+//! One attempt at a job: the round trip to one worker, and the checks of what it says.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cofferdam_protocol::arena::Span;
+use cofferdam_protocol::frame::{self, FrameError};
+use cofferdam_protocol::message::{self, Call, MAX_LOG_BYTES, Reply, Request};
+use cofferdam_protocol::status::Phase;
+use cofferdam_protocol::verdict::{GuestVerdict, HostVerdict};
+use cofferdam_protocol::writes::Writes;
+
+use super::builder::Limits;
+use super::death::{Death, KillReason};
+use super::job::{FailedAttempt, Job, JobOutput, ResetHandle, WorkerInfo};
+use super::worker::{IdleWorker, Silence, after};
+
+/// An output arena of which more than this may have been written gives its memory back after the job, in bytes. The
+/// input arena keeps what it once used: a seal that protects it from the worker forbids that too.
+const KEEP_OUTPUT_BYTES: u64 = 16 << 20;
+
+/// An answer that was checked.
+pub(super) struct Answer {
+    pub(super) reply: Reply,
+    pub(super) output: JobOutput,
+    pub(super) log: String,
+}
+
+/// A job that a worker is at. The worker is idle again after [`Flight::end`], and in no other way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    idle: IdleWorker,
+    id: u64,
+    /// The job's wall-clock time, and when it is over.
+    limit: Duration,
+    deadline: Instant,
+    output_limit: u64,
+    /// Why there will be no answer, if that is known.
+    pub(super) failure: Option<Failure>,
+}
+
+impl Flight {
+    /// Hands `job` to a worker.
+    pub(super) fn begin(idle: IdleWorker, job: &Job, id: u64, attempt: u32, limits: &Limits) -> Self {
+        idle.worker.asked(id, job.to_string());
+        let limit = job.deadline.unwrap_or(limits.deadline);
+        let mut flight = Self {
+            idle,
+            id,
+            limit,
+            deadline: after(limit),
+            output_limit: limits.output_bytes,
+            failure: None,
+        };
+        flight.failure = flight.send(job, attempt).err();
+        flight
+    }
+
+    fn send(&mut self, job: &Job, attempt: u32) -> Result<(), Failure> {
+        let link = &mut self.idle.link;
+        let input = link.input.write_parts(job.input.parts()).map_err(|error| Failure::violation(&error))?;
+        let request = Request::Job(message::Job {
+            id: self.id,
+            attempt,
+            call: job.call.clone(),
+            height: job.height,
+            input,
+            state_tip: job.state_tip,
+        });
+        // The clock starts when the worker can.
+        self.deadline = after(self.limit);
+        frame::send(&mut link.requests, &request).map_err(Failure::from_frame)
+    }
+
+    /// Waits for the answer until `until`; none if it has not come by then, and may still come.
+    pub(super) fn await_answer(&mut self, job: &Job, until: Instant) -> Option<Result<Answer, Failure>> {
+        if let Some(failure) = self.failure.take() {
+            return Some(Err(failure));
+        }
+        match self.idle.link.receive(until.min(self.deadline)) {
+            Ok(reply) => Some(self.check(job, reply)),
+            Err(Silence::Timeout) if Instant::now() < self.deadline => None,
+            Err(Silence::Timeout) => Some(Err(Failure::Kill(KillReason::Deadline(self.limit)))),
+            Err(Silence::Frame(error)) => Some(Err(Failure::from_frame(error))),
+        }
+    }
+
+    /// Waits for the answer, or the end of the job's time.
+    pub(super) fn await_end(&mut self, job: &Job) -> Result<Answer, Failure> {
+        loop {
+            if let Some(end) = self.await_answer(job, self.deadline) {
+                return end;
+            }
+        }
+    }
+
+    /// Gives the worker back, after a sound answer.
+    pub(super) fn end(self, answer: &Answer) -> (IdleWorker, ResetHandle) {
+        let Self { idle, id, .. } = self;
+        idle.worker.answered(|| answer.reply.verdict.to_string());
+        let reset = ResetHandle::new(Arc::clone(&idle.worker), id);
+        (idle, reset)
+    }
+
+    /// Gives the worker up, and says what that means for the job.
+    pub(super) fn lose(self, failure: Failure) -> Lost {
+        let Self { idle, .. } = self;
+        let (worker, info) = (Arc::clone(&idle.worker), idle.worker.info());
+        let gone = matches!(failure, Failure::Gone);
+        let death = match failure {
+            Failure::Gone => idle.mourn(),
+            Failure::Kill(reason) => idle.condemn(reason),
+        };
+        let unbegun = !matches!(worker.status.phase(), Some(Phase::Running) | None);
+        let lost = failed_attempt(info, death);
+        match lost {
+            _ if worker.was_stopped() => Lost::ToDrain,
+            lost if gone && unbegun => Lost::Unbegun(lost),
+            lost => Lost::Attempt(lost),
+        }
+    }
+
+    /// Copies out what the reply names and checks all of it: a worker is not trusted.
+    fn check(&self, job: &Job, reply: Reply) -> Result<Answer, Failure> {
+        if reply.job != self.id {
+            let text = format!("it answered job {} when job {} was asked", reply.job, self.id);
+            return Err(Failure::Kill(KillReason::Violation(text)));
+        }
+        if reply.output.length > self.output_limit || reply.log.length > MAX_LOG_BYTES {
+            let text = format!("{} bytes of output, {} of log", reply.output.length, reply.log.length);
+            return Err(Failure::Kill(KillReason::Violation(text)));
+        }
+        let copy = |span: Span| match span.length {
+            0 => Ok(Vec::new()),
+            _ => self.idle.link.output.copy_out(span).map_err(|error| Failure::violation(&error)),
+        };
+        let log = copy(reply.log)?;
+        let output = match (reply.verdict, &job.call) {
+            (GuestVerdict::Completed, Call::Block) => {
+                let writes = Writes::parse(copy(reply.output)?);
+                JobOutput::Writes(writes.map_err(|error| Failure::violation(&error))?)
+            }
+            (GuestVerdict::Completed, Call::View { .. }) => JobOutput::View(copy(reply.output)?),
+            _ => JobOutput::Nothing,
+        };
+        // How much a job that did not complete has written, nobody says.
+        if reply.output.length > KEEP_OUTPUT_BYTES || reply.verdict != GuestVerdict::Completed {
+            // Only memory is at stake; the next release gets it too.
+            let _ = self.idle.link.output.release();
+        }
+        Ok(Answer { reply, output, log: String::from_utf8_lossy(&log).into_owned() })
+    }
+}
+
+/// How an attempt was lost.
+pub(super) enum Lost {
+    /// The pool stops, and ended the worker.
+    ToDrain,
+    /// The worker was dying before it looked at the job: that says nothing of the job, and is no attempt at it.
+    Unbegun(FailedAttempt),
+    /// With the job begun, or for what the worker did.
+    Attempt(FailedAttempt),
+}
+
+/// Why an attempt has no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The worker closed its pipe: it is dead, or about to be.
+    Gone,
+    /// The worker has to be killed.
+    Kill(KillReason),
+}
+
+impl Failure {
+    fn violation(error: &dyn std::error::Error) -> Self {
+        Self::Kill(KillReason::Violation(error.to_string()))
+    }
+
+    fn from_frame(error: FrameError) -> Self {
+        match error {
+            // A pipe that is closed, or breaks, or ends within a frame, is what a death looks like.
+            FrameError::Closed | FrameError::Torn { .. } | FrameError::Io(_) => Self::Gone,
+            other => Self::violation(&other),
+        }
+    }
+}
+
+fn failed_attempt(worker: WorkerInfo, death: Option<Death>) -> FailedAttempt {
+    match death {
+        Some(Death { verdict, detail, .. }) => FailedAttempt { worker, verdict, detail },
+        // Its slot's thread is gone without a word: the pool is being torn down.
+        None => FailedAttempt { worker, verdict: HostVerdict::Killed, detail: "the pool stopped".to_owned() },
+    }
+}

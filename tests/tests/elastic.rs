@@ -1,0 +1,86 @@
+//! Pools that change their size, and jobs that are begun and not waited for.
+
+use std::time::Duration;
+
+use cofferdam::fault::Fault;
+use cofferdam::pool::{Begun, Job, Pool, PoolError};
+use cofferdam::verdict::{HostVerdict, Verdict};
+use cofferdam_tests::support::guests::{Act, SCRIPT, good_block, good_pair};
+use cofferdam_tests::support::pool::{
+    assert_good_block, build, is_running, limits, pairs, small, wait_until, workers,
+};
+
+cofferdam::enable_test_support!();
+
+const LONG: Duration = Duration::from_secs(20);
+
+fn begin(pool: &Pool, job: Job, patience: Duration) -> Begun {
+    pool.begin(job, patience).expect("the pool takes jobs")
+}
+
+#[test]
+fn a_pool_grows_up_to_what_was_asked_for_and_shrinks_to_nothing() {
+    let pool = build(small(SCRIPT).workers(2).spares(1).initially(1));
+    assert_eq!((pool.health().slots.len(), pool.full_size(), pool.workers()), (1, 3, 2));
+    assert_good_block(&pool, 1);
+    assert!(pool.grow().unwrap() && pool.grow().unwrap());
+    assert!(!pool.grow().unwrap(), "it is whole");
+    assert_eq!((pool.health().ready(), workers(&pool).len()), (3, 3));
+    assert_good_block(&pool, 2);
+    let before = workers(&pool);
+    assert!(pool.shrink(LONG));
+    // Its memory is free when the call returns: the process is gone.
+    let left = workers(&pool);
+    assert_eq!(left.len(), 2);
+    assert!(before.iter().filter(|pid| !left.contains(pid)).all(|pid| !is_running(*pid)));
+    assert_eq!(pool.health().deaths(), 0, "an end that was asked for is no death");
+    assert_good_block(&pool, 3);
+    assert!(pool.shrink(LONG) && pool.shrink(LONG));
+    assert!(!pool.shrink(Duration::from_millis(50)), "there is none left");
+    // And back: a slot that was given up by intent is not one that failed.
+    assert!(pool.is_lost(), "no worker will come by itself");
+    assert!(pool.grow().unwrap() && !pool.is_lost());
+    assert_good_block(&pool, 4);
+    assert!(pool.drain(LONG));
+    assert!(!before.iter().any(|pid| is_running(*pid)));
+}
+
+#[test]
+fn a_busy_worker_is_not_given_up() {
+    let pool = build(small(SCRIPT).limits(limits(LONG, 0)));
+    let Begun::Later(ticket) = begin(&pool, Act::Spin(0).block(1), Duration::from_millis(5)) else {
+        panic!("it runs for ever")
+    };
+    assert!(!pool.shrink(Duration::from_millis(100)));
+    assert_eq!(pool.health().slots.len(), 1);
+    assert!(!pool.drain(Duration::ZERO));
+    assert!(matches!(ticket.wait(), Err(PoolError::Draining)));
+}
+
+#[test]
+fn a_short_job_is_done_at_once_and_a_long_one_is_followed() {
+    let pool = build(small(SCRIPT).limits(limits(Duration::from_millis(500), 0)));
+    let Begun::Done(result) = begin(&pool, good_block(1), LONG) else { panic!("it takes microseconds") };
+    assert_eq!(pairs(&result), [good_pair(1)]);
+    let Begun::Later(ticket) = begin(&pool, Act::Spin(0).block(2), Duration::from_millis(1)) else {
+        panic!("it runs for ever")
+    };
+    // No worker is idle: this one is only queued.
+    let Begun::Later(next) = begin(&pool, good_block(3), LONG) else {
+        panic!("there is one worker, and it is busy")
+    };
+    assert_eq!(ticket.wait().unwrap().verdict, Verdict::Host(HostVerdict::Deadline));
+    assert_eq!(pairs(&next.wait().unwrap()), [good_pair(3)]);
+}
+
+#[test]
+fn a_job_that_loses_its_worker_while_it_is_begun_is_run_again() {
+    let fault: Fault = "5x1:kill".parse().unwrap();
+    let pool = build(small(SCRIPT).faults(vec![fault]).limits(limits(LONG, 2)));
+    // However long the caller is ready to wait: a death is not waited for here.
+    let Begun::Later(ticket) = begin(&pool, good_block(5), LONG) else { panic!("its worker dies") };
+    let result = ticket.wait().unwrap();
+    assert_eq!((pairs(&result), result.attempts()), (vec![good_pair(5)], 2));
+    wait_until("the worker is replaced", || (pool.health().ready() == 1).then_some(()));
+    assert_good_block(&pool, 6);
+}
