@@ -85,26 +85,32 @@ fn ask(address: SocketAddr, client: u32, letters: &Letters, stop: &AtomicBool, a
     seen
 }
 
-/// Does something while clients ask, and gives what each of them saw.
-fn under_load(server: &Server, letters: &Letters, mut what: impl FnMut()) -> Vec<Seen> {
-    let (stop, answers) = (AtomicBool::new(false), AtomicU64::new(0));
-    // Every client, and some more, before and after.
+/// Does one thing after the other while clients ask, and gives what each of them saw.
+fn under_load(server: &Server, letters: &Letters, what: &[&dyn Fn()]) -> Vec<Seen> {
+    let stop = AtomicBool::new(false);
+    let answers: Vec<_> = (0..CLIENTS).map(|_| AtomicU64::new(0)).collect();
+    // Before, between and after.
     let some_more = || {
-        let until = answers.load(Ordering::Relaxed) + 200;
-        wait_until("they are answered", || {
-            assert!(!stop.load(Ordering::Relaxed), "a request failed");
-            (answers.load(Ordering::Relaxed) >= until).then_some(())
-        });
+        for answers in &answers {
+            // The next one may have been on its way.
+            let until = answers.load(Ordering::Relaxed) + 20;
+            wait_until("each client is answered", || {
+                assert!(!stop.load(Ordering::Relaxed), "a request failed");
+                (answers.load(Ordering::Relaxed) >= until).then_some(())
+            });
+        }
     };
     thread::scope(|scope| {
-        let (stop, answers, address) = (&stop, &answers, server.address);
+        let (stop, answers, address) = (&stop, &answers[..], server.address);
         let clients: Vec<_> = (0..CLIENTS)
-            .map(|client| scope.spawn(move || ask(address, client, letters, stop, answers)))
+            .map(|client| scope.spawn(move || ask(address, client, letters, stop, &answers[client as usize])))
             .collect();
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             some_more();
-            what();
-            some_more();
+            for what in what {
+                what();
+                some_more();
+            }
         }));
         stop.store(true, Ordering::Relaxed);
         let seen = clients.into_iter().map(|client| client.join().expect("no request fails")).collect();
@@ -167,13 +173,13 @@ fn modules_are_swapped_under_load_by_signal_and_by_request() {
         server.post("/v1/blocks/1", &[], b"x").expect(200);
     }
     let descriptors = server.running.descriptors();
-    let seen = under_load(&server, &letters, || swap_by_signal(&server, &path, 'b', &letters));
+    let seen = under_load(&server, &letters, &[&|| swap_by_signal(&server, &path, 'b', &letters)]);
     assert_eq!(seen, vec![vec!['a', 'b']; CLIENTS as usize]);
     assert_eq!(server.status()["module"]["name"], "served.wat");
-    let seen = under_load(&server, &letters, || swap_by_admin(&server, 'a', &letters));
+    let seen = under_load(&server, &letters, &[&|| swap_by_admin(&server, 'a', &letters)]);
     assert_eq!(seen, vec![vec!['b', 'a']; CLIENTS as usize]);
     // The same again changes nothing.
-    let seen = under_load(&server, &letters, || swap_by_admin(&server, 'a', &letters));
+    let seen = under_load(&server, &letters, &[&|| swap_by_admin(&server, 'a', &letters)]);
     assert_eq!(seen, vec![vec!['a']; CLIENTS as usize]);
     assert_back_to_normal(&server, 3, descriptors);
     server.end();
@@ -186,7 +192,7 @@ fn a_module_that_is_none_is_refused_and_the_old_one_serves_on() {
     let path = files.add("served.wat", module('a'));
     let server = Server::ready(server(&path, ""));
     let descriptors = server.running.descriptors();
-    let seen = under_load(&server, &letters, || {
+    let refused = || {
         for bad in [&b"no module"[..], b"(module", &[0; 70_000]] {
             let response = server.admin("/admin/swap", bad);
             response.problem(409, "urn:cofferdam:problem:not-swapped");
@@ -196,7 +202,8 @@ fn a_module_that_is_none_is_refused_and_the_old_one_serves_on() {
         server.running.signal(Signal::SIGHUP);
         fs::remove_file(&path).expect("it is there");
         server.admin("/admin/swap", b"").problem(409, "urn:cofferdam:problem:not-swapped");
-    });
+    };
+    let seen = under_load(&server, &letters, &[&refused]);
     assert_eq!(seen, vec![vec!['a']; CLIENTS as usize]);
     let mut admin = Client::connect(server.admin);
     admin.get("/admin/status").expect(200);
@@ -221,10 +228,11 @@ fn swap_in_little_memory(bytes: u64, workers: usize, arguments: &str) {
         server.post("/v1/blocks/1", &[], b"x").expect(200);
     }
     let descriptors = server.running.descriptors();
-    let seen = under_load(&server, &letters, || {
-        swap_by_signal(&server, &path, 'b', &letters);
-        swap_by_admin(&server, 'a', &letters);
-    });
+    let seen = under_load(
+        &server,
+        &letters,
+        &[&|| swap_by_signal(&server, &path, 'b', &letters), &|| swap_by_admin(&server, 'a', &letters)],
+    );
     assert_eq!(seen, vec![vec!['a', 'b', 'a']; CLIENTS as usize]);
     assert_back_to_normal(&server, workers, descriptors);
     let output = server.end();

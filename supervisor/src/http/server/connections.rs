@@ -17,6 +17,8 @@ struct Shared {
     begun: Instant,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Weak<Connection>>>,
+    /// How many of them were asked to leave and have not left yet.
+    leaving: AtomicUsize,
 }
 
 /// One open connection; leaves when dropped.
@@ -27,6 +29,8 @@ pub(super) struct Connection {
     running: AtomicUsize,
     /// Whether it ever began a request.
     used: AtomicBool,
+    /// Whether it was asked to leave.
+    asked: AtomicBool,
     /// When it last began or ended a request, in microseconds since the server began.
     touched: AtomicU64,
     evict: Notify,
@@ -38,7 +42,13 @@ pub(super) struct Busy(Arc<Connection>);
 
 impl Connections {
     pub(super) fn new(most: usize) -> Self {
-        let shared = Shared { most, begun: Instant::now(), next: AtomicU64::new(0), open: Mutex::default() };
+        let shared = Shared {
+            most,
+            begun: Instant::now(),
+            next: AtomicU64::new(0),
+            open: Mutex::default(),
+            leaving: AtomicUsize::new(0),
+        };
         Self(Arc::new(shared))
     }
 
@@ -50,13 +60,15 @@ impl Connections {
             shared: Arc::clone(&self.0),
             running: AtomicUsize::new(0),
             used: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
             touched: AtomicU64::new(self.0.now()),
             evict: Notify::new(),
         });
         let too_many = {
             let mut open = self.0.lock();
             open.insert(id, Arc::downgrade(&connection));
-            open.len() > self.0.most
+            // Those that leave make room already; without this, a crowd of them would have newcomers sent away.
+            open.len() > self.0.most + self.0.leaving.load(Ordering::Relaxed)
         };
         if too_many {
             self.evict();
@@ -66,10 +78,13 @@ impl Connections {
 
     /// Asks the connection that has been idle for longest to leave.
     pub(super) fn evict(&self) {
-        let idle = self.all().into_iter().filter(|connection| connection.is_idle());
+        let can_leave =
+            |connection: &Arc<Connection>| connection.is_idle() && !connection.asked.load(Ordering::Relaxed);
+        let idle = self.all().into_iter().filter(can_leave);
         if let Some(oldest) = idle.min_by_key(|connection| connection.touched.load(Ordering::Relaxed)) {
-            // Once is enough; asked again, it would be chosen again.
-            oldest.touched.store(u64::MAX, Ordering::Relaxed);
+            // Once is enough.
+            oldest.asked.store(true, Ordering::Relaxed);
+            self.0.leaving.fetch_add(1, Ordering::Relaxed);
             oldest.evict.notify_one();
         }
     }
@@ -127,7 +142,11 @@ impl Drop for Busy {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.shared.lock().remove(&self.id);
+        let mut open = self.shared.lock();
+        open.remove(&self.id);
+        if self.asked.load(Ordering::Relaxed) {
+            self.shared.leaving.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
