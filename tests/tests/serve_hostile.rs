@@ -310,7 +310,7 @@ fn where_places_are_few_the_idle_ones_make_room() {
 
 #[test]
 fn where_descriptors_are_few_the_idle_ones_make_room() {
-    const CLIENTS: usize = 1500;
+    const CLIENTS: usize = 600;
     let _descriptors = exclusively("descriptors");
     let besieged = Besieged::new(script().with("--max-connections 20000"));
     if !raise_limits(&besieged.server, CLIENTS as u64) || !limit_descriptors(&besieged.server, 300) {

@@ -13,7 +13,7 @@ use cofferdam_protocol::exit::CommandExit;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -143,7 +143,7 @@ async fn serve(
     let operator =
         Arc::new(Control { args: args.clone(), service: service.clone(), asks, swapping: Mutex::default() });
     // Before the commit: probes have something to ask from the first moment.
-    let server = listen(args, &service, &operator).await?;
+    let server = listen(args, &service, &operator)?;
     let mut starting = {
         let (args, service) = (args.clone(), service.clone());
         tokio::task::spawn_blocking(move || start(&args, module, &service))
@@ -168,7 +168,7 @@ async fn serve(
 }
 
 /// Binds every listener, and begins to answer. The handle ends with the number of connections that were cut off.
-async fn listen(
+fn listen(
     args: &ServeArgs,
     service: &Service,
     operator: &Arc<Control>,
@@ -178,22 +178,32 @@ async fn listen(
         header_timeout: args.header_timeout,
         ..Bounds::default()
     };
-    let main = bind(args.listen).await?;
+    let main = bind(args.listen)?;
     if let Some(address) = args.agent {
-        tokio::spawn(http::agent(bind(address).await?, service.clone()));
+        tokio::spawn(http::agent(bind(address)?, service.clone()));
     }
     if let Some(address) = args.admin {
         let router = http::admin_router(service.clone(), Arc::clone(operator) as Arc<dyn Operator>);
-        let listener = bind(address).await?;
+        let listener = bind(address)?;
         tokio::spawn(server::serve(listener, router, service.clone(), bounds.clone(), args.drain_timeout));
     }
     let router = http::router_of(service.clone());
     Ok(tokio::spawn(server::serve(main, router, service.clone(), bounds, args.drain_timeout)))
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|error| CliError::Usage(format!("{address} cannot be listened on: {error}")))
+fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
+    bound(address).map_err(|error| CliError::Usage(format!("{address} cannot be listened on: {error}")))
+}
+
+fn bound(address: SocketAddr) -> io::Result<TcpListener> {
+    /// Connections that may wait to be accepted. With the usual 128, the next in a crowd would have to try again a second
+    /// later.
+    const BACKLOG: u32 = 4096;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As every server does: connections of an earlier one may still be closing.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Commits the first pool and lets it serve.
