@@ -149,12 +149,12 @@ impl Answer {
     pub(super) fn respond(&self, format: Format, held: Held) -> Response {
         let mut response = match self.verdict {
             Verdict::COMPLETED if format == Format::Bytes => {
-                let body = Body::new(HeldBody { bytes: Some(self.output.clone()), _held: held });
+                let body = Body::new(HeldBody { bytes: self.output.clone(), _held: held });
                 ([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response()
             }
             Verdict::COMPLETED => match serde_json::to_vec(&self.to_json()) {
                 Ok(bytes) => {
-                    let body = Body::new(HeldBody { bytes: Some(bytes.into()), _held: held });
+                    let body = Body::new(HeldBody { bytes: bytes.into(), _held: held });
                     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
                 }
                 Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
@@ -254,7 +254,7 @@ fn micros(duration: Duration) -> f64 {
 
 /// A body of known length that holds room until it has been sent.
 struct HeldBody {
-    bytes: Option<Bytes>,
+    bytes: Bytes,
     _held: Held,
 }
 
@@ -266,15 +266,20 @@ impl HttpBody for HeldBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Poll::Ready(self.bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
+        /// The server takes a part when it has sent most of the one before: handed over at once, a body would be gone, and
+        /// its room with it, while a client that reads nothing has the server hold all of it.
+        const PART_BYTES: usize = 64 << 10;
+        let length = self.bytes.len().min(PART_BYTES);
+        let part = self.bytes.split_to(length);
+        Poll::Ready((!part.is_empty()).then(|| Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bytes.as_ref().is_none_or(Bytes::is_empty)
+        self.bytes.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+        SizeHint::with_exact(self.bytes.len() as u64)
     }
 }
 

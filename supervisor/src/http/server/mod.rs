@@ -34,6 +34,9 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 /// Streams of one HTTP/2 connection at a time.
 const MAX_STREAMS: u32 = 256;
 
+/// How long a head that has begun to come may take to be there when the server closes.
+const LAST_HEAD: Duration = Duration::from_secs(1);
+
 /// What connections may cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -146,18 +149,19 @@ async fn one(
     let mut phase = service.watch();
     let leaves = async {
         tokio::select! {
-            _ = phase.wait_for(|phase| *phase == Phase::Closing) => {}
-            () = connection.evicted() => {}
-            () = silent(&connection, bounds.header_timeout) => {}
+            _ = phase.wait_for(|phase| *phase == Phase::Closing) => LAST_HEAD,
+            // Others need its place now.
+            () = connection.evicted() => Duration::ZERO,
+            () = silent(&connection, bounds.header_timeout) => Duration::ZERO,
         }
     };
     let ended = tokio::select! {
         ended = conn.as_mut() => ended,
-        () = leaves => {
+        grace = leaves => {
             conn.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = conn.as_mut() => ended,
-                () = idle(&connection) => Ok(()),
+                () = idle(&connection, grace) => Ok(()),
             }
         }
     };
@@ -176,14 +180,12 @@ async fn silent(connection: &Connection, timeout: Duration) {
     }
 }
 
-/// Ends when a connection that is to leave has no request: hyper itself would wait for a head that has begun to come.
-async fn idle(connection: &Connection) {
-    const GRACE: Duration = Duration::from_secs(1);
-    loop {
-        tokio::time::sleep(GRACE).await;
-        if connection.is_idle() {
-            return;
-        }
+/// Ends when a connection that is to leave has no request, after `grace`: hyper itself would wait for a head that has begun
+/// to come.
+async fn idle(connection: &Connection, grace: Duration) {
+    tokio::time::sleep(grace).await;
+    while !connection.is_idle() {
+        tokio::time::sleep(LAST_HEAD).await;
     }
 }
 
