@@ -43,11 +43,11 @@ fn requests() -> u64 {
     given.map_or(20_000, |given| given.parse().expect("COFFERDAM_LB_REQUESTS is a number"))
 }
 
-/// Different requests: blocks and views, most of them short, some of milliseconds, so that kills meet them.
+/// Different requests: blocks and views, most of them short, some of ten milliseconds, so that kills meet them.
 fn works() -> Vec<Work> {
     let mut random = Random::new(1);
     let one = |number: u32| {
-        let rounds = if number.is_multiple_of(20) { 1_000_000 } else { 2000 + number };
+        let rounds = if number.is_multiple_of(50) { 5_000_000 } else { 2000 + number };
         let length = random.below(4096);
         let bytes: Vec<u8> = (0..length).map(|_| random.below(256).to_le_bytes()[0]).collect();
         Work::new(number % 5 == 4, number * 1000, rounds, &bytes)
@@ -95,29 +95,16 @@ impl Fleet {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Kills a worker of one process: in turns the oldest, so that all are killed, and one that works at that moment, so
+    /// Kills a worker of one process: in turns the oldest, so that all are killed, and one in the middle of a long job, so
     /// that jobs are lost. Whether there was one.
     fn kill_worker(&self, turn: usize) -> bool {
-        /// For so long one that works is looked for.
-        const LOOK: Duration = Duration::from_millis(200);
-        let begun = Instant::now();
-        loop {
-            let servers = self.servers();
-            let Some(server) = &servers[turn % servers.len()] else { return false };
-            let workers = server.running().workers();
-            let works = workers.iter().copied().find(|pid| process_state(*pid) == Some('R'));
-            let is_time = turn.is_multiple_of(2) || begun.elapsed() > LOOK;
-            let chosen = works.filter(|_| !turn.is_multiple_of(2)).or_else(|| {
-                let age = |pid: &u32| start_time(*pid);
-                workers.into_iter().min_by_key(age).filter(|_| is_time)
-            });
-            if let Some(pid) = chosen {
-                return send(pid, Signal::SIGKILL).is_ok();
-            }
-            if is_time {
-                return false;
-            }
-        }
+        let servers = self.servers();
+        let Some(server) = &servers[turn % servers.len()] else { return false };
+        let workers = server.running().workers();
+        drop(servers);
+        let works = if turn.is_multiple_of(2) { None } else { working(&workers) };
+        let chosen = works.or_else(|| workers.into_iter().min_by_key(|pid| start_time(*pid)));
+        chosen.is_some_and(|pid| send(pid, Signal::SIGKILL).is_ok())
     }
 
     /// Sends a process `signal`, waits for its end, and after `pause` starts it again. When it was gone.
@@ -143,6 +130,26 @@ impl Fleet {
         self.servers()[place] = Some(server);
         gone
     }
+}
+
+/// The one of these processes that has been running for a while, if there is one before long.
+fn working(workers: &[u32]) -> Option<u32> {
+    const LOOK: Duration = Duration::from_millis(400);
+    let begun = Instant::now();
+    let runs = |pid: u32| process_state(pid) == Some('R');
+    let goes_on = |pid: u32| {
+        (0..4).all(|_| {
+            thread::sleep(Duration::from_micros(500));
+            runs(pid)
+        })
+    };
+    while begun.elapsed() < LOOK {
+        if let Some(pid) = workers.iter().copied().find(|pid| runs(*pid) && goes_on(*pid)) {
+            return Some(pid);
+        }
+        thread::sleep(Duration::from_micros(100));
+    }
+    None
 }
 
 /// When a process was started, in clock ticks (proc_pid_stat(5)).
