@@ -190,9 +190,11 @@ fn disturbed(kind: Kind, retries: Retries, requests: u64) -> Option<(Tally, (Ins
     let killer = {
         let (fleet, quieten) = (Arc::clone(&fleet), Arc::clone(&quieten));
         thread::spawn(move || {
-            let mut kills = 0;
+            let (mut kills, mut due) = (0, Instant::now());
             for turn in 0.. {
-                thread::sleep(BETWEEN_KILLS);
+                // Looking for one to kill takes a while, too.
+                due = (due + BETWEEN_KILLS).max(Instant::now());
+                thread::sleep(due.saturating_duration_since(Instant::now()));
                 if quieten.load(Ordering::Relaxed) {
                     break;
                 }
