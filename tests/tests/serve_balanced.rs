@@ -1,0 +1,463 @@
+//! Real HAProxy and real nginx, by the configurations that are shipped, before three `cofferdam serve`: workers are killed
+//! twice a second, each process is rolled once, one is killed with -9, and no client sees any of it. And what HAProxy is
+//! told follows what is true within a second.
+//!
+//! `COFFERDAM_LB_REQUESTS` is how many requests go through each balancer (default 20,000; 100,000 is the figure of the
+//! issue). A run lasts for as long as its disturbances, so more requests are mostly a higher rate.
+//!
+//! Where retries are off, nothing that was sent to a host is sent to another one: then a request may fail that was in
+//! flight on the process that was killed with -9, and no other. What was not sent, because no connection could be made, goes
+//! elsewhere in either case. nginx alone, which does not ask hosts whether they are ready, may then also hit one that has
+//! just been started and says 503 until its memory is committed: without retries, that is passed on.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cofferdam_tests::support::balancer::{Balancer, Kind, Retries};
+use cofferdam_tests::support::command::{exclusively, send, wait_until};
+use cofferdam_tests::support::http::{
+    Client, Failure, Load, Network, Reply, Server, Tally, Work, get, percentile, runtime,
+};
+use cofferdam_tests::support::pool::process_state;
+use cofferdam_tests::support::random::Random;
+use nix::sys::signal::Signal;
+
+/// How each of the three processes is started.
+const HOST: &str = "--workers 1 --spares 1";
+/// Workers are killed so often, over all processes. A slot bears twenty deaths a minute, and there are six.
+const BETWEEN_KILLS: Duration = Duration::from_millis(500);
+/// About how long the disturbances take.
+const DISTURBED: Duration = Duration::from_secs(25);
+/// How long HAProxy takes to learn that a process is gone, and somewhat more.
+const NOTICED: Duration = Duration::from_millis(2500);
+/// What the kernel may need to close the connections of a process that is gone.
+const SLACK: Duration = Duration::from_millis(100);
+
+fn requests() -> u64 {
+    let given = std::env::var("COFFERDAM_LB_REQUESTS").ok();
+    given.map_or(20_000, |given| given.parse().expect("COFFERDAM_LB_REQUESTS is a number"))
+}
+
+/// Different requests: blocks and views, most of them short, some of ten milliseconds, so that kills meet them.
+fn works() -> Vec<Work> {
+    let mut random = Random::new(1);
+    let one = |number: u32| {
+        let rounds = if number.is_multiple_of(50) { 5_000_000 } else { 2000 + number };
+        let length = random.below(4096);
+        let bytes: Vec<u8> = (0..length).map(|_| random.below(256).to_le_bytes()[0]).collect();
+        Work::new(number % 5 == 4, number * 1000, rounds, &bytes)
+    };
+    (0..500).map(one).collect()
+}
+
+/// What is right for each of them: body and digest. From a process that nothing happens to, compared with a model.
+fn quiet(network: Network, works: &[Work]) -> Vec<(Vec<u8>, String)> {
+    let server = Server::start(network.host(20), "--workers 1 --spares 0");
+    let answers = runtime().block_on(async {
+        let mut client = Client::new(server.address());
+        let mut answers = Vec::new();
+        for work in works {
+            let reply = client.post(work).await.expect("a quiet process answers");
+            assert_eq!(reply.status, 200, "{work:?}: {reply:?}");
+            assert_eq!(reply.body, work.answer(), "{work:?}");
+            let digest = reply.header("cofferdam-digest").to_owned();
+            assert_eq!(digest, work.digest(reply.header("cofferdam-profile")), "{work:?}");
+            answers.push((reply.body.to_vec(), digest));
+        }
+        answers
+    });
+    server.stop();
+    answers
+}
+
+/// Three processes, some of which may be gone for the moment.
+struct Fleet {
+    network: Network,
+    servers: Mutex<Vec<Option<Server>>>,
+}
+
+impl Fleet {
+    fn start(network: Network) -> Self {
+        let servers = (0..3).map(|index| Some(Self::start_one(network, index))).collect();
+        Self { network, servers: Mutex::new(servers) }
+    }
+
+    fn start_one(network: Network, index: u8) -> Server {
+        Server::start(network.host(11 + index), HOST)
+    }
+
+    fn servers(&self) -> MutexGuard<'_, Vec<Option<Server>>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Kills a worker of one process: in turns the oldest, so that all are killed, and one in the middle of a long job, so
+    /// that jobs are lost. Whether there was one.
+    fn kill_worker(&self, turn: usize) -> bool {
+        let servers = self.servers();
+        let Some(server) = &servers[turn % servers.len()] else { return false };
+        let workers = server.running().workers();
+        drop(servers);
+        let works = if turn.is_multiple_of(2) { None } else { working(&workers) };
+        let chosen = works.or_else(|| workers.into_iter().min_by_key(|pid| start_time(*pid)));
+        chosen.is_some_and(|pid| send(pid, Signal::SIGKILL).is_ok())
+    }
+
+    /// Sends a process `signal`, waits for its end, and after `pause` starts it again. When it was gone.
+    fn replace(&self, index: u8, signal: Signal, pause: Duration) -> Instant {
+        let place = usize::from(index);
+        if let Some(server) = &self.servers()[place] {
+            server.running().signal(signal);
+        }
+        // Meanwhile its workers are killed like those of others.
+        wait_until("the process ends", || {
+            let mut servers = self.servers();
+            let server = servers[place].as_mut().expect("nobody else takes it");
+            (!server.running_mut().is_running()).then_some(())
+        });
+        let gone = Instant::now();
+        let server = self.servers()[place].take();
+        let output = server.expect("nobody else takes it").finish();
+        if signal == Signal::SIGTERM {
+            assert_eq!(output.code(), 0, "{output}");
+        }
+        thread::sleep(pause);
+        let server = Self::start_one(self.network, index);
+        self.servers()[place] = Some(server);
+        gone
+    }
+}
+
+/// The one of these processes that has been running for a while, if there is one before long.
+fn working(workers: &[u32]) -> Option<u32> {
+    const LOOK: Duration = Duration::from_millis(400);
+    let begun = Instant::now();
+    let runs = |pid: u32| process_state(pid) == Some('R');
+    let goes_on = |pid: u32| {
+        (0..4).all(|_| {
+            thread::sleep(Duration::from_micros(500));
+            runs(pid)
+        })
+    };
+    while begun.elapsed() < LOOK {
+        if let Some(pid) = workers.iter().copied().find(|pid| runs(*pid) && goes_on(*pid)) {
+            return Some(pid);
+        }
+        thread::sleep(Duration::from_micros(100));
+    }
+    None
+}
+
+/// When a process was started, in clock ticks (proc_pid_stat(5)).
+fn start_time(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(") ")?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// A run with all disturbances. Its tally, and from when to when the process that was killed with -9 went.
+fn disturbed(kind: Kind, retries: Retries, requests: u64) -> Option<(Tally, (Instant, Instant))> {
+    let _one = exclusively("serve-balanced");
+    let network = Network::new();
+    let works = Arc::new(works());
+    let right = quiet(network, &works);
+    let fleet = Arc::new(Fleet::start(network));
+    let balancer = Balancer::start(kind, network, retries)?;
+    let (stop, quieten) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let sent = Arc::new(AtomicU64::new(0));
+    let load = {
+        let rate = requests.div_ceil(DISTURBED.as_secs());
+        let rate = u32::try_from(rate).expect("a rate that can be reached");
+        let load = Load { address: balancer.address(), connections: 32, rate };
+        let (stop, sent, count) = (Arc::clone(&stop), Arc::clone(&sent), works.len() as u64);
+        let place = move |index: u64| usize::try_from(index % count).expect("a place in a list");
+        let check = move |index: u64, reply: &Reply| {
+            sent.fetch_add(1, Ordering::Relaxed);
+            let (body, digest) = &right[place(index)];
+            if reply.status != 200 {
+                return Err(format!("{}: {}", reply.status, String::from_utf8_lossy(&reply.body)));
+            }
+            match reply.body == *body && reply.header("cofferdam-digest") == digest {
+                true => Ok(()),
+                false => Err(format!("WRONG: {reply:?}")),
+            }
+        };
+        thread::spawn(move || load.run(&stop, move |index| works[place(index)].clone(), check))
+    };
+    let killer = {
+        let (fleet, quieten) = (Arc::clone(&fleet), Arc::clone(&quieten));
+        thread::spawn(move || {
+            let (mut kills, mut due) = (0, Instant::now());
+            for turn in 0.. {
+                // Looking for one to kill takes a while, too.
+                due = (due + BETWEEN_KILLS).max(Instant::now());
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                if quieten.load(Ordering::Relaxed) {
+                    break;
+                }
+                kills += u32::from(fleet.kill_worker(turn));
+            }
+            kills
+        })
+    };
+    let begun = Instant::now();
+    thread::sleep(Duration::from_secs(1));
+    for index in 0..3 {
+        fleet.replace(index, Signal::SIGTERM, Duration::ZERO);
+    }
+    thread::sleep(Duration::from_secs(1));
+    let killed = Instant::now();
+    let gone = fleet.replace(1, Signal::SIGKILL, NOTICED);
+    thread::sleep(Duration::from_secs(1));
+    wait_until("all requests are sent", || (sent.load(Ordering::Relaxed) >= requests).then_some(()));
+    stop.store(true, Ordering::Relaxed);
+    let tally = load.join().expect("the load is generated");
+    let lasted = begun.elapsed();
+    quieten.store(true, Ordering::Relaxed);
+    let kills = killer.join().expect("workers are killed");
+    let servers: Vec<_> = fleet.servers().drain(..).flatten().collect();
+    servers.iter().for_each(|server| server.running().signal(Signal::SIGTERM));
+    servers.into_iter().for_each(|server| drop(server.finish().expect_code(0)));
+    println!(
+        "{kind:?}, retries {retries:?}: {} requests in {:.1?}, {} failed; {kills} workers killed; attempts {:?}; \
+         p50 {:.1?}, p99 {:.1?}, longest {:.1?}",
+        tally.requests,
+        lasted,
+        tally.failures.len(),
+        tally.attempts,
+        percentile(&tally.times, 50),
+        percentile(&tally.times, 99),
+        percentile(&tally.times, 100),
+    );
+    if !tally.failures.is_empty() {
+        report(&tally.failures, begun, (killed, gone), &balancer);
+    }
+    assert!(tally.requests >= requests);
+    let met = tally.attempts.keys().any(|attempts| attempts.as_str() > "1");
+    assert!(met || retries == Retries::Off, "no kill met a job: {:?}", tally.attempts);
+    Some((tally, (killed, gone)))
+}
+
+/// Says what failed, for whoever has to find out why.
+fn report(failures: &[Failure], begun: Instant, (killed, gone): (Instant, Instant), balancer: &Balancer) {
+    let since = |at: Instant| at.saturating_duration_since(begun);
+    println!("killed with -9 after {:.3?}, gone after {:.3?}", since(killed), since(gone));
+    let mut kinds = BTreeMap::<&str, usize>::new();
+    for failure in failures {
+        *kinds.entry(&failure.what).or_default() += 1;
+    }
+    println!("{kinds:#?}");
+    for Failure { what, outcome } in failures.iter().take(20) {
+        println!(
+            "request {} from {:.3?} to {:.3?}: {what}",
+            outcome.index,
+            since(outcome.began),
+            since(outcome.ended)
+        );
+    }
+    // HAProxy logs each request, nginx what went wrong.
+    let log = balancer.log();
+    let wrong = |line: &&str| {
+        line.contains("[error]") || [" 503 ", " 502 ", " 500 "].iter().any(|code| line.contains(code))
+    };
+    log.lines().filter(wrong).take(40).for_each(|line| println!("{line}"));
+}
+
+fn assert_none_failed(kind: Kind) {
+    if let Some((tally, _)) = disturbed(kind, Retries::On, requests()) {
+        assert!(tally.failures.is_empty(), "{} of {} failed", tally.failures.len(), tally.requests);
+    }
+}
+
+fn assert_only_those_in_flight_failed(kind: Kind) {
+    let Some((tally, (killed, gone))) = disturbed(kind, Retries::Off, requests() / 4) else { return };
+    let others = tally.failures.iter().filter(|Failure { what, outcome }| {
+        let in_flight = outcome.ended >= killed && outcome.began <= gone + SLACK;
+        let starting = kind == Kind::Nginx && what.contains("urn:cofferdam:problem:starting");
+        what.starts_with("WRONG") || !(in_flight || starting)
+    });
+    assert_eq!(others.count(), 0, "of {} failures", tally.failures.len());
+}
+
+#[test]
+fn behind_haproxy_no_request_fails() {
+    assert_none_failed(Kind::Haproxy);
+}
+
+#[test]
+fn behind_haproxy_without_retries_only_those_in_flight_on_a_killed_process_fail() {
+    assert_only_those_in_flight_failed(Kind::Haproxy);
+}
+
+#[test]
+fn behind_nginx_no_request_fails() {
+    assert_none_failed(Kind::Nginx);
+}
+
+#[test]
+fn behind_nginx_without_retries_only_those_in_flight_on_a_killed_process_fail() {
+    assert_only_those_in_flight_failed(Kind::Nginx);
+}
+
+/// A process with two workers and none to spare, and HAProxy before it, if there is one.
+fn watched(arguments: &str) -> (Server, Option<Balancer>) {
+    let network = Network::new();
+    let server = Server::start(network.host(11), arguments);
+    let balancer = Balancer::start(Kind::Haproxy, network, Retries::On);
+    if let Some(balancer) = &balancer {
+        await_haproxy(balancer, |status, weight| status == "UP" && weight == "100");
+    }
+    (server, balancer)
+}
+
+/// How long it takes until HAProxy says so of the server `a`.
+fn await_haproxy(balancer: &Balancer, is_it: impl Fn(&str, &str) -> bool) -> Duration {
+    let begun = Instant::now();
+    wait_until("HAProxy has noticed", || {
+        let (status, weight) = balancer.server("a");
+        is_it(&status, &weight).then_some(())
+    });
+    begun.elapsed()
+}
+
+/// "Within a second", for a machine that has other things to do.
+const SOON: Duration = Duration::from_secs(5);
+
+/// How long it takes until `look` is true.
+fn follows(what: &str, mut look: impl FnMut() -> bool) -> Duration {
+    let begun = Instant::now();
+    wait_until(what, || look().then_some(()));
+    let took = begun.elapsed();
+    println!("{what}: after {took:.1?}");
+    assert!(took < SOON, "{what}: after {took:?}");
+    took
+}
+
+fn readyz(address: SocketAddr) -> String {
+    get(address, "/readyz?verbose")
+        .map_or_else(|error| error.to_string(), |reply| format!("{} {}", reply.status, reply.body))
+}
+
+#[test]
+fn the_weight_follows_the_death_of_a_worker() {
+    let _one = exclusively("serve-balanced");
+    let (server, balancer) = watched("--workers 2 --spares 0");
+    assert_eq!(server.agent_line().unwrap(), "ready up 100%");
+    // A worker that dies again and again is replaced after ever longer pauses: up to a second.
+    let kept = server.running().await_workers(2)[0];
+    let kills = Cell::new(0);
+    let kill_the_other = || {
+        let others = server.running().workers().into_iter().filter(|pid| *pid != kept);
+        // Two less than it bears.
+        others.filter(|_| kills.get() < 18).for_each(|pid| {
+            kills.set(kills.get() + u32::from(send(pid, Signal::SIGKILL).is_ok()));
+        });
+    };
+    follows("the agent says 50% when one of two workers has died", || {
+        kill_the_other();
+        server.agent_line().is_ok_and(|line| line == "ready up 50%")
+    });
+    follows("/readyz says that one of two is ready, and yes", || {
+        kill_the_other();
+        let said = readyz(server.address());
+        said.starts_with("200") && said.contains("1 of 2 ready")
+    });
+    if let Some(balancer) = &balancer {
+        let took = await_haproxy(balancer, |status, weight| {
+            kill_the_other();
+            status.starts_with("UP") && weight == "50"
+        });
+        println!("HAProxy gives it half the weight: after {took:.1?} more, and {} deaths", kills.get());
+    }
+    let took = follows("the agent says 100% when it is replaced", || {
+        server.agent_line().is_ok_and(|line| line == "ready up 100%")
+    });
+    if let Some(balancer) = &balancer {
+        let took = took + await_haproxy(balancer, |status, weight| status == "UP" && weight == "100");
+        println!("HAProxy gives it the whole weight: after {took:.1?}");
+    }
+    server.stop();
+}
+
+#[test]
+fn a_process_without_workers_is_down_and_ends_with_69() {
+    // The default policy bears twenty deaths of idle workers within a minute.
+    const BORNE: u32 = 20;
+    let _one = exclusively("serve-balanced");
+    let (server, balancer) = watched("--workers 1 --spares 0");
+    let mut client = Client::new(server.address());
+    let runtime = runtime();
+    let mut last = Instant::now();
+    for deaths in 0..=BORNE {
+        // Done something, a worker is replaced at once.
+        let reply = runtime.block_on(client.post(&Work::new(false, deaths, 0, b"")));
+        assert_eq!(reply.map(|reply| reply.status.as_u16()), Ok(200));
+        let worker = server.running().await_workers(1)[0];
+        // It has told its supervisor that it is idle, some time ago.
+        thread::sleep(Duration::from_millis(20));
+        last = Instant::now();
+        send(worker, Signal::SIGKILL).expect("the worker is there");
+        if deaths < BORNE {
+            wait_until("the worker is replaced", || {
+                let workers = server.running().workers();
+                (workers.iter().any(|pid| *pid != worker) && server.is_ready()).then_some(())
+            });
+        }
+    }
+    let up = || server.agent_line().is_ok_and(|line| line.contains("up"));
+    let ready = || server.is_ready();
+    follows("the agent does not say up any more when the last slot is given up", || !up());
+    println!("the agent: {:?}; /readyz: {:?}", server.agent_line(), readyz(server.address()));
+    follows("/readyz says no", || !ready());
+    if let Some(balancer) = &balancer {
+        await_haproxy(balancer, |status, _| status.starts_with("DOWN"));
+        println!("HAProxy takes it for down: {:.1?} after the death", last.elapsed());
+    }
+    let output = server.finish();
+    println!("ended {:.1?} after the death at the latest", last.elapsed());
+    assert_eq!(output.code(), 69, "{output}");
+    assert!(output.reason().contains("no healthy worker"), "{output}");
+}
+
+#[test]
+fn a_process_that_drains_says_so_and_serves_on_until_it_ends() {
+    let _one = exclusively("serve-balanced");
+    let (mut server, balancer) = watched("--workers 2 --spares 0");
+    let runtime = runtime();
+    let work = Work::new(false, 1, 0, b"drain");
+    let mut client = Client::new(server.address());
+    let before = runtime.block_on(client.post(&work)).unwrap();
+    server.running().signal(Signal::SIGTERM);
+    let begun = Instant::now();
+    follows("the agent says drain", || server.agent_line().is_ok_and(|line| line == "drain"));
+    follows("/readyz says no, and why", || {
+        let said = readyz(server.address());
+        said.starts_with("503") && said.contains("draining")
+    });
+    if let Some(balancer) = &balancer {
+        let took =
+            await_haproxy(balancer, |status, _| status.starts_with("DRAIN") || status.starts_with("DOWN"));
+        println!("HAProxy says {:?}: after {took:.1?} more", balancer.server("a"));
+    }
+    // By the connection from before, and by new ones.
+    let mut answered = 0;
+    while begun.elapsed() < Duration::from_secs(4) {
+        for client in [&mut client, &mut Client::new(server.address())] {
+            let reply = runtime.block_on(client.post(&work)).unwrap();
+            assert_eq!((reply.status.as_u16(), &reply.body), (200, &before.body));
+            assert_eq!(reply.header("connection"), "close");
+            answered += 1;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    wait_until("it ends", || (!server.running_mut().is_running()).then_some(()));
+    println!(
+        "{answered} requests were answered while it drained, and it ended after {:.1?}",
+        begun.elapsed()
+    );
+    let output = server.finish();
+    assert_eq!(output.code(), 0, "{output}");
+}
