@@ -83,4 +83,7 @@ fn a_job_that_loses_its_worker_while_it_is_begun_is_run_again() {
     assert_eq!((pairs(&result), result.attempts()), (vec![good_pair(5)], 2));
     wait_until("the worker is replaced", || (pool.health().ready() == 1).then_some(()));
     assert_good_block(&pool, 6);
+    // What happened in a slot is known when the slot is no more.
+    assert!(pool.shrink(LONG));
+    assert_eq!((pool.health().slots.len(), pool.health().deaths()), (0, 1));
 }

@@ -20,9 +20,8 @@ use std::time::{Duration, Instant};
 
 use cofferdam_tests::support::balancer::{Balancer, Kind, Retries};
 use cofferdam_tests::support::command::{exclusively, send, wait_until};
-use cofferdam_tests::support::http::{
-    Client, Failure, Load, Network, Reply, Server, Tally, Work, get, percentile, runtime,
-};
+use cofferdam_tests::support::hosts::{Network, Server, get};
+use cofferdam_tests::support::load::{Client, Failure, Load, Reply, Tally, Work, percentile, runtime};
 use cofferdam_tests::support::pool::process_state;
 use cofferdam_tests::support::random::Random;
 use nix::sys::signal::Signal;
@@ -338,7 +337,7 @@ fn follows(what: &str, mut look: impl FnMut() -> bool) -> Duration {
 
 fn readyz(address: SocketAddr) -> String {
     get(address, "/readyz?verbose")
-        .map_or_else(|error| error.to_string(), |reply| format!("{} {}", reply.status, reply.body))
+        .map_or_else(|error| error.to_string(), |reply| format!("{} {}", reply.status, reply.text()))
 }
 
 #[test]

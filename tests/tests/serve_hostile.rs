@@ -8,18 +8,14 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use cofferdam_tests::support::command::{Cofferdam, PATIENCE, exclusively, extend_digest, guest, wait_until};
+use cofferdam_tests::support::command::{Cofferdam, PATIENCE, exclusively, extend_digest, wait_until};
 use cofferdam_tests::support::guests::{Act, good_pair, key_value_flush};
 use cofferdam_tests::support::pool::proc_field;
 use cofferdam_tests::support::random::Random;
-use cofferdam_tests::support::serve::{Client, Server, post, serve};
+use cofferdam_tests::support::serve::{Client, Server, post, script};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-
-fn script() -> Cofferdam<'static> {
-    serve(&guest("script.wat"))
-}
 
 /// A server that was asked something already, and what it had then.
 struct Besieged {

@@ -12,9 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use cofferdam_tests::support::command::exclusively;
-use cofferdam_tests::support::http::{
-    Client, Flood, Load, Network, Outcome, Reply, Server, Work, percentile, runtime,
-};
+use cofferdam_tests::support::hosts::{Network, Server};
+use cofferdam_tests::support::load::{Client, Flood, Load, Outcome, Reply, Work, percentile, runtime};
 
 /// How long a job is to take.
 const JOB: Duration = Duration::from_millis(5);

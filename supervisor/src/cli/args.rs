@@ -16,7 +16,7 @@ use super::logging;
 use crate::blocks::{self, BlockInput, BlockSource};
 use crate::chain::OnGuestFailure;
 use crate::host::size::Bytes;
-use crate::pool::{Limits, PoolBuilder};
+use crate::pool::{Limits, Pool, PoolBuilder};
 use crate::sample;
 
 /// Reads the module; that of the sample indexer if no file is named.
@@ -245,5 +245,43 @@ impl CacheArgs {
             (Some(directory), false) => builder.cache(Some(directory.clone())),
             (None, false) => builder,
         }
+    }
+}
+
+/// The pool that `run` and `serve` keep.
+#[derive(Clone, Debug, Args)]
+pub(super) struct PoolArgs {
+    /// Jobs that can run at a time, each on a worker of its own. A chain runs one block at a time; more workers let
+    /// one reset while another runs.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    workers: usize,
+
+    /// Committed workers more, to take over when one dies [default: 1 if there is memory for it].
+    #[arg(long, value_name = "N")]
+    spares: Option<usize>,
+
+    #[command(flatten)]
+    memory: MemoryArgs,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+
+    /// How often a job is run again after its worker was lost.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    retries: u32,
+
+    #[command(flatten)]
+    cache: CacheArgs,
+}
+
+impl PoolArgs {
+    /// The pool of `module`, for inputs of up to so many bytes.
+    pub(super) fn builder(&self, module: Vec<u8>, input: Bytes) -> PoolBuilder {
+        let limits = Limits { retries: self.retries, ..self.limits.limits(input) };
+        let mut builder = Pool::builder(module).workers(self.workers).limits(limits);
+        if let Some(spares) = self.spares {
+            builder = builder.spares(spares);
+        }
+        self.cache.apply(self.memory.apply(builder))
     }
 }

@@ -17,13 +17,13 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::args::{self, CacheArgs, LimitArgs, MemoryArgs};
+use super::args::{self, PoolArgs};
 use super::error::CliError;
 use super::logging;
 use crate::host::size::Bytes;
 use crate::http::server::{self, Bounds};
 use crate::http::{self, Operator, Phase, Service, Settings};
-use crate::pool::{Limits, Pool, PoolBuilder, PoolError};
+use crate::pool::{Pool, PoolBuilder, PoolError};
 
 /// Arguments of `cofferdam serve`.
 #[derive(Clone, Debug, Args)]
@@ -44,27 +44,12 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "ADDR")]
     agent: Option<SocketAddr>,
 
-    /// Jobs that can run at a time, each on a worker of its own.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    workers: usize,
-
-    /// Committed workers more, to take over when one dies [default: 1 if there is memory for it].
-    #[arg(long, value_name = "N")]
-    spares: Option<usize>,
-
     #[command(flatten)]
-    memory: MemoryArgs,
-
-    #[command(flatten)]
-    limits: LimitArgs,
+    pool: PoolArgs,
 
     /// Bytes that a body may have.
     #[arg(long, value_name = "SIZE", default_value = "32MiB")]
     max_body_bytes: Bytes,
-
-    /// How often a job is run again after its worker was lost.
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    retries: u32,
 
     /// The state that guests read: a store that `cofferdam run --db-path` has made, and may go on writing.
     #[arg(long, value_name = "DIR")]
@@ -101,9 +86,6 @@ pub(super) struct ServeArgs {
     /// And then: how long requests that run may take.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
-
-    #[command(flatten)]
-    cache: CacheArgs,
 }
 
 /// What somebody asks of the running server.
@@ -228,15 +210,11 @@ fn name_of(args: &ServeArgs) -> String {
 }
 
 fn describe(args: &ServeArgs, module: Vec<u8>) -> PoolBuilder {
-    let limits = Limits { retries: args.retries, ..args.limits.limits(args.max_body_bytes) };
-    let mut builder = Pool::builder(module).workers(args.workers).limits(limits);
-    if let Some(spares) = args.spares {
-        builder = builder.spares(spares);
+    let builder = args.pool.builder(module, args.max_body_bytes);
+    match &args.db_path {
+        Some(path) => builder.state(path),
+        None => builder,
     }
-    if let Some(path) = &args.db_path {
-        builder = builder.state(path);
-    }
-    args.cache.apply(args.memory.apply(builder))
 }
 
 /// Waits until somebody asks to drain, or no worker is left; whether the latter.

@@ -23,8 +23,8 @@ use super::problem;
 use crate::chain::extend_digest;
 use crate::pool::{FailedAttempt, JobOutput, JobResult, WorkerInfo};
 
-pub(super) const VERDICT: HeaderName = HeaderName::from_static("cofferdam-verdict");
-pub(super) const DIGEST: HeaderName = HeaderName::from_static("cofferdam-digest");
+const VERDICT: HeaderName = HeaderName::from_static("cofferdam-verdict");
+const DIGEST: HeaderName = HeaderName::from_static("cofferdam-digest");
 const ATTEMPTS: HeaderName = HeaderName::from_static("cofferdam-attempts");
 const WORKER: HeaderName = HeaderName::from_static("cofferdam-worker");
 const PROFILE: HeaderName = HeaderName::from_static("cofferdam-profile");

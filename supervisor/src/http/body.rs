@@ -76,7 +76,7 @@ pub(super) struct Bounds {
 }
 
 /// Reads all of `body`.
-pub(super) async fn receive(body: &mut Body, bounds: &Bounds, room: &Room) -> Result<Received, Problem> {
+pub(super) async fn receive(body: Body, bounds: &Bounds, room: &Room) -> Result<Received, Problem> {
     let deadline = Instant::now() + bounds.time;
     let announced = body.size_hint().exact();
     if announced.is_some_and(|bytes| bytes > bounds.bytes) {
@@ -97,23 +97,6 @@ pub(super) async fn receive(body: &mut Body, bounds: &Bounds, room: &Room) -> Re
     }
     let input = Input::from_parts(parts.finish());
     Ok(Received { input, sha256: Hash(hasher.finalize().into()), held: share.held })
-}
-
-/// Reads what is left of a body that nobody wants, within bounds. A client that is still sending when its connection closes
-/// never gets to read why.
-pub(super) async fn discard(body: &mut Body) {
-    const MOST_BYTES: u64 = 64 << 20;
-    const LONGEST: Duration = Duration::from_secs(5);
-    let read = async {
-        let mut bytes = 0;
-        while let Some(Ok(frame)) = body.frame().await
-            && bytes < MOST_BYTES
-        {
-            bytes += frame.data_ref().map_or(0, |part| part.len() as u64);
-        }
-    };
-    // Who is slower than that has lost nothing by not being heard out.
-    let _ = timeout(LONGEST, read).await;
 }
 
 /// The room that one body has taken so far.
@@ -213,8 +196,8 @@ mod tests {
         let room = Room::new(1 << 20);
         let whole: Vec<u8> = (0..9000u32).map(|index| index.to_le_bytes()[0]).collect();
         for size in [1, 7, 4096, 8999, 9000] {
-            let mut body = streamed(whole.chunks(size).map(<[u8]>::to_vec).collect());
-            let received = receive(&mut body, &BOUNDS, &room).await.unwrap();
+            let body = streamed(whole.chunks(size).map(<[u8]>::to_vec).collect());
+            let received = receive(body, &BOUNDS, &room).await.unwrap();
             assert_eq!(received.input.parts().collect::<Vec<_>>().concat(), whole);
             assert_eq!(received.sha256, Hash::of(&whole));
             assert!(received.input.parts().count() <= 4);
@@ -227,23 +210,20 @@ mod tests {
     async fn every_bound_holds() {
         let room = Room::new(1 << 20);
         let too_large = Problem::TooLarge { limit: 10_000 };
-        let announced = receive(&mut Body::from(vec![0; 10_001]), &BOUNDS, &room).await;
+        let announced = receive(Body::from(vec![0; 10_001]), &BOUNDS, &room).await;
         assert_eq!(announced.map(|_| ()), Err(too_large.clone()));
-        let streamed_one = receive(&mut streamed(vec![vec![0; 6000], vec![0; 6000]]), &BOUNDS, &room).await;
+        let streamed_one = receive(streamed(vec![vec![0; 6000], vec![0; 6000]]), &BOUNDS, &room).await;
         assert_eq!(streamed_one.map(|_| ()), Err(too_large));
-        let slow = receive(
-            &mut Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>()),
-            &BOUNDS,
-            &room,
-        )
-        .await;
+        let slow =
+            receive(Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>()), &BOUNDS, &room)
+                .await;
         assert_eq!(slow.map(|_| ()), Err(Problem::SlowBody(BOUNDS.time)));
         let torn = stream::iter([Ok(vec![1]), Err(std::io::Error::other("torn"))]);
-        let torn = receive(&mut Body::from_stream(torn), &BOUNDS, &room).await;
+        let torn = receive(Body::from_stream(torn), &BOUNDS, &room).await;
         assert!(matches!(torn, Err(Problem::BrokenBody(_))), "{torn:?}");
         let small = Room::new(UNIT_BYTES);
         let _all = small.take(1, Duration::ZERO).await.unwrap();
-        let no_room = receive(&mut Body::from(vec![0; 5]), &BOUNDS, &small).await;
+        let no_room = receive(Body::from(vec![0; 5]), &BOUNDS, &small).await;
         assert_eq!(no_room.map(|_| ()), Err(Problem::NoRoom { retry_after: 1 }));
     }
 }

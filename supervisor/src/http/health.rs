@@ -135,13 +135,14 @@ impl Readiness {
     pub(super) fn agent_line(&self) -> String {
         match self.phase {
             Phase::Starting => format!("down #{}\n", one_line(&self.progress)),
-            Phase::Draining | Phase::Closing => "drain\n".to_owned(),
-            Phase::Serving if self.ready == 0 => {
+            // Whatever else it does: without a worker nothing is answered here.
+            _ if self.ready == 0 => {
                 format!(
                     "down #{}\n",
                     one_line(self.failed.first().map_or("no worker is ready", String::as_str))
                 )
             }
+            Phase::Draining | Phase::Closing => "drain\n".to_owned(),
             Phase::Serving => format!("ready up {}%\n", self.share()),
         }
     }
@@ -220,6 +221,7 @@ mod tests {
         assert_eq!(line(Phase::Serving, 3, 1), "ready up 75%\n");
         assert_eq!(line(Phase::Serving, 0, 4), "down #slot 0 was given up: killed\n");
         assert_eq!(line(Phase::Draining, 4, 0), "drain\n");
+        assert_eq!(line(Phase::Draining, 0, 4), "down #slot 0 was given up: killed\n");
         assert_eq!(line(Phase::Starting, 0, 0), "down #1 GiB of 4 GiB committed\n");
     }
 

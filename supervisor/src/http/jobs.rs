@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use cofferdam_protocol::profile::Hash;
 use sha2::{Digest, Sha256};
@@ -17,7 +17,8 @@ use super::body::{self, Bounds};
 use super::gate::Lane;
 use super::idempotency::Key;
 use super::problem::Problem;
-use super::service::{Inner, Phase, Request, Service};
+use super::request::Request;
+use super::service::{Inner, Phase, Service};
 use super::trace;
 
 /// Milliseconds that the client is ready to wait, from the arrival of its request.
@@ -50,38 +51,26 @@ pub(super) async fn view(
 
 type What = (Lane, u32, Option<String>);
 
-async fn handle(
-    service: Service,
-    what: Result<What, Problem>,
-    headers: HeaderMap,
-    mut body: Body,
-) -> Response {
+async fn handle(service: Service, what: Result<What, Problem>, headers: HeaderMap, body: Body) -> Response {
     let inner = service.0;
     let answered = match what {
         Ok(what) => {
             let span = trace::span(&headers, what.0.name(), what.1);
-            answer(&inner, what, &headers, &mut body).instrument(span).await
+            answer(&inner, what, &headers, body).instrument(span).await
         }
         Err(problem) => Err(problem),
     };
-    match answered {
-        Ok(response) => response,
-        Err(problem) => {
-            inner.note_problem(&problem);
-            // Who waits for a word before it sends has sent nothing.
-            if !body.is_end_stream() && !headers.contains_key(header::EXPECT) && !problem.is_about_sending() {
-                body::discard(&mut body).await;
-            }
-            problem.into_response()
-        }
-    }
+    answered.unwrap_or_else(|problem| {
+        inner.note_problem(&problem);
+        problem.into_response()
+    })
 }
 
 async fn answer(
     inner: &Arc<Inner>,
     what: What,
     headers: &HeaderMap,
-    body: &mut Body,
+    body: Body,
 ) -> Result<Response, Problem> {
     let (lane, height, export) = what;
     let deadline = deadline(headers)?;

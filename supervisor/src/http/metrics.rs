@@ -113,13 +113,13 @@ impl Metrics {
         registry.register_with_unit("queued", "Waiting for a turn", Unit::Seconds, self.queued.clone());
         registry.register_with_unit(
             "reset",
-            "Making a worker's memory pristine after a job, off its way",
+            "Making a worker's memory pristine after a job, off its way; of jobs in quick succession only some are seen",
             Unit::Seconds,
             self.resets.clone(),
         );
         registry.register_with_unit(
             "reset_written",
-            "Bytes that were written to make memory pristine",
+            "Bytes that were written to make memory pristine, in the resets that were seen",
             Unit::Bytes,
             self.reset_bytes.clone(),
         );

@@ -14,7 +14,7 @@
 //!
 //! A request's way, in the order of the files: its body is read piece by piece (`body`), an answer given before is found
 //! again (`idempotency`), it waits for its turn at a bounded gate (`gate`), runs on the pool that serves at that moment
-//! (`service`), and becomes a response (`answer`) or a problem (`problem`). Beside that way: whether to be routed to
+//! (`request`), and becomes a response (`answer`) or a problem (`problem`). Beside that way: whether to be routed to
 //! (`health`, `agent`), figures (`metrics`, `history`, `snapshot`, `events`), and putting another module in place (`swap`).
 //! [`server`] is the listener of `cofferdam serve`; whoever embeds a [`router`] brings their own.
 
@@ -31,6 +31,7 @@ mod jobs;
 mod metrics;
 mod monitor;
 mod problem;
+mod request;
 pub mod server;
 mod service;
 mod settings;
@@ -150,7 +151,7 @@ async fn metrics(State(service): State<Service>, headers: HeaderMap) -> Response
     let generation = inner.generation();
     let now = Now {
         health: &health,
-        deaths: &inner.deaths(&health),
+        deaths: &inner.deaths(),
         load: inner.gate.load(),
         held_bytes: inner.room.taken(),
         ready: Readiness::of(inner, &health).is_ready(),

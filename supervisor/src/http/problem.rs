@@ -118,11 +118,6 @@ impl Problem {
         self.status() == StatusCode::SERVICE_UNAVAILABLE
     }
 
-    /// Whether the client does not get its body over: there is no hearing it out.
-    pub(super) fn is_about_sending(&self) -> bool {
-        matches!(self, Self::SlowBody(_) | Self::BrokenBody(_))
-    }
-
     /// Whether what is left of the body can no longer be told from the next request.
     fn ends_connection(&self) -> bool {
         matches!(self, Self::TooLarge { .. } | Self::SlowBody(_) | Self::BrokenBody(_))

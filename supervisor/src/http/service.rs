@@ -2,27 +2,23 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::verdict::Verdict;
 use tokio::sync::watch;
-use tokio::time::timeout_at;
-use tracing::Instrument;
 
-use super::answer::{Answer, Question};
-use super::body::{Held, Received, Room};
-use super::gate::{Gate, Lane, Refusal, Turn};
+use super::answer::Answer;
+use super::body::{Held, Room};
+use super::gate::Gate;
 use super::history::History;
 use super::idempotency::Answers;
 use super::metrics::Metrics;
 use super::problem::Problem;
 use super::settings::Settings;
 use super::snapshot::{Module, Recent, Swap};
-use crate::pool::{
-    Begun, DeathCounts, Health, Job, JobResult, Pool, PoolError, ResetHandle, StartProgress, Ticket,
-};
+use crate::pool::{DeathCounts, Health, JobResult, Pool, ResetHandle, StartProgress};
 
 /// How many of the last jobs the status shows.
 const RECENT: usize = 50;
@@ -56,8 +52,7 @@ pub(super) struct Inner {
     generation: ArcSwapOption<Generation>,
     /// How far the first commit is.
     pub(super) progress: Mutex<Option<StartProgress>>,
-    /// Deaths in pools that were replaced.
-    past_deaths: Mutex<DeathCounts>,
+    past: Mutex<Past>,
     pub(super) swap: Mutex<Option<Swap>>,
     /// Whether nobody is let in, because the last worker of a pool is on its way out.
     paused: Mutex<bool>,
@@ -72,56 +67,24 @@ pub(super) struct Inner {
 pub(super) struct Generation {
     pub(super) pool: Arc<Pool>,
     pub(super) module: Module,
-    profile: Hash,
+    pub(super) profile: Hash,
     pub(super) profile_text: Arc<str>,
 }
 
-/// One request for a job, read and understood.
-pub(super) struct Request {
-    pub(super) lane: Lane,
-    pub(super) height: u32,
-    pub(super) export: Option<String>,
-    pub(super) body: Received,
-    /// When whoever asked stops waiting.
-    pub(super) deadline: Option<(Instant, Duration)>,
+/// Pools that were replaced.
+#[derive(Debug, Default)]
+struct Past {
+    /// Deaths in those that are gone.
+    deaths: DeathCounts,
+    /// The one that still finishes what it has begun.
+    leaving: Option<Arc<Pool>>,
 }
 
-/// A request that has its turn.
-struct Run {
-    lane: Lane,
-    height: u32,
-    export: Option<String>,
-    sha256: Hash,
-    job: Job,
-    queued: Duration,
-    deadline: Option<(Instant, Duration)>,
-    turn: Turn,
-    /// The room that its body takes.
-    held: Vec<Held>,
-}
-
-/// A request that has been run.
-struct Done {
-    run: Run,
-    generation: Arc<Generation>,
-    result: JobResult,
-}
-
-/// What came of beginning to run a request.
-enum Step {
-    Done(Done),
-    Later(Run, (Arc<Generation>, Ticket)),
-}
-
-impl Run {
-    fn new(request: Request, turn: Turn, queued: Duration) -> Self {
-        let Request { lane, height, export, body, deadline } = request;
-        let Received { input, sha256, held } = body;
-        let job = match &export {
-            None => Job::block(height, input),
-            Some(export) => Job::view(export.clone(), height, input),
-        };
-        Self { lane, height, export, sha256, job, queued, deadline, turn, held }
+impl Past {
+    fn leave(&mut self, pool: Option<Arc<Pool>>) {
+        if let Some(gone) = std::mem::replace(&mut self.leaving, pool) {
+            self.deaths.merge(&gone.health().deaths_by_verdict());
+        }
     }
 }
 
@@ -144,7 +107,7 @@ impl Service {
             started: Instant::now(),
             generation: ArcSwapOption::empty(),
             progress: Mutex::default(),
-            past_deaths: Mutex::default(),
+            past: Mutex::default(),
             swap: Mutex::default(),
             paused: Mutex::default(),
             recent: Mutex::default(),
@@ -168,7 +131,14 @@ impl Service {
         let module = Module { name: name.to_owned(), sha256, bytes: pool.module_bytes() };
         let generation =
             Generation { module, profile, profile_text: profile.to_string().into(), pool: Arc::clone(pool) };
-        let before = self.0.generation.swap(Some(Arc::new(generation)));
+        let before = {
+            // Whoever counts deaths sees each pool once.
+            let mut past = lock(&self.0.past);
+            let before = self.0.generation.swap(Some(Arc::new(generation)));
+            let before = before.map(|generation| Arc::clone(&generation.pool));
+            past.leave(before.clone());
+            before
+        };
         self.0.phase.send_if_modified(|phase| {
             let starts = *phase == Phase::Starting;
             if starts {
@@ -177,13 +147,12 @@ impl Service {
             starts
         });
         self.0.follow_workers(&pool.health());
-        before.map(|generation| Arc::clone(&generation.pool))
+        before
     }
 
-    /// Counts the deaths of a pool that is not used any more.
-    pub(super) fn retire(&self, pool: &Pool) {
-        let mut past = lock(&self.0.past_deaths);
-        pool.health().slots.iter().for_each(|slot| past.merge(&slot.deaths));
+    /// Lets go of the pool that was replaced last: it is drained.
+    pub(super) fn forget_replaced(&self) {
+        lock(&self.0.past).leave(None);
     }
 
     /// What the process is doing.
@@ -238,10 +207,13 @@ impl Inner {
         self.generation().map(|generation| generation.pool.health()).unwrap_or_default()
     }
 
-    /// Deaths since the start, over all pools.
-    pub(super) fn deaths(&self, health: &Health) -> DeathCounts {
-        let mut deaths = lock(&self.past_deaths).clone();
-        health.slots.iter().for_each(|slot| deaths.merge(&slot.deaths));
+    /// Deaths since the start, over all pools. Never falls.
+    pub(super) fn deaths(&self) -> DeathCounts {
+        let past = lock(&self.past);
+        let mut deaths = past.deaths.clone();
+        let leaving = past.leaving.iter().map(|pool| pool.health());
+        let pools = leaving.chain([self.health()]);
+        pools.for_each(|health| deaths.merge(&health.deaths_by_verdict()));
         deaths
     }
 
@@ -259,128 +231,6 @@ impl Inner {
         self.follow_workers(&self.health());
     }
 
-    /// Runs a job for a request: waits for a turn, and for the answer.
-    pub(super) async fn answer(self: Arc<Self>, request: Request) -> Result<Arc<Answer>, Problem> {
-        let patience = self.patience(&request);
-        let asked = Instant::now();
-        let turn = self.gate.enter(request.lane, patience).await;
-        let turn = turn.map_err(|refusal| self.refusal(refusal, patience, &request))?;
-        let run = Run::new(request, turn, asked.elapsed());
-        let (deadline, run) = match self.begin(run)? {
-            (_, Step::Done(done)) => return self.finish(done).await,
-            (deadline, Step::Later(run, ticket)) => (deadline, (run, ticket)),
-        };
-        // A task of its own: the worker is busy until the job is done, whether or not anybody waits.
-        let mut running = tokio::spawn(Arc::clone(&self).follow(run.0, run.1).in_current_span());
-        let joined = match deadline {
-            None => running.await,
-            Some((at, allowed)) => match timeout_at(at.into(), &mut running).await {
-                Ok(joined) => joined,
-                Err(_) => return Err(Problem::ClientDeadline(allowed)),
-            },
-        };
-        joined.unwrap_or_else(|error| Err(Problem::Internal(error.to_string())))
-    }
-
-    /// Begins a job on the pool that serves now. Most are done by then: to hand them to another thread and back would
-    /// cost more than they do.
-    fn begin(&self, run: Run) -> Result<(Option<(Instant, Duration)>, Step), Problem> {
-        /// How long this thread, which serves other connections, too, may wait for a worker.
-        const MOMENT: Duration = Duration::from_micros(200);
-        let generation = self.generation().ok_or_else(|| self.not_serving())?;
-        let deadline = run.deadline;
-        let step = match generation.pool.begin(run.job.clone(), MOMENT) {
-            Ok(Begun::Done(result)) => Step::Done(Done { run, generation, result: *result }),
-            Ok(Begun::Later(ticket)) => Step::Later(run, (generation, ticket)),
-            // Replaced since; the next one takes it.
-            Err(error) if self.is_replaced(&generation, &error) => return self.begin(run),
-            Err(error) => return Err(self.problem(error)),
-        };
-        Ok((deadline, step))
-    }
-
-    async fn follow(
-        self: Arc<Self>,
-        mut run: Run,
-        (mut generation, mut ticket): (Arc<Generation>, Ticket),
-    ) -> Result<Arc<Answer>, Problem> {
-        loop {
-            match ticket.await {
-                Ok(result) => return self.finish(Done { run, generation, result }).await,
-                // Not begun by a pool that was replaced meanwhile: the next one takes it.
-                Err(error) if self.is_replaced(&generation, &error) => match self.begin(run)?.1 {
-                    Step::Done(done) => return self.finish(done).await,
-                    Step::Later(again, next) => {
-                        run = again;
-                        (generation, ticket) = next;
-                    }
-                },
-                Err(error) => return Err(self.problem(error)),
-            }
-        }
-    }
-
-    async fn finish(&self, done: Done) -> Result<Arc<Answer>, Problem> {
-        let Done { run, generation, result } = done;
-        let Run { lane, height, export, sha256, queued, .. } = run;
-        drop((run.turn, run.held, run.job));
-        self.note_reset(&result);
-        let question = Question {
-            lane,
-            height,
-            export,
-            sha256,
-            profile: generation.profile,
-            profile_text: Arc::clone(&generation.profile_text),
-            queued,
-        };
-        let answer = Arc::new(digested(question, result).await?);
-        self.note(&answer);
-        Ok(answer)
-    }
-
-    /// Whether a pool did not begin a job because another has taken its place, or its workers.
-    fn is_replaced(&self, generation: &Arc<Generation>, error: &PoolError) -> bool {
-        let has_another = || self.generation().is_some_and(|now| !Arc::ptr_eq(&now, generation));
-        matches!(error, PoolError::Draining | PoolError::NoWorker) && has_another()
-    }
-
-    fn problem(&self, error: PoolError) -> Problem {
-        match error {
-            PoolError::InputTooLarge { limit, .. } => Problem::TooLarge { limit },
-            error @ PoolError::ExportName { .. } => Problem::Malformed(error.to_string()),
-            PoolError::Saturated(waiting) => {
-                Problem::Saturated { waiting, retry_after: self.gate.retry_after() }
-            }
-            PoolError::Draining => Problem::Draining,
-            PoolError::NoWorker => Problem::NoWorker,
-            error => Problem::Internal(error.to_string()),
-        }
-    }
-
-    /// How long a request may wait for its turn.
-    fn patience(&self, request: &Request) -> Duration {
-        let longest = self.settings.queue_wait;
-        match request.deadline {
-            Some((at, _)) => longest.min(at.saturating_duration_since(Instant::now())),
-            None => longest,
-        }
-    }
-
-    fn refusal(&self, refusal: Refusal, waited: Duration, request: &Request) -> Problem {
-        let retry_after = self.gate.retry_after();
-        match (refusal, request.deadline) {
-            (Refusal::Full, _) => {
-                let load = self.gate.load();
-                Problem::Saturated { waiting: load.blocks + load.views, retry_after }
-            }
-            (Refusal::Waited, Some((_, allowed))) if waited < self.settings.queue_wait => {
-                Problem::ClientDeadline(allowed)
-            }
-            (Refusal::Waited, _) => Problem::NoTurn { waited, retry_after },
-        }
-    }
-
     /// Why there is no pool to run anything on.
     pub(super) fn not_serving(&self) -> Problem {
         match *self.phase.borrow() {
@@ -390,7 +240,7 @@ impl Inner {
     }
 
     /// Takes note of an answer, for metrics, the status page and the log.
-    fn note(&self, answer: &Answer) {
+    pub(super) fn note(&self, answer: &Answer) {
         self.metrics.count(answer);
         lock(&self.history).count(answer);
         {
@@ -419,7 +269,7 @@ impl Inner {
         }
     }
 
-    fn note_reset(&self, result: &JobResult) {
+    pub(super) fn note_reset(&self, result: &JobResult) {
         /// More than can be waiting between two looks, unless many jobs a look are done: those are not counted.
         const MOST: usize = 4096;
         let mut resets = lock(&self.resets);
@@ -447,15 +297,4 @@ impl Inner {
         let held = self.room.take(bytes, self.settings.queue_wait).await;
         held.ok_or_else(|| Problem::NoRoom { retry_after: self.gate.retry_after() })
     }
-}
-
-/// The answer with its digest; of much output in a thread of its own, for others wait behind this one.
-async fn digested(question: Question, result: JobResult) -> Result<Answer, Problem> {
-    const MUCH_BYTES: usize = 256 << 10;
-    let bytes = result.writes().as_bytes().len() + result.view_result().len();
-    if bytes < MUCH_BYTES {
-        return Ok(Answer::new(question, result));
-    }
-    let answer = tokio::task::spawn_blocking(move || Answer::new(question, result)).await;
-    answer.map_err(|error| Problem::Internal(error.to_string()))
 }

@@ -157,7 +157,7 @@ impl Snapshot {
             swap: lock(&inner.swap).clone(),
             workers: health.slots.iter().map(Worker::from).collect(),
             queue: Queue { blocks: load.blocks, views: load.views, limit: load.limit, running: load.inside },
-            totals: AllTotals { totals, deaths: inner.deaths(&health).total() },
+            totals: AllTotals { totals, deaths: inner.deaths().total() },
             rate: last.rate,
             latency_us: last.latency,
             recent: lock(&inner.recent).iter().cloned().collect(),

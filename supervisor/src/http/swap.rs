@@ -116,10 +116,10 @@ impl Service {
             Err(error) => return Err(error.into()),
         };
         news.say("finishing what runs on the old pool".to_owned());
-        self.retire(&old);
         if !old.drain(old.limits().deadline.saturating_add(GRACE_BEYOND_DEADLINE)) {
             tracing::warn!("swap: a job of the old pool was cut off");
         }
+        self.forget_replaced();
         Ok(new)
     }
 

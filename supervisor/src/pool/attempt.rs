@@ -10,9 +10,9 @@ use cofferdam_protocol::status::Phase;
 use cofferdam_protocol::verdict::{GuestVerdict, HostVerdict};
 use cofferdam_protocol::writes::Writes;
 
-use super::builder::Limits;
 use super::death::{Death, KillReason};
 use super::job::{FailedAttempt, Job, JobOutput, ResetHandle, WorkerInfo};
+use super::settings::Limits;
 use super::worker::{IdleWorker, Silence, after};
 
 /// An output arena of which more than this may have been written gives its memory back after the job, in bytes. The

@@ -1,15 +1,14 @@
 //! Describing a pool, and building it: every check that needs no process first, then the processes.
 
-use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cofferdam_protocol::WASM_PAGE;
 use cofferdam_protocol::fault::Fault;
 use cofferdam_protocol::message::{CommitStrategy, MemoryPlan, ResetStrategy};
 use cofferdam_protocol::profile::{Hash, Profile};
-use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, WASM_PAGE, message};
 use cofferdam_worker::state::StateReader;
 use cofferdam_worker::{engine, module};
 use crossbeam_channel::{bounded, unbounded};
@@ -19,37 +18,11 @@ use super::artifact::{self, ArtifactOrigin, Source};
 use super::cgroup::Cgroup;
 use super::death::Death;
 use super::restart::RestartPolicy;
+use super::settings::{Limits, Settings};
 use super::size::Size;
 use super::uncommitted::Uncommitted;
 use super::{Pool, PoolError, start, ticket};
 use crate::host::size::Bytes;
-
-/// What one job may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Fuel per job; none, the default, does not meter.
-    pub fuel: Option<u64>,
-    /// Wall-clock time of one attempt. Default 60 s.
-    pub deadline: Duration,
-    /// How often a job is run again after a host verdict. Default 2.
-    pub retries: u32,
-    /// Bytes that a job's input may have. Default 32 MiB.
-    pub input_bytes: u64,
-    /// Bytes that a job may flush or return. Default 128 MiB.
-    pub output_bytes: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            fuel: None,
-            deadline: Duration::from_secs(60),
-            retries: 2,
-            input_bytes: Bytes::mib(32).0,
-            output_bytes: Bytes::mib(128).0,
-        }
-    }
-}
 
 /// How far the workers are while a pool starts, in bytes over all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,53 +35,6 @@ pub struct StartProgress {
 
 /// Hears how far a start is, and says whether to go on.
 pub type Progress<'a> = dyn FnMut(StartProgress) -> ControlFlow<()> + 'a;
-
-type DeathHook = Arc<dyn Fn(&Death) + Send + Sync>;
-
-/// Everything that slots and callers need to know.
-pub(super) struct Settings {
-    pub(super) memory: MemoryPlan,
-    pub(super) workers: usize,
-    pub(super) spares: usize,
-    pub(super) limits: Limits,
-    pub(super) state: Option<PathBuf>,
-    pub(super) restart: RestartPolicy,
-    pub(super) start_timeout: Duration,
-    pub(super) executable: PathBuf,
-    pub(super) faults: Vec<Fault>,
-    pub(super) on_death: Option<DeathHook>,
-    /// Where workers live; where the supervisor does if none.
-    pub(super) cgroup: Option<Cgroup>,
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { memory, workers, spares, limits, .. } = self;
-        f.debug_struct("Settings")
-            .field("memory", memory)
-            .field("workers", workers)
-            .field("spares", spares)
-            .field("limits", limits)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Settings {
-    /// The first frame to a worker.
-    pub(super) fn configure(&self) -> message::Configure {
-        message::Configure {
-            version: PROTOCOL_VERSION,
-            build: BUILD.to_owned(),
-            supervisor: std::process::id(),
-            memory: self.memory,
-            fuel: self.limits.fuel,
-            input_bytes: self.limits.input_bytes,
-            output_bytes: self.limits.output_bytes,
-            state: self.state.clone(),
-            faults: self.faults.clone(),
-        }
-    }
-}
 
 /// Describes a pool; see [`Pool::builder`].
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use cofferdam_protocol::verdict::{HostVerdict, Verdict};
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 
 use super::attempt::{Answer, Flight, Lost};
-use super::builder::Settings;
 use super::job::{FailedAttempt, Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
+use super::settings::Settings;
 use super::worker::{IdleWorker, Worker, after, lock};
 use super::{Channel, MAX_EXPORT_BYTES, PoolError};
 

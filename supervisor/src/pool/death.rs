@@ -82,39 +82,6 @@ impl fmt::Display for Death {
     }
 }
 
-/// How often workers ended in which way.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeathCounts(Vec<(HostVerdict, u64)>);
-
-impl DeathCounts {
-    /// Counts one more.
-    pub fn count(&mut self, verdict: HostVerdict) {
-        self.add(verdict, 1);
-    }
-
-    /// Adds all of `other`.
-    pub fn merge(&mut self, other: &Self) {
-        other.iter().for_each(|(verdict, count)| self.add(verdict, count));
-    }
-
-    /// Each verdict that occurred, and how often.
-    pub fn iter(&self) -> impl Iterator<Item = (HostVerdict, u64)> {
-        self.0.iter().copied()
-    }
-
-    /// All of them.
-    pub fn total(&self) -> u64 {
-        self.iter().map(|(_, count)| count).sum()
-    }
-
-    fn add(&mut self, verdict: HostVerdict, count: u64) {
-        match self.0.iter_mut().find(|(known, _)| *known == verdict) {
-            Some((_, known)) => *known += count,
-            None => self.0.push((verdict, count)),
-        }
-    }
-}
-
 /// Why the supervisor itself killed a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KillReason {

@@ -3,8 +3,8 @@
 use std::fs;
 
 use cofferdam_protocol::status::Phase;
+use cofferdam_protocol::verdict::HostVerdict;
 
-use super::death::DeathCounts;
 use super::slot::{Slot, Slots};
 use super::worker::lock;
 
@@ -76,18 +76,54 @@ impl SlotHealth {
     }
 }
 
+/// How often workers ended in which way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeathCounts(Vec<(HostVerdict, u64)>);
+
+impl DeathCounts {
+    /// Counts one more.
+    pub fn count(&mut self, verdict: HostVerdict) {
+        self.add(verdict, 1);
+    }
+
+    /// Adds all of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        other.iter().for_each(|(verdict, count)| self.add(verdict, count));
+    }
+
+    /// Each verdict that occurred, and how often.
+    pub fn iter(&self) -> impl Iterator<Item = (HostVerdict, u64)> {
+        self.0.iter().copied()
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.iter().map(|(_, count)| count).sum()
+    }
+
+    fn add(&mut self, verdict: HostVerdict, count: u64) {
+        match self.0.iter_mut().find(|(known, _)| *known == verdict) {
+            Some((_, known)) => *known += count,
+            None => self.0.push((verdict, count)),
+        }
+    }
+}
+
 /// A pool at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     /// Every slot.
     pub slots: Vec<SlotHealth>,
+    /// Deaths in slots that the pool has given up on purpose since.
+    pub past_deaths: DeathCounts,
     /// Submitted jobs that wait.
     pub queued: usize,
 }
 
 impl Health {
     pub(super) fn of(slots: &Slots, queued: usize) -> Self {
-        Self { slots: slots.all().iter().map(|slot| slot_health(slot)).collect(), queued }
+        let (slots, past_deaths) = slots.all_and_past();
+        Self { slots: slots.iter().map(|slot| slot_health(slot)).collect(), past_deaths, queued }
     }
 
     /// Workers that are committed and ready, busy or not.
@@ -96,9 +132,16 @@ impl Health {
         self.slots.iter().filter(ready).count()
     }
 
-    /// Deaths that nobody asked for, over all slots.
+    /// Deaths that nobody asked for, since the pool was built.
     pub fn deaths(&self) -> u64 {
-        self.slots.iter().map(|slot| slot.deaths.total()).sum()
+        self.deaths_by_verdict().total()
+    }
+
+    /// The same by what they were.
+    pub fn deaths_by_verdict(&self) -> DeathCounts {
+        let mut deaths = self.past_deaths.clone();
+        self.slots.iter().for_each(|slot| deaths.merge(&slot.deaths));
+        deaths
     }
 }
 

@@ -23,12 +23,12 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
-use super::builder::Settings;
 use super::call::Desk;
 use super::death::{self, Circumstances, Death, KillReason, Oom, OomLedger};
 use super::dying;
 use super::process;
 use super::restart::{DeathKind, Decision, Restarts};
+use super::settings::Settings;
 use super::slot::{Slot, StartFailure};
 use super::worker::{IdleWorker, Link, Silence, Worker, after, lock};
 

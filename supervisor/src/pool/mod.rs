@@ -35,6 +35,7 @@ mod job;
 mod keeper;
 mod process;
 pub mod restart;
+mod settings;
 mod size;
 mod slot;
 mod start;
@@ -52,14 +53,16 @@ use crossbeam_channel::{Receiver, Sender};
 
 pub use artifact::{ArtifactOrigin, default_cache_directory};
 pub(crate) use builder::need_of;
-pub use builder::{Limits, PoolBuilder, Progress, StartProgress};
+pub use builder::{PoolBuilder, Progress, StartProgress};
 pub use cofferdam_protocol::message::{CommitStrategy, ResetStrategy};
-pub use death::{Death, DeathCounts, RequestRecord};
+pub use death::{Death, RequestRecord};
 pub use error::{MAX_EXPORT_BYTES, PoolError};
-pub use health::{Health, SlotHealth, SlotState};
+pub use health::{DeathCounts, Health, SlotHealth, SlotState};
 pub use job::{FailedAttempt, Input, Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
 pub use ticket::Ticket;
 pub use uncommitted::Uncommitted;
+
+pub use settings::Limits;
 
 use call::Desk;
 use size::Size;

@@ -28,7 +28,7 @@ pub struct RestartPolicy {
 }
 
 impl Default for RestartPolicy {
-    /// 100 ms doubling to 1 s; failed at the 21st death within a minute, or at the 8th failed start in a row.
+    /// 100 ms doubling to 1 s; failed at the 21st death within a minute, or at the 30th failed start in a row.
     fn default() -> Self {
         Self {
             base: Duration::from_millis(100),

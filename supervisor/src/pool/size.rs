@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::PoolError;
 use super::admission::Budget;
-use super::builder::{Limits, Settings, need};
+use super::builder::need;
+use super::settings::{Limits, Settings};
 use super::slot::Slots;
 
 /// How large a pool is meant to be.

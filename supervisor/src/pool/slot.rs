@@ -11,16 +11,20 @@ use cofferdam_protocol::message::{Hello, Request};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::PoolError;
-use super::builder::{Progress, Settings, StartProgress};
+use super::builder::{Progress, StartProgress};
 use super::call::Desk;
-use super::death::{DeathCounts, KillReason};
+use super::death::KillReason;
+use super::health::DeathCounts;
 use super::keeper::{Common, Keeper};
+use super::settings::Settings;
 use super::worker::{Worker, after, lock};
 
 /// Every slot of a pool.
 #[derive(Debug)]
 pub(super) struct Slots {
     slots: Mutex<Vec<Arc<Slot>>>,
+    /// Deaths in slots that are no more. Locked within `slots`.
+    past_deaths: Mutex<DeathCounts>,
     common: Arc<Common>,
     /// Empty once all have ended.
     threads: Mutex<Vec<SlotThread>>,
@@ -94,6 +98,7 @@ impl Slots {
         let common = Common::new(Arc::clone(settings), artifact, Arc::clone(desk), count);
         let slots = Self {
             slots: Mutex::default(),
+            past_deaths: Mutex::default(),
             common: Arc::new(common),
             threads: Mutex::default(),
             stop: Mutex::new(Some(stop)),
@@ -172,10 +177,20 @@ impl Slots {
             }
             thread::sleep(Duration::from_millis(1));
         }
-        lock(&self.slots).retain(|slot| slot.index != index);
+        {
+            let mut slots = lock(&self.slots);
+            slots.retain(|other| other.index != index);
+            lock(&self.past_deaths).merge(&lock(&slot.view).deaths);
+        }
         lock(&self.threads).retain(|thread| thread.slot != Some(index));
         self.common.one_less();
         true
+    }
+
+    /// All slots at this moment, and the deaths in those that are no more: together each death once.
+    pub(super) fn all_and_past(&self) -> (Vec<Arc<Slot>>, DeathCounts) {
+        let slots = lock(&self.slots);
+        (slots.clone(), lock(&self.past_deaths).clone())
     }
 
     /// All slots at this moment.

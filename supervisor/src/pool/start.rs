@@ -7,8 +7,9 @@ use nix::sys::signal::Signal;
 use super::PoolError;
 use super::admission::{Budget, Need};
 use super::artifact::{self, ArtifactError, ArtifactOrigin, Source};
-use super::builder::{Progress, Settings};
+use super::builder::Progress;
 use super::call::Desk;
+use super::settings::Settings;
 use super::slot::{Slots, StartFailure};
 use crate::host::size::Bytes;
 

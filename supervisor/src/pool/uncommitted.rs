@@ -19,8 +19,8 @@ use cofferdam_worker::guest::{Done, Guest, JobInput, Output};
 use cofferdam_worker::state::StateReader;
 use cofferdam_worker::{compile, engine};
 
-use super::builder::Settings;
 use super::job::{Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
+use super::settings::Settings;
 use super::worker::lock;
 use super::{PoolError, Runner};
 

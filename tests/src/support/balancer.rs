@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::Signal;
 
 use super::command::{Files, repository, send, wait_until};
-use super::http::{HTTP_PORT, Network};
+use super::hosts::{HTTP_PORT, Network};
 
 /// Which program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,9 +9,12 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::command::{Cofferdam, Output, PATIENCE, Running, wait_until};
+use sha2::{Digest, Sha256};
+
+use super::command::{Cofferdam, Output, PATIENCE, Running, extend_digest, guest, wait_until};
+use super::guests::{Act, good_pair, key_value_flush};
 
 /// `cofferdam serve` for this module, on one small worker without a spare, that waits for nothing when it is to end.
 pub fn serve(module: &Path) -> Cofferdam<'static> {
@@ -203,8 +206,16 @@ impl Client {
 
     /// GETs.
     pub fn get(&mut self, path: &str) -> Response {
-        let sent = self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
-        sent.and_then(|()| self.response()).expect("an answer")
+        self.try_get(path).expect("an answer")
+    }
+
+    /// GETs, if that is possible.
+    ///
+    /// # Errors
+    /// The system's, or that the answer was not one.
+    pub fn try_get(&mut self, path: &str) -> io::Result<Response> {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes())?;
+        self.response()
     }
 
     /// POSTs.
@@ -354,4 +365,45 @@ impl Response {
         }
         body
     }
+}
+
+/// Rounds of [`Act::Spin`] that take a second or so: long enough to do something meanwhile.
+pub const SECOND: u32 = 600_000_000;
+
+/// The server for the guest that does what its block says.
+pub fn script() -> Cofferdam<'static> {
+    serve(&guest("script.wat"))
+}
+
+/// A block that flushes a pair, and the pair.
+pub fn good(height: u32) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+    let (key, value) = good_pair(height);
+    (Act::Flush(&key_value_flush(&[&key, &value])).input(), key, value)
+}
+
+/// The digest that a block's answer must carry, by the words of the design.
+pub fn digest(profile: &str, height: u32, block: &[u8], verdict: &str, writes: &[u8]) -> String {
+    let writes = hex::encode(Sha256::digest(writes));
+    extend_digest(profile, block, &json!({ "height": height, "verdict": verdict, "writes_sha256": writes }))
+}
+
+/// Waits until a request runs, and gives the process id of the worker that it runs on.
+pub fn await_busy(server: &Server) -> u32 {
+    wait_until("a worker is busy", || {
+        let status = server.status();
+        let busy = status["workers"].as_array()?.iter().find(|worker| worker["state"] == "busy")?;
+        u32::try_from(busy["pid"].as_u64()?).ok()
+    })
+}
+
+/// Sends a POST, and gives the connection that its answer will come on.
+pub fn begin(server: &Server, path: &str, headers: &[&str], body: &[u8]) -> Client {
+    let mut client = server.connect();
+    client.send(&post(path, headers, body)).expect("it is sent");
+    client
+}
+
+/// How many requests of a kind came to a verdict, by `/metrics`.
+pub fn requests(server: &Server, kind: &str, verdict: &str) -> f64 {
+    server.metrics().get(&format!("cofferdam_requests_total{{kind=\"{kind}\",verdict=\"{verdict}\"}}"))
 }

@@ -14,13 +14,13 @@ use cofferdam_protocol::fault::Fault;
 use session::Session;
 use tempfile::TempDir;
 
-use super::args::{self, BlockArgs, CacheArgs, LimitArgs, MemoryArgs, Policy};
+use super::args::{self, BlockArgs, Policy, PoolArgs};
 use super::error::CliError;
 use super::logging;
 use super::report::{Summary, SummaryLine};
 use super::signals::{self, Stop};
 use crate::blocks::BlockSource;
-use crate::pool::{Health, Limits, Pool, PoolBuilder};
+use crate::pool::{Health, Pool, PoolBuilder};
 use crate::store::{Durability, Identity, Store};
 
 /// How long a drain waits for workers to end by themselves.
@@ -36,24 +36,8 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     blocks: BlockArgs,
 
-    /// Jobs that can run at a time, each on a worker of its own. A chain runs one block at a time; more workers let
-    /// one reset while another runs.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    workers: usize,
-
-    /// Committed workers more, to take over when one dies [default: 1 if there is memory for it].
-    #[arg(long, value_name = "N")]
-    spares: Option<usize>,
-
     #[command(flatten)]
-    memory: MemoryArgs,
-
-    #[command(flatten)]
-    limits: LimitArgs,
-
-    /// How often a block is run again after its worker was lost.
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    retries: u32,
+    pool: PoolArgs,
 
     /// What to do when a block does not complete for a reason of its own.
     #[arg(long, value_name = "WHAT", default_value = "stop")]
@@ -62,9 +46,6 @@ pub(super) struct RunArgs {
     /// Keep the state here, and go on from what is there [default: a directory that is made for the run].
     #[arg(long, value_name = "DIR")]
     db_path: Option<PathBuf>,
-
-    #[command(flatten)]
-    cache: CacheArgs,
 
     /// Run blocks in this process instead, on memory that the kernel finds when it is touched: the ordinary way, to
     /// compare with. Nothing is committed, nothing isolated, and no deadline kept.
@@ -90,7 +71,7 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
     // What costs nothing to find out comes first: nobody waits for 4 GiB to hear of a misspelt path.
     let module = args::read_module(args.module.as_deref())?;
-    let builder = pool_builder(args, module);
+    let builder = args.pool.builder(module, args.blocks.max_block_bytes).faults(args.plant_fault.clone());
     let home = Home::open(args, &Identity { profile: builder.profile()?.hash(), network: None })?;
     let source = args.blocks.open(home.store.tip()?.map_or(0, |tip| tip.height))?;
     if let Some(network) = source.network() {
@@ -144,16 +125,6 @@ fn index_uncommitted(
     let ended = session.index(source, stop);
     let summary = session.finish(started, stop.is_asked(), &Health::default());
     Ok((ended, summary))
-}
-
-fn pool_builder(args: &RunArgs, module: Vec<u8>) -> PoolBuilder {
-    let limits = Limits { retries: args.retries, ..args.limits.limits(args.blocks.max_block_bytes) };
-    let mut builder =
-        Pool::builder(module).workers(args.workers).limits(limits).faults(args.plant_fault.clone());
-    if let Some(spares) = args.spares {
-        builder = builder.spares(spares);
-    }
-    args.cache.apply(args.memory.apply(builder))
 }
 
 /// The store, and the directory that was made for it if it is not kept.

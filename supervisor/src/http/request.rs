@@ -1,0 +1,201 @@
+//! A request's way from its body to its answer: a turn at the gate, a worker of the pool that serves at that moment, and
+//! another pool's worker if that one was replaced before it began.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cofferdam_protocol::profile::Hash;
+use tokio::time::timeout_at;
+use tracing::Instrument;
+
+use super::answer::{Answer, Question};
+use super::body::{Held, Received};
+use super::gate::{Lane, Refusal, Turn};
+use super::problem::Problem;
+use super::service::{Generation, Inner};
+use crate::pool::{Begun, Job, JobResult, PoolError, Ticket};
+
+/// One request for a job, read and understood.
+pub(super) struct Request {
+    pub(super) lane: Lane,
+    pub(super) height: u32,
+    pub(super) export: Option<String>,
+    pub(super) body: Received,
+    /// When whoever asked stops waiting.
+    pub(super) deadline: Option<(Instant, Duration)>,
+}
+
+/// A request that has its turn.
+struct Run {
+    lane: Lane,
+    height: u32,
+    export: Option<String>,
+    sha256: Hash,
+    job: Job,
+    queued: Duration,
+    turn: Turn,
+    /// The room that its body takes.
+    held: Vec<Held>,
+}
+
+/// A request that has been run.
+struct Done {
+    run: Run,
+    generation: Arc<Generation>,
+    result: JobResult,
+}
+
+/// What came of beginning to run a request.
+enum Step {
+    Done(Done),
+    Later(Later),
+}
+
+/// A request that runs, or waits for a worker, on a pool.
+struct Later {
+    run: Run,
+    generation: Arc<Generation>,
+    ticket: Ticket,
+}
+
+impl Run {
+    fn new(request: Request, turn: Turn, queued: Duration) -> Self {
+        let Request { lane, height, export, body, .. } = request;
+        let Received { input, sha256, held } = body;
+        let job = match &export {
+            None => Job::block(height, input),
+            Some(export) => Job::view(export.clone(), height, input),
+        };
+        Self { lane, height, export, sha256, job, queued, turn, held }
+    }
+}
+
+impl Inner {
+    /// Runs a job for a request: waits for a turn, and for the answer.
+    pub(super) async fn answer(self: Arc<Self>, request: Request) -> Result<Arc<Answer>, Problem> {
+        let patience = self.patience(&request);
+        let asked = Instant::now();
+        let turn = self.gate.enter(request.lane, patience).await;
+        let turn = turn.map_err(|refusal| self.refusal(refusal, patience, &request))?;
+        let deadline = request.deadline;
+        let later = match self.begin(Run::new(request, turn, asked.elapsed()))? {
+            Step::Done(done) => return self.finish(done).await,
+            Step::Later(later) => later,
+        };
+        // A task of its own: the worker is busy until the job is done, whether or not anybody waits.
+        let mut running = tokio::spawn(Arc::clone(&self).follow(later).in_current_span());
+        let joined = match deadline {
+            None => running.await,
+            Some((at, allowed)) => match timeout_at(at.into(), &mut running).await {
+                Ok(joined) => joined,
+                Err(_) => return Err(Problem::ClientDeadline(allowed)),
+            },
+        };
+        joined.unwrap_or_else(|error| Err(Problem::Internal(error.to_string())))
+    }
+
+    /// Begins a job on the pool that serves now. Most are done by then: to hand them to another thread and back would
+    /// cost more than they do.
+    fn begin(&self, run: Run) -> Result<Step, Problem> {
+        /// How long this thread, which serves other connections, too, may wait for a worker.
+        const MOMENT: Duration = Duration::from_micros(200);
+        loop {
+            let generation = self.generation().ok_or_else(|| self.not_serving())?;
+            match generation.pool.begin(run.job.clone(), MOMENT) {
+                Ok(Begun::Done(result)) => return Ok(Step::Done(Done { run, generation, result: *result })),
+                Ok(Begun::Later(ticket)) => return Ok(Step::Later(Later { run, generation, ticket })),
+                // Replaced since; the next one takes it.
+                Err(error) if self.is_replaced(&generation, &error) => {}
+                Err(error) => return Err(self.problem(error)),
+            }
+        }
+    }
+
+    async fn follow(self: Arc<Self>, mut later: Later) -> Result<Arc<Answer>, Problem> {
+        loop {
+            let Later { run, generation, ticket } = later;
+            let step = match ticket.await {
+                Ok(result) => Step::Done(Done { run, generation, result }),
+                // Not begun by a pool that was replaced meanwhile: the next one takes it.
+                Err(error) if self.is_replaced(&generation, &error) => self.begin(run)?,
+                Err(error) => return Err(self.problem(error)),
+            };
+            match step {
+                Step::Done(done) => return self.finish(done).await,
+                Step::Later(again) => later = again,
+            }
+        }
+    }
+
+    async fn finish(&self, done: Done) -> Result<Arc<Answer>, Problem> {
+        let Done { run, generation, result } = done;
+        let Run { lane, height, export, sha256, queued, .. } = run;
+        drop((run.turn, run.held, run.job));
+        self.note_reset(&result);
+        let question = Question {
+            lane,
+            height,
+            export,
+            sha256,
+            profile: generation.profile,
+            profile_text: Arc::clone(&generation.profile_text),
+            queued,
+        };
+        let answer = Arc::new(digested(question, result).await?);
+        self.note(&answer);
+        Ok(answer)
+    }
+
+    /// Whether a pool did not begin a job because another has taken its place, or its workers.
+    fn is_replaced(&self, generation: &Arc<Generation>, error: &PoolError) -> bool {
+        let has_another = || self.generation().is_some_and(|now| !Arc::ptr_eq(&now, generation));
+        matches!(error, PoolError::Draining | PoolError::NoWorker) && has_another()
+    }
+
+    fn problem(&self, error: PoolError) -> Problem {
+        match error {
+            PoolError::InputTooLarge { limit, .. } => Problem::TooLarge { limit },
+            error @ PoolError::ExportName { .. } => Problem::Malformed(error.to_string()),
+            PoolError::Saturated(waiting) => {
+                Problem::Saturated { waiting, retry_after: self.gate.retry_after() }
+            }
+            PoolError::Draining => Problem::Draining,
+            PoolError::NoWorker => Problem::NoWorker,
+            error => Problem::Internal(error.to_string()),
+        }
+    }
+
+    /// How long a request may wait for its turn.
+    fn patience(&self, request: &Request) -> Duration {
+        let longest = self.settings.queue_wait;
+        match request.deadline {
+            Some((at, _)) => longest.min(at.saturating_duration_since(Instant::now())),
+            None => longest,
+        }
+    }
+
+    fn refusal(&self, refusal: Refusal, waited: Duration, request: &Request) -> Problem {
+        let retry_after = self.gate.retry_after();
+        match (refusal, request.deadline) {
+            (Refusal::Full, _) => {
+                let load = self.gate.load();
+                Problem::Saturated { waiting: load.blocks + load.views, retry_after }
+            }
+            (Refusal::Waited, Some((_, allowed))) if waited < self.settings.queue_wait => {
+                Problem::ClientDeadline(allowed)
+            }
+            (Refusal::Waited, _) => Problem::NoTurn { waited, retry_after },
+        }
+    }
+}
+
+/// The answer with its digest; of much output in a thread of its own, for others wait behind this one.
+async fn digested(question: Question, result: JobResult) -> Result<Answer, Problem> {
+    const MUCH_BYTES: usize = 256 << 10;
+    let bytes = result.writes().as_bytes().len() + result.view_result().len();
+    if bytes < MUCH_BYTES {
+        return Ok(Answer::new(question, result));
+    }
+    let answer = tokio::task::spawn_blocking(move || Answer::new(question, result)).await;
+    answer.map_err(|error| Problem::Internal(error.to_string()))
+}
