@@ -297,7 +297,7 @@ fn behind_nginx_no_request_fails() {
 }
 
 #[test]
-fn behind_nginx_without_retries_only_those_in_flight_on_a_killed_process_fail() {
+fn behind_nginx_without_retries_only_those_in_flight_or_at_a_starting_process_fail() {
     assert_only_those_in_flight_failed(Kind::Nginx);
 }
 

@@ -75,7 +75,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "75s", value_parser = humantime::parse_duration)]
     header_timeout: Duration,
 
-    /// Connections at a time; beyond, the one that has been idle for longest makes room.
+    /// Connections at a time; beyond, the one that has been idle for longest makes room. None in use is cut off for that.
     #[arg(long, value_name = "N", default_value_t = 4096)]
     max_connections: usize,
 

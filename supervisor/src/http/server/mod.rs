@@ -40,7 +40,7 @@ const LAST_HEAD: Duration = Duration::from_secs(1);
 /// What connections may cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// How many there may be. Default 4096.
+    /// How many there may be, unless more are in use. Default 4096.
     pub connections: usize,
     /// How long a request's headers may take, from when the connection is ready for them: so an idle connection is closed
     /// after this, too. Longer than a balancer keeps its own idle ones. Default 75 s.
