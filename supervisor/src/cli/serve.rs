@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -122,8 +122,7 @@ async fn serve(
         body_timeout: args.body_timeout,
         ..Settings::default()
     });
-    let operator =
-        Arc::new(Control { args: args.clone(), service: service.clone(), asks, swapping: Mutex::default() });
+    let operator = Arc::new(Control { args: args.clone(), service: service.clone(), asks });
     // Before the commit: probes have something to ask from the first moment.
     let server = listen(args, &service, &operator)?;
     let mut starting = {
@@ -314,8 +313,6 @@ struct Control {
     args: ServeArgs,
     service: Service,
     asks: mpsc::UnboundedSender<Ask>,
-    /// Held while a swap goes on, so that systemd hears of one reload at a time.
-    swapping: Mutex<()>,
 }
 
 impl Control {
@@ -334,7 +331,6 @@ impl Control {
 
 impl Operator for Control {
     fn swap(&self, module: Option<Vec<u8>>) -> Result<String, String> {
-        let _one = self.swapping.try_lock().map_err(|_| http::SwapError::Busy.to_string())?;
         let name = match &module {
             Some(_) => "module by POST /admin/swap".to_owned(),
             None => name_of(&self.args),

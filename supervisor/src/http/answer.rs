@@ -130,6 +130,11 @@ impl Answer {
         }
     }
 
+    /// How many attempts were lost to the host.
+    pub(super) fn lost(&self) -> usize {
+        self.failed.len()
+    }
+
     /// Bytes that it takes to keep.
     pub(super) fn bytes(&self) -> u64 {
         (self.output.len() + self.log.len() + self.detail.len()) as u64 + 512

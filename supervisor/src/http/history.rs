@@ -13,11 +13,10 @@ use super::answer::Answer;
 const SECONDS: usize = 300;
 
 /// What one second was like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Second {
     /// Answers a second.
     pub(super) rate: f64,
-    #[serde(skip)]
     pub(super) latency: Option<Latency>,
 }
 

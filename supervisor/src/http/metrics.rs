@@ -134,8 +134,7 @@ impl Metrics {
         self.guest.get_or_create(&of).observe(answer.exec.as_secs_f64());
         self.overhead.get_or_create(&of).observe(answer.overhead.as_secs_f64());
         self.queued.get_or_create(&of).observe(answer.queued.as_secs_f64());
-        let lost = answer.attempts.saturating_sub(usize::from(answer.digest.is_some()));
-        self.retries.inc_by(lost as u64);
+        self.retries.inc_by(answer.lost() as u64);
     }
 
     pub(super) fn count_refusal(&self, problem: &Problem) {

@@ -95,7 +95,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Service {
     /// A service without a pool yet: it is alive, and not ready.
-    pub fn starting(settings: Settings) -> Self {
+    pub(crate) fn starting(settings: Settings) -> Self {
         let (phase, _) = watch::channel(Phase::Starting);
         Self(Arc::new(Inner {
             gate: Gate::new(settings.queue),
@@ -123,22 +123,20 @@ impl Service {
         service
     }
 
-    /// Lets `pool` serve from now on: every request that has not been handed to a pool yet goes to it. The pool before it,
-    /// if there was one, is returned: what runs on it goes on.
-    pub fn install(&self, pool: &Arc<Pool>, name: &str) -> Option<Arc<Pool>> {
+    /// Lets `pool` serve from now on: every request that has not been handed to a pool yet goes to it. What runs on the pool
+    /// before it goes on there.
+    pub(crate) fn install(&self, pool: &Arc<Pool>, name: &str) {
         let profile = pool.profile().hash();
         let sha256 = pool.profile().module.to_string();
         let module = Module { name: name.to_owned(), sha256, bytes: pool.module_bytes() };
         let generation =
             Generation { module, profile, profile_text: profile.to_string().into(), pool: Arc::clone(pool) };
-        let before = {
+        {
             // Whoever counts deaths sees each pool once.
             let mut past = lock(&self.0.past);
             let before = self.0.generation.swap(Some(Arc::new(generation)));
-            let before = before.map(|generation| Arc::clone(&generation.pool));
-            past.leave(before.clone());
-            before
-        };
+            past.leave(before.map(|generation| Arc::clone(&generation.pool)));
+        }
         self.0.phase.send_if_modified(|phase| {
             let starts = *phase == Phase::Starting;
             if starts {
@@ -147,7 +145,6 @@ impl Service {
             starts
         });
         self.0.follow_workers(&pool.health());
-        before
     }
 
     /// Lets go of the pool that was replaced last: it is drained.
@@ -182,7 +179,7 @@ impl Service {
     }
 
     /// Says how far the first commit is.
-    pub fn set_progress(&self, progress: StartProgress) {
+    pub(crate) fn set_progress(&self, progress: StartProgress) {
         *lock(&self.0.progress) = Some(progress);
     }
 

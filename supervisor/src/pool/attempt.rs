@@ -67,8 +67,6 @@ impl Flight {
             input,
             state_tip: job.state_tip,
         });
-        // The clock starts when the worker can.
-        self.deadline = after(self.limit);
         frame::send(&mut link.requests, &request).map_err(Failure::from_frame)
     }
 

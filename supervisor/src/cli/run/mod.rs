@@ -77,8 +77,9 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     if let Some(network) = source.network() {
         home.store.set_network(&network.to_string())?;
     }
-    let index = if args.uncommitted { index_uncommitted } else { index_committed };
-    let (ended, mut summary) = index(args, builder, &home.store, source, &stop)?;
+    let indexing = Indexing { args, store: &home.store, source, stop: &stop };
+    let index = if args.uncommitted { Indexing::uncommitted } else { Indexing::committed };
+    let (ended, mut summary) = index(indexing, builder)?;
     summary.error = ended.as_ref().err().map(ToString::to_string);
     if matches!(ended, Err(CliError::StdoutClosed)) {
         // Not all blocks were indexed; whoever stopped reading knows why.
@@ -96,35 +97,35 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
 /// Whether the run went to its end, and what to say of it.
 type Indexed = (Result<bool, CliError>, Summary);
 
-fn index_committed(
-    args: &RunArgs,
-    builder: PoolBuilder,
-    store: &Arc<Store>,
+/// A run that is about to begin.
+struct Indexing<'a> {
+    args: &'a RunArgs,
+    store: &'a Arc<Store>,
     source: BlockSource,
-    stop: &Stop,
-) -> Result<Indexed, CliError> {
-    let pool = build_pool(builder, store, stop)?;
-    let started = Instant::now();
-    let mut session = Session::new(args, &pool, store, &source)?;
-    let ended = signals::obeying(stop, &pool, GRACE, || session.index(source, stop));
-    let summary = session.finish(started, stop.is_asked(), &pool.health());
-    pool.drain(GRACE);
-    Ok((ended, summary))
+    stop: &'a Stop,
 }
 
-fn index_uncommitted(
-    args: &RunArgs,
-    builder: PoolBuilder,
-    store: &Arc<Store>,
-    source: BlockSource,
-    stop: &Stop,
-) -> Result<Indexed, CliError> {
-    let runner = builder.build_uncommitted(Some(store.reader()))?;
-    let started = Instant::now();
-    let mut session = Session::new(args, &runner, store, &source)?;
-    let ended = session.index(source, stop);
-    let summary = session.finish(started, stop.is_asked(), &Health::default());
-    Ok((ended, summary))
+impl Indexing<'_> {
+    fn committed(self, builder: PoolBuilder) -> Result<Indexed, CliError> {
+        let Self { args, store, source, stop } = self;
+        let pool = build_pool(builder, store, stop)?;
+        let started = Instant::now();
+        let mut session = Session::new(args, &pool, store, &source)?;
+        let ended = signals::obeying(stop, &pool, GRACE, || session.index(source, stop));
+        let summary = session.finish(started, stop.is_asked(), &pool.health());
+        pool.drain(GRACE);
+        Ok((ended, summary))
+    }
+
+    fn uncommitted(self, builder: PoolBuilder) -> Result<Indexed, CliError> {
+        let Self { args, store, source, stop } = self;
+        let runner = builder.build_uncommitted(Some(store.reader()))?;
+        let started = Instant::now();
+        let mut session = Session::new(args, &runner, store, &source)?;
+        let ended = session.index(source, stop);
+        let summary = session.finish(started, stop.is_asked(), &Health::default());
+        Ok((ended, summary))
+    }
 }
 
 /// The store, and the directory that was made for it if it is not kept.
