@@ -1,7 +1,7 @@
 //! `cofferdam serve` as its clients meet it: the real binary on a port of its own, and connections that send exactly the
 //! bytes they are told to. A proper HTTP client could not be made to misbehave.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
@@ -387,13 +387,27 @@ pub fn digest(profile: &str, height: u32, block: &[u8], verdict: &str, writes: &
     extend_digest(profile, block, &json!({ "height": height, "verdict": verdict, "writes_sha256": writes }))
 }
 
-/// Waits until a request runs, and gives the process id of the worker that it runs on.
+/// Waits until a guest runs, and gives the process id of its worker.
+///
+/// A worker counts as busy from when its job is sent. Killed before it has looked at the job it costs no attempt, so
+/// this waits until it has computed for longer than a worker does that only wakes.
 pub fn await_busy(server: &Server) -> u32 {
+    const AWAKE_NS: u64 = 5_000_000;
+    let mut first_seen = HashMap::new();
     wait_until("a worker is busy", || {
         let status = server.status();
         let busy = status["workers"].as_array()?.iter().find(|worker| worker["state"] == "busy")?;
-        u32::try_from(busy["pid"].as_u64()?).ok()
+        let pid = u32::try_from(busy["pid"].as_u64()?).ok()?;
+        let computed = processor_time_ns(pid)?;
+        let before = *first_seen.entry(pid).or_insert(computed);
+        (computed > before + AWAKE_NS).then_some(pid)
     })
+}
+
+/// The time that a process has spent on processors, in nanoseconds: the first figure of `/proc/PID/schedstat`.
+fn processor_time_ns(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    text.split_whitespace().next()?.parse().ok()
 }
 
 /// Sends a POST, and gives the connection that its answer will come on.
