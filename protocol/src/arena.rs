@@ -110,6 +110,16 @@ impl InputArena {
         Ok(Span { offset: 0, length: at as u64 })
     }
 
+    /// The bytes of `span`, to be filled.
+    ///
+    /// # Errors
+    /// [`ArenaError::Outside`].
+    pub fn slice_mut(&mut self, span: Span) -> Result<&mut [u8], ArenaError> {
+        let (offset, length) = whole(span, &self.mapping)?;
+        let outside = outside(span, &self.mapping);
+        self.mapping.get_mut(offset, length).ok_or(outside)
+    }
+
     /// The arena's size in bytes.
     pub fn capacity(&self) -> u64 {
         self.mapping.len() as u64

@@ -17,8 +17,10 @@ pub const OUTPUT: RawFd = 6;
 pub const ARTIFACT: RawFd = 7;
 /// The status page. Workers only.
 pub const STATUS: RawFd = 8;
+/// The arena of layers, which all workers of a pool share; read-only by seal. Workers only.
+pub const LAYERS: RawFd = 9;
 /// Every descriptor from here on is closed by the new process before anything else.
-pub const FIRST_UNUSED: RawFd = 9;
+pub const FIRST_UNUSED: RawFd = 10;
 
 /// What a process of ours was started as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -187,6 +187,7 @@ impl FrameReader {
 mod tests {
     use super::*;
     use crate::arena::Span;
+    use crate::layer::Layer;
     use crate::message::{Call, Configure, Job, Reply, Request, Startup};
     use crate::verdict::GuestVerdict;
     use proptest::prelude::*;
@@ -206,10 +207,18 @@ mod tests {
 
     fn any_request() -> impl Strategy<Value = Request> {
         let call = prop_oneof![Just(Call::Block), ".{0,100}".prop_map(|export| Call::View { export }),];
-        let job = (any::<u64>(), any::<u32>(), call, any::<u32>(), any::<(u64, u64)>(), any::<Option<u32>>())
-            .prop_map(|(id, attempt, call, height, (offset, length), state_tip)| {
+        let job = (
+            any::<u64>(),
+            any::<u32>(),
+            call,
+            any::<u32>(),
+            any::<(u64, u64)>(),
+            (any::<Option<u32>>(), 0..40usize),
+        )
+            .prop_map(|(id, attempt, call, height, (offset, length), (state_tip, layers))| {
                 let input = Span { offset, length };
-                Request::Job(Job { id, attempt, call, height, input, state_tip })
+                let layers = vec![Layer { height, span: input, slots: id }; layers];
+                Request::Job(Job { id, attempt, call, height, input, state_tip, layers })
             });
         prop_oneof![Just(Request::Stop), job]
     }

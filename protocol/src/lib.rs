@@ -8,6 +8,7 @@
 //! - [`status`]: one shared page on which a worker says what it is doing;
 //! - [`verdict`]: what can come of a job, and [`exit`]: what a process can end with;
 //! - [`profile`]: what a result depends on; [`writes`] and [`state`]: the bytes of a result and where they are kept;
+//! - [`layer`]: the bytes of results that are not kept yet, for the jobs that already read them;
 //! - [`descriptors`]: where a new process finds all of these.
 //!
 //! A worker is never trusted: whatever arrives from it can lead to a verdict about its job, and to no state of the
@@ -20,6 +21,7 @@ pub mod descriptors;
 pub mod exit;
 pub mod fault;
 pub mod frame;
+pub mod layer;
 mod mapping;
 pub mod message;
 pub mod profile;
@@ -30,7 +32,7 @@ pub mod wait;
 pub mod writes;
 
 /// Version of the messages and arenas; a worker of another version is refused at `Hello`.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Identifies the build, so that a worker of another build is refused even where the versions agree.
 pub const BUILD: &str = concat!("cofferdam ", env!("CARGO_PKG_VERSION"));

@@ -16,6 +16,7 @@ use bincode::{Decode, Encode};
 
 use crate::arena::Span;
 use crate::fault::Fault;
+use crate::layer::{Layer, Seed};
 use crate::verdict::GuestVerdict;
 
 /// The most bytes of text, such as a verdict's detail, that one message carries; longer text is cut.
@@ -99,6 +100,10 @@ pub struct Configure {
     pub output_bytes: u64,
     /// Directory of the state that guests read; none for an empty state.
     pub state: Option<PathBuf>,
+    /// Bytes in the arena of layers.
+    pub layer_bytes: u64,
+    /// How keys are hashed in layers.
+    pub layer_seed: Seed,
     /// Planted faults; empty in ordinary use.
     pub faults: Vec<Fault>,
 }
@@ -162,6 +167,8 @@ pub struct Job {
     pub input: Span,
     /// The height that the state must have reached; none if that does not matter.
     pub state_tip: Option<u32>,
+    /// What lies over the state, newest first; at most [`crate::layer::MAX_LAYERS`].
+    pub layers: Vec<Layer>,
 }
 
 /// What to call in the guest.

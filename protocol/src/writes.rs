@@ -77,11 +77,17 @@ impl Writes {
 pub fn pairs(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut at = 0;
     std::iter::from_fn(move || {
-        let (key, next) = field(bytes, at)?;
-        let (value, next) = field(bytes, next)?;
+        let (key, value, next) = pair_at(bytes, at)?;
         at = next;
         Some((key, value))
     })
+}
+
+/// The pair that begins at byte `at` of an encoding, and where the next one begins.
+pub(crate) fn pair_at(bytes: &[u8], at: usize) -> Option<(&[u8], &[u8], usize)> {
+    let (key, next) = field(bytes, at)?;
+    let (value, next) = field(bytes, next)?;
+    Some((key, value, next))
 }
 
 /// Bytes that one field, key or value, takes in the encoding.

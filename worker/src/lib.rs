@@ -3,7 +3,7 @@
 //! [`life`] tells the story top to bottom: descriptors, hardening, commit, load, `Hello`, serve. The rooms it leads
 //! through are [`memory`] (reserve, commit, prove, hand out, reset), [`engine`] (the one engine configuration),
 //! [`module`] (what is accepted as a module), [`guest`] (the ABI and what came of a call), [`state`] (reading the
-//! store) and [`compile`] (the other role of this executable: compiling a module in a process of its own). [`imports`]
+//! store), [`reads`] (what one job sees of it) and [`compile`] (the other role of this executable: compiling a module in a process of its own). [`imports`]
 //! keeps the functions that an embedding program, mostly a test, adds to what guests may import.
 //!
 //! A worker knows nothing of pools, blocks of any chain, or who is on the other end of its pipes.
@@ -19,6 +19,7 @@ mod life_lock;
 pub mod memory;
 pub mod module;
 mod pipes;
+pub mod reads;
 mod serve;
 pub mod state;
 

@@ -75,13 +75,17 @@ fn start(mut requests: File, replies: &File) -> Result<(Server, Output), End> {
     let state = state.map_err(end(WorkerExit::Internal))?;
     let input = InputView::open(take(descriptors::INPUT)?, configure.input_bytes);
     let input = Arc::new(input.map_err(end(WorkerExit::Usage))?);
+    let layers = InputView::open(take(descriptors::LAYERS)?, configure.layer_bytes);
+    let layers = Arc::new(layers.map_err(end(WorkerExit::Usage))?);
     let sink = OutputSink::open(take(descriptors::OUTPUT)?, configure.output_bytes + MAX_LOG_BYTES);
     let output = Output::new(sink.map_err(end(WorkerExit::Usage))?, configure.output_bytes);
     let mut replies = replies.try_clone().map_err(end(WorkerExit::Internal))?;
     frame::send(&mut replies, &Startup::Hello(hello(&configure, report)))
         .map_err(end(WorkerExit::Stopped))?;
-    let faults = configure.faults;
-    Ok((Server { requests, replies, reader, status, input, state, memory, guest, faults }, output))
+    let Configure { faults, layer_seed, .. } = configure;
+    let server =
+        Server { requests, replies, reader, status, input, state, layers, layer_seed, memory, guest, faults };
+    Ok((server, output))
 }
 
 fn check_supervisor(configure: &Configure) -> Result<(), End> {

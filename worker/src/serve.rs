@@ -8,6 +8,7 @@ use std::time::Instant;
 use cofferdam_protocol::arena::{ArenaError, InputView, Span};
 use cofferdam_protocol::fault::Fault;
 use cofferdam_protocol::frame::{self, FrameError, FrameReader};
+use cofferdam_protocol::layer::Seed;
 use cofferdam_protocol::message::{Job, Reply, Request, capped};
 use cofferdam_protocol::status::{Phase, ResetReport, StatusPage};
 use cofferdam_protocol::verdict::GuestVerdict;
@@ -17,6 +18,7 @@ use thiserror::Error;
 use crate::fault;
 use crate::guest::{Done, Guest, GuestError, JobInput, Output, Prepared};
 use crate::memory::CommittedMemory;
+use crate::reads::{Layers, Reads};
 use crate::state::{StateError, StateReader};
 
 /// Why a worker stops serving before it is told to.
@@ -52,6 +54,8 @@ pub(crate) struct Server {
     pub(crate) status: &'static StatusPage,
     pub(crate) input: Arc<InputView>,
     pub(crate) state: Option<StateReader>,
+    pub(crate) layers: Arc<InputView>,
+    pub(crate) layer_seed: Seed,
     pub(crate) memory: CommittedMemory,
     pub(crate) guest: Guest,
     pub(crate) faults: Vec<Fault>,
@@ -103,7 +107,9 @@ impl Server {
                 return Err(ServeError::StateBehind { found, needed });
             }
         }
-        let input = JobInput::new(&job.call, job.height, Arc::clone(&self.input), job.input, state);
+        let layers = Layers::new(Arc::clone(&self.layers), self.layer_seed, job.layers.clone());
+        let reads = Reads::new(state, Some(layers));
+        let input = JobInput::new(&job.call, job.height, Arc::clone(&self.input), job.input, reads);
         Ok(self.guest.run(prepared, &job.call, input, output)?)
     }
 

@@ -20,6 +20,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cofferdam_protocol::arena::ArenaError;
+use cofferdam_protocol::layer::LayerError;
 use cofferdam_protocol::state::{self, LayoutError, VersionKey};
 use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
@@ -77,6 +79,12 @@ pub enum StateError {
         /// What is wrong.
         source: LayoutError,
     },
+    /// A layer over the store is not where the supervisor said.
+    #[error("a layer over the state: {0}")]
+    LayerPlace(#[from] ArenaError),
+    /// A layer over the store does not parse.
+    #[error("a layer over the state: {0}")]
+    Layer(#[from] LayerError),
 }
 
 /// The state store, open for reading. One process can open a store once, be it for reading or for writing.

@@ -10,6 +10,7 @@ use cofferdam_protocol::status::Phase;
 use cofferdam_protocol::verdict::{GuestVerdict, HostVerdict};
 use cofferdam_protocol::writes::Writes;
 
+use super::StateLayer;
 use super::death::{Death, KillReason};
 use super::job::{FailedAttempt, Job, JobOutput, ResetHandle, WorkerInfo};
 use super::settings::Limits;
@@ -66,6 +67,7 @@ impl Flight {
             height: job.height,
             input,
             state_tip: job.state_tip,
+            layers: job.layers.iter().map(StateLayer::layer).collect(),
         });
         frame::send(&mut link.requests, &request).map_err(Failure::from_frame)
     }

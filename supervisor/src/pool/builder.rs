@@ -64,6 +64,7 @@ impl PoolBuilder {
             spares: 0,
             limits: Limits::default(),
             state: None,
+            layer_bytes: 0,
             restart: RestartPolicy::default(),
             start_timeout: Duration::from_secs(120),
             executable: PathBuf::from("/proc/self/exe"),
@@ -129,6 +130,12 @@ impl PoolBuilder {
     /// every read finds nothing.
     pub fn state(mut self, directory: impl Into<PathBuf>) -> Self {
         self.settings.state = Some(directory.into());
+        self
+    }
+
+    /// Bytes that layers may take at a time ([`Pool::layer`]). Default 0: none fits.
+    pub fn layer_bytes(mut self, bytes: u64) -> Self {
+        self.settings.layer_bytes = bytes;
         self
     }
 
@@ -319,7 +326,9 @@ fn source<'a>(settings: &'a Settings, cache: Option<&'a Path>, binary: &'a [u8])
 /// What so many workers with these settings need.
 pub(super) fn need(settings: &Settings, workers: usize) -> Need {
     let workers = u32::try_from(workers).unwrap_or(u32::MAX);
-    need_of(workers, settings.memory.bytes, &settings.limits)
+    let mut need = need_of(workers, settings.memory.bytes, &settings.limits);
+    need.supervisor_bytes = need.supervisor_bytes.saturating_add(settings.layer_bytes);
+    need
 }
 
 /// What workers need, for reports such as `doctor`'s.

@@ -13,9 +13,10 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 
 use super::attempt::{Answer, Flight, Lost};
 use super::job::{FailedAttempt, Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
+use super::layers::LayerArena;
 use super::settings::Settings;
 use super::worker::{IdleWorker, Worker, after, lock};
-use super::{Channel, MAX_EXPORT_BYTES, PoolError};
+use super::{Channel, MAX_EXPORT_BYTES, MAX_LAYERS, PoolError};
 
 /// How many workers that were dead already one job can meet without that counting as attempts. That a worker had not begun is
 /// its own word, so there is a bound.
@@ -25,6 +26,8 @@ const MAX_UNBEGUN: u32 = 16;
 #[derive(Debug)]
 pub(super) struct Desk {
     settings: Arc<Settings>,
+    /// Where jobs find what the state does not hold yet.
+    pub(super) layers: Arc<LayerArena>,
     /// Tokens of idle workers, first in, first out: so that the one that was used last has the longest time to reset.
     idle: Channel<IdleWorker>,
     /// As many as there may be jobs at a time: with spares there are more workers than that.
@@ -76,7 +79,7 @@ pub(super) enum Begun {
 }
 
 impl Desk {
-    pub(super) fn new(settings: Arc<Settings>) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, layers: Arc<LayerArena>) -> Self {
         let permits = bounded(settings.workers);
         for _ in 0..settings.workers {
             // There is room for exactly these.
@@ -84,6 +87,7 @@ impl Desk {
         }
         Self {
             settings,
+            layers,
             idle: unbounded(),
             permits,
             closed: Mutex::new(open()),
@@ -225,6 +229,9 @@ impl Desk {
         let limit = self.settings.limits.input_bytes;
         if job.input.len() as u64 > limit {
             return Err(PoolError::InputTooLarge { bytes: job.input.len() as u64, limit });
+        }
+        if job.layers.len() > MAX_LAYERS || !job.layers.iter().all(|layer| layer.is_in(&self.layers)) {
+            return Err(PoolError::Layers);
         }
         match &job.call {
             Call::View { export } if export.len() > MAX_EXPORT_BYTES => {

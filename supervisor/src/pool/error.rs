@@ -5,6 +5,7 @@ use std::time::Duration;
 use cofferdam_worker::module::ModuleError;
 use thiserror::Error;
 
+use super::MAX_LAYERS;
 use super::admission::AdmissionError;
 use super::artifact::ArtifactError;
 use crate::host::size::Bytes;
@@ -51,6 +52,9 @@ pub enum PoolError {
         /// Its length in bytes.
         bytes: usize,
     },
+    /// The job is to run over layers that its workers do not have.
+    #[error("the job names more than {MAX_LAYERS} layers, or one of another pool")]
+    Layers,
     /// Whoever built the pool broke off.
     #[error("the start of the pool was broken off")]
     Cancelled,

@@ -10,7 +10,9 @@ use cofferdam_protocol::status::ResetReport;
 use cofferdam_protocol::verdict::{HostVerdict, Verdict};
 use cofferdam_protocol::writes::Writes;
 
+use super::layers::StateLayer;
 use super::worker::Worker;
+pub use cofferdam_protocol::layer::MAX_LAYERS;
 
 /// The bytes that a job works on: a block, or the input of a view. As many parts as they came in, so that what a network
 /// delivers piece by piece is copied once, into the worker's arena. Cheap to clone.
@@ -62,25 +64,38 @@ pub struct Job {
     pub(super) height: u32,
     pub(super) input: Input,
     pub(super) state_tip: Option<u32>,
+    /// Newest first.
+    pub(super) layers: Vec<StateLayer>,
     pub(super) deadline: Option<Duration>,
 }
 
 impl Job {
     /// Indexes `block` at `height`, reading the state before it.
     pub fn block(height: u32, block: impl Into<Input>) -> Self {
-        Self { call: Call::Block, height, input: block.into(), state_tip: None, deadline: None }
+        Self::new(Call::Block, height, block.into())
     }
 
     /// Calls the view `export` with `input`, reading the state at `height`.
     pub fn view(export: impl Into<String>, height: u32, input: impl Into<Input>) -> Self {
-        let call = Call::View { export: export.into() };
-        Self { call, height, input: input.into(), state_tip: None, deadline: None }
+        Self::new(Call::View { export: export.into() }, height, input.into())
+    }
+
+    fn new(call: Call, height: u32, input: Input) -> Self {
+        Self { call, height, input, state_tip: None, layers: Vec::new(), deadline: None }
     }
 
     /// Demands that the state has reached `height` when the job reads it.
     #[must_use]
     pub fn on_state(mut self, height: Option<u32>) -> Self {
         self.state_tip = height;
+        self
+    }
+
+    /// Has the job see, over the state, what `layers` hold: newest first, and at most [`MAX_LAYERS`]. A layer counts for reads
+    /// at and above its height.
+    #[must_use]
+    pub fn over(mut self, layers: Vec<StateLayer>) -> Self {
+        self.layers = layers;
         self
     }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::arena::{InputArena, OutputArena};
-use cofferdam_protocol::descriptors::{ARTIFACT, INPUT, OUTPUT, Role, STATUS};
+use cofferdam_protocol::descriptors::{ARTIFACT, INPUT, LAYERS, OUTPUT, Role, STATUS};
 use cofferdam_protocol::exit::WorkerExit;
 use cofferdam_protocol::frame::{self, FrameError};
 use cofferdam_protocol::message::{Hello, MAX_LOG_BYTES, Startup};
@@ -161,8 +161,13 @@ impl Keeper {
         let output = OutputArena::create(settings.limits.output_bytes + MAX_LOG_BYTES).map_err(arena)?;
         let status = StatusPage::create()?;
         let page = status.descriptor().ok_or(io::ErrorKind::NotFound)?.try_clone_to_owned()?;
-        let handed: [(&dyn AsFd, _); 4] =
-            [(&input, INPUT), (&output, OUTPUT), (&self.common.artifact, ARTIFACT), (&page, STATUS)];
+        let handed: [(&dyn AsFd, _); 5] = [
+            (&input, INPUT),
+            (&output, OUTPUT),
+            (&self.common.artifact, ARTIFACT),
+            (&page, STATUS),
+            (&*self.common.desk.layers, LAYERS),
+        ];
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let bell = Arc::new(EventFd::from_value_and_flags(0, flags)?);
         let started = process::start(&settings.executable, Role::Worker, &handed)?;
@@ -185,7 +190,7 @@ impl Keeper {
         let Newborn { worker, mut link } = born;
         let settings = &self.common.settings;
         // If it is dead already, there is nothing to receive either.
-        let _ = frame::send(&mut link.requests, &settings.configure());
+        let _ = frame::send(&mut link.requests, &settings.configure(&self.common.desk.layers));
         match self.first_words(&worker, &mut link) {
             Ok(Startup::Hello(hello)) if is_sound(&hello, settings.memory.bytes) => {
                 tracing::info!(

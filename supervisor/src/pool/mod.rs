@@ -33,6 +33,7 @@ mod error;
 mod health;
 mod job;
 mod keeper;
+mod layers;
 mod process;
 pub mod restart;
 mod settings;
@@ -49,6 +50,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cofferdam_protocol::profile::Profile;
+use cofferdam_protocol::writes::Writes;
 use crossbeam_channel::{Receiver, Sender};
 
 pub use artifact::{ArtifactOrigin, default_cache_directory};
@@ -58,7 +60,8 @@ pub use cofferdam_protocol::message::{CommitStrategy, ResetStrategy};
 pub use death::{Death, RequestRecord};
 pub use error::{MAX_EXPORT_BYTES, PoolError};
 pub use health::{DeathCounts, Health, SlotHealth, SlotState};
-pub use job::{FailedAttempt, Input, Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
+pub use job::{FailedAttempt, Input, Job, JobOutput, JobResult, MAX_LAYERS, ResetHandle, WorkerInfo};
+pub use layers::StateLayer;
 pub use ticket::Ticket;
 pub use uncommitted::Uncommitted;
 
@@ -191,6 +194,12 @@ impl Pool {
     /// Whether the module was compiled for this pool, or found compiled.
     pub fn artifact_origin(&self) -> ArtifactOrigin {
         self.artifact
+    }
+
+    /// Lays what the block at `height` wrote over the state, for jobs that are to see it before the store has it
+    /// ([`Job::over`]); none if there is no room, see [`PoolBuilder::layer_bytes`].
+    pub fn layer(&self, height: u32, writes: &Writes) -> Option<StateLayer> {
+        self.desk.layers.lay(height, writes)
     }
 
     /// How the pool is at this moment.

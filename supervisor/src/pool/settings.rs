@@ -11,6 +11,7 @@ use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, message};
 
 use super::cgroup::Cgroup;
 use super::death::Death;
+use super::layers::LayerArena;
 use super::restart::RestartPolicy;
 use crate::host::size::Bytes;
 
@@ -50,6 +51,8 @@ pub(super) struct Settings {
     pub(super) spares: usize,
     pub(super) limits: Limits,
     pub(super) state: Option<PathBuf>,
+    /// Bytes that layers may take.
+    pub(super) layer_bytes: u64,
     pub(super) restart: RestartPolicy,
     pub(super) start_timeout: Duration,
     pub(super) executable: PathBuf,
@@ -72,8 +75,8 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// The first frame to a worker.
-    pub(super) fn configure(&self) -> message::Configure {
+    /// The first frame to a worker that finds its layers in `layers`.
+    pub(super) fn configure(&self, layers: &LayerArena) -> message::Configure {
         message::Configure {
             version: PROTOCOL_VERSION,
             build: BUILD.to_owned(),
@@ -83,6 +86,8 @@ impl Settings {
             input_bytes: self.limits.input_bytes,
             output_bytes: self.limits.output_bytes,
             state: self.state.clone(),
+            layer_bytes: layers.capacity(),
+            layer_seed: layers.seed(),
             faults: self.faults.clone(),
         }
     }

@@ -9,6 +9,7 @@ use super::admission::{Budget, Need};
 use super::artifact::{self, ArtifactError, ArtifactOrigin, Source};
 use super::builder::Progress;
 use super::call::Desk;
+use super::layers::LayerArena;
 use super::settings::Settings;
 use super::slot::{Slots, StartFailure};
 use crate::host::size::Bytes;
@@ -21,10 +22,12 @@ pub(super) fn slots(
     need: &Need,
     progress: &mut Progress<'_>,
 ) -> Result<(Arc<Desk>, Slots, ArtifactOrigin), PoolError> {
+    let layers = LayerArena::create(settings.layer_bytes);
+    let layers = Arc::new(layers.map_err(|error| PoolError::Start(format!("no arena for layers: {error}")))?);
     let mut start = || -> Result<_, StartError> {
         let artifact = artifact::obtain(source)?;
         // A desk of its own for every start: one that failed has closed its desk for good.
-        let desk = Arc::new(Desk::new(Arc::clone(settings)));
+        let desk = Arc::new(Desk::new(Arc::clone(settings), Arc::clone(&layers)));
         match Slots::start(settings, count, artifact.file, &desk, progress) {
             Ok(slots) => Ok((desk, slots, artifact.origin)),
             Err(failure) => Err(StartError::Slots(failure, artifact.origin)),

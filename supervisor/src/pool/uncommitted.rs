@@ -16,6 +16,7 @@ use cofferdam_protocol::profile::Profile;
 use cofferdam_protocol::verdict::{GuestVerdict, Verdict};
 use cofferdam_protocol::writes::Writes;
 use cofferdam_worker::guest::{Done, Guest, JobInput, Output};
+use cofferdam_worker::reads::Reads;
 use cofferdam_worker::state::StateReader;
 use cofferdam_worker::{compile, engine};
 
@@ -94,7 +95,8 @@ impl Room {
         let started = Instant::now();
         let state =
             self.state.as_ref().map(StateReader::snapshot).transpose().map_err(|error| host(&error))?;
-        let input = JobInput::new(&job.call, job.height, Arc::clone(&self.view), span, state);
+        let input =
+            JobInput::new(&job.call, job.height, Arc::clone(&self.view), span, Reads::new(state, None));
         let mut prepared = self.guest.prepare().map_err(|error| host(&error))?;
         let done = self.guest.run(&mut prepared, &job.call, input, sink).map_err(|error| host(&error))?;
         // Its memory goes back to the kernel here.

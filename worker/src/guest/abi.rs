@@ -93,8 +93,8 @@ fn get_len(mut caller: Caller<'_, Context>, key: i32) -> wasmtime::Result<i32> {
     let (memory, context) = split(&mut caller);
     let (input, _) = context.job()?;
     let key = buffer::array_buffer(memory, "a key", buffer::address(key))?;
-    let value = input.get(key).map_err(GuestFault::State)?;
-    Ok(to_i32(value.map_or(0, <[u8]>::len)))
+    let length = input.length(key).map_err(GuestFault::State)?;
+    Ok(to_i32(length.unwrap_or(0)))
 }
 
 fn get(mut caller: Caller<'_, Context>, key: i32, target: i32) -> wasmtime::Result<()> {

@@ -9,7 +9,8 @@ use wasmtime::{Memory, ResourceLimiter};
 
 use super::{GuestFault, flush};
 use crate::engine::TABLE_ELEMENTS;
-use crate::state::{Snapshot, StateError};
+use crate::reads::Reads;
+use crate::state::StateError;
 
 /// What a job brings: its input, and the state that it may read.
 #[derive(Debug)]
@@ -20,8 +21,8 @@ pub struct JobInput {
     arena: Arc<InputView>,
     /// The input in it; checked to be inside.
     span: Span,
-    /// The state; none if there is none, which reads as empty.
-    state: Option<Snapshot>,
+    /// The state.
+    state: Reads,
     /// Newest height that reads may see; none if they see nothing.
     reads_at: Option<u32>,
     /// Whether `__flush` writes (a block) or does nothing (a view).
@@ -30,11 +31,8 @@ pub struct JobInput {
 
 impl JobInput {
     /// What `call` at `height` is given: a block reads the state before it, a view the state at its height.
-    pub fn new(call: &Call, height: u32, arena: Arc<InputView>, span: Span, state: Option<Snapshot>) -> Self {
-        let (reads_at, flushes) = match call {
-            Call::Block => (height.checked_sub(1), true),
-            Call::View { .. } => (Some(height), false),
-        };
+    pub fn new(call: &Call, height: u32, arena: Arc<InputView>, span: Span, state: Reads) -> Self {
+        let (reads_at, flushes) = (Reads::newest(call, height), matches!(call, Call::Block));
         Self { height, arena, span, state, reads_at, flushes }
     }
 
@@ -44,12 +42,14 @@ impl JobInput {
         self.arena.read(self.span).unwrap_or_default()
     }
 
+    /// Bytes of the newest value of `key` that the job may see.
+    pub(super) fn length(&mut self, key: &[u8]) -> Result<Option<usize>, StateError> {
+        self.reads_at.map_or(Ok(None), |height| self.state.length(key, height))
+    }
+
     /// The newest value of `key` that the job may see.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<&[u8]>, StateError> {
-        match (&self.state, self.reads_at) {
-            (Some(state), Some(height)) => state.get(key, height),
-            _ => Ok(None),
-        }
+        self.reads_at.map_or(Ok(None), |height| self.state.get(key, height))
     }
 }
 
