@@ -1,12 +1,14 @@
 //! The bytes of the embedded state store, which the supervisor writes and the workers read.
 //!
-//! The store is one LMDB environment (a directory with `data.mdb` and `lock.mdb`) of three tables:
+//! The store is one LMDB environment (a directory with `data.mdb` and `lock.mdb`) of four tables, the last of which only
+//! the supervisor reads:
 //!
 //! | table | key | value |
 //! |---|---|---|
 //! | [`META`] | [`FORMAT_KEY`], [`PROFILE_KEY`], [`NETWORK_KEY`] | [`FORMAT`] as u32 LE; 32 bytes; UTF-8, absent until known |
 //! | [`BLOCKS`] | height, u32 big-endian | [`BlockRecord::encode`] |
 //! | [`VALUES`] | [`VersionKey`] | [`VersionKey::stored`] |
+//! | [`UNDO`] | [`undo_key`] | of recent blocks, the keys in [`VALUES`]: each after its length, u16 LE |
 //!
 //! Both processes must agree on every byte, but only they touch LMDB: this file knows bytes alone. Decoding never
 //! panics, because a disk may give back anything.
@@ -42,8 +44,8 @@ pub const MAP_BYTES: usize = 1 << 40;
 /// Read transactions at one time, over all processes. LMDB's default is 126; each worker needs one or two.
 pub const MAX_READERS: u32 = 512;
 
-/// How many tables there are.
-pub const TABLES: u32 = 3;
+/// The most tables that there may be.
+pub const TABLES: u32 = 8;
 
 /// Name of the table that says whose store this is.
 pub const META: &str = "meta";
@@ -53,6 +55,9 @@ pub const BLOCKS: &str = "blocks";
 
 /// Name of the table of values.
 pub const VALUES: &str = "values";
+
+/// Name of the table by which recent blocks can be taken back.
+pub const UNDO: &str = "undo";
 
 /// Key in [`META`] of the [`FORMAT`], u32 little-endian.
 pub const FORMAT_KEY: &[u8] = b"format";
@@ -268,6 +273,16 @@ impl BlockRecord {
 pub fn block_height(key: &[u8]) -> Result<u32, LayoutError> {
     let bytes = key.try_into().map_err(|_| LayoutError::BlockKey { length: key.len() })?;
     Ok(u32::from_be_bytes(bytes))
+}
+
+/// The key in [`UNDO`] of a part of the list of the block at `height`.
+pub fn undo_key(height: u32, part: u32) -> [u8; 8] {
+    (u64::from(height) << 32 | u64::from(part)).to_be_bytes()
+}
+
+/// The height in a key of [`VALUES`]; none if it is too short to have one.
+pub fn version_height(stored: &[u8]) -> Option<u32> {
+    stored.last_chunk().map(|bytes| !u32::from_be_bytes(*bytes))
 }
 
 #[cfg(test)]

@@ -103,6 +103,20 @@ pub enum StoreError {
         /// What LMDB said.
         source: heed::Error,
     },
+    /// Blocks could not be taken back; the store is as it was before.
+    #[error(
+        "the blocks above {to:?} were not taken back in {}: {source}; the store is as it was before{}",
+        path.display(),
+        remedy(source)
+    )]
+    NotRolledBack {
+        /// The directory.
+        path: PathBuf,
+        /// The height to return to; none for before the first block.
+        to: Option<u32>,
+        /// What LMDB said.
+        source: heed::Error,
+    },
     /// LMDB failed otherwise.
     #[error("the store in {}: {doing}: {source}", path.display())]
     Lmdb {

@@ -13,6 +13,7 @@ mod open;
 mod processes;
 #[cfg(test)]
 mod tests;
+mod undo;
 
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,7 @@ use heed::{Env, RoTxn, RwTxn, WithoutTls};
 use sha2::{Digest, Sha256};
 
 pub use error::StoreError;
+use undo::UndoList;
 
 /// What a store belongs to. Results of two identities are never mixed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,9 @@ pub struct Store {
     meta: Table,
     blocks: Table,
     values: Table,
+    undo: Table,
+    /// For how many of the newest blocks lists are kept by which they can be taken back; see [`Store::with_undo`].
+    undo_depth: u32,
     path: PathBuf,
     _writer_lock: open::WriterLock,
 }
@@ -73,9 +78,17 @@ impl Store {
         durability: Durability,
         map_bytes: usize,
     ) -> Result<Self, StoreError> {
-        let open::Opened { env, meta, blocks, values, path, writer_lock } =
+        let open::Opened { env, meta, blocks, values, undo, path, writer_lock } =
             open::open(dir, identity, durability, map_bytes)?;
-        Ok(Self { env, meta, blocks, values, path, _writer_lock: writer_lock })
+        Ok(Self { env, meta, blocks, values, undo, undo_depth: 0, path, _writer_lock: writer_lock })
+    }
+
+    /// Keeps, from now on, what it takes to roll so many blocks back quickly. Without, which is the default, a rollback
+    /// looks at every value.
+    #[must_use]
+    pub fn with_undo(mut self, blocks: u32) -> Self {
+        self.undo_depth = blocks;
+        self
     }
 
     /// The store's directory, absolute: what a worker opens.
@@ -120,13 +133,27 @@ impl Store {
     /// [`StoreError::NotAboveTip`]; [`StoreError::NotWritten`] if for instance the disk is full. Either leaves the store
     /// as it was, and usable.
     pub fn commit(&self, record: &BlockRecord, writes: &Writes) -> Result<(), StoreError> {
-        let fail = |source| StoreError::NotWritten { path: self.path.clone(), height: record.height, source };
+        self.commit_all(&[(record, writes)])
+    }
+
+    /// Commits blocks and their pairs, all or none: as [`Store::commit`], with one wait for the disk.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]; [`StoreError::NotWritten`] names the last block that was written, and none of them was
+    /// committed.
+    pub fn commit_all(&self, blocks: &[(&BlockRecord, &Writes)]) -> Result<(), StoreError> {
+        let fail = |height| move |source| StoreError::NotWritten { path: self.path.clone(), height, source };
+        let Some((first, _)) = blocks.first() else { return Ok(()) };
+        let mut last = first.height;
         // Dropped by an early return, the transaction is aborted.
-        let mut txn = self.env.write_txn().map_err(fail)?;
-        self.check_above_tip(&txn, record.height)?;
-        self.put_pairs(&mut txn, record.height, writes).map_err(fail)?;
-        self.blocks.put(&mut txn, &record.height.to_be_bytes(), &record.encode()).map_err(fail)?;
-        txn.commit().map_err(fail)
+        let mut txn = self.env.write_txn().map_err(fail(last))?;
+        for (record, writes) in blocks {
+            last = record.height;
+            self.check_above_tip(&txn, last)?;
+            self.put_pairs(&mut txn, last, writes).map_err(fail(last))?;
+            self.blocks.put(&mut txn, &last.to_be_bytes(), &record.encode()).map_err(fail(last))?;
+        }
+        txn.commit().map_err(fail(last))
     }
 
     /// Notes the network's name, once it is known; noting the same again does nothing.
@@ -195,11 +222,18 @@ impl Store {
     }
 
     fn put_pairs(&self, txn: &mut RwTxn<'_>, height: u32, writes: &Writes) -> heed::Result<()> {
+        let mut list = (self.undo_depth > 0).then(|| UndoList::new(height));
         for (key, value) in last_by_key(writes) {
             let version = VersionKey::new(key, height);
             self.values.put(txn, version.as_bytes(), &version.stored(value))?;
+            if let Some(list) = &mut list {
+                list.push(self.undo, txn, &version)?;
+            }
         }
-        Ok(())
+        match list {
+            Some(list) => list.finish(self.undo, txn).and_then(|()| self.prune_undo(txn, height)),
+            None => Ok(()),
+        }
     }
 
     fn lmdb(&self, doing: &'static str, source: heed::Error) -> StoreError {

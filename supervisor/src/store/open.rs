@@ -32,6 +32,7 @@ pub(super) struct Opened {
     pub meta: Table,
     pub blocks: Table,
     pub values: Table,
+    pub undo: Table,
     /// Absolute, so that a worker with another working directory finds it too.
     pub path: PathBuf,
     pub writer_lock: WriterLock,
@@ -66,11 +67,11 @@ pub(super) fn open(
         doing: "data.mdb cannot be kept from child processes",
         source,
     })?;
-    let [meta, blocks, values] = open_tables(&env, &path, identity)?;
+    let [meta, blocks, values, undo] = open_tables(&env, &path, identity)?;
     if durability == Durability::Block {
         sync_names(&path)?;
     }
-    Ok(Opened { env, meta, blocks, values, path, writer_lock })
+    Ok(Opened { env, meta, blocks, values, undo, path, writer_lock })
 }
 
 fn make_directory(dir: &Path) -> Result<PathBuf, StoreError> {
@@ -149,9 +150,9 @@ fn close_on_exec(file: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens the three tables, makes them in a new store, and checks or notes whose it is, all in one transaction: a store
+/// Opens the tables, makes them in a new store, and checks or notes whose it is, all in one transaction: a store
 /// that says of itself what it is has all tables.
-fn open_tables(env: &Env<WithoutTls>, path: &Path, identity: &Identity) -> Result<[Table; 3], StoreError> {
+fn open_tables(env: &Env<WithoutTls>, path: &Path, identity: &Identity) -> Result<[Table; 4], StoreError> {
     let fail = |source| open_error(path, source);
     let mut txn = env.write_txn().map_err(fail)?;
     let is_new = env.open_database::<Bytes, Bytes>(&txn, Some(state::META)).map_err(fail)?.is_none();
@@ -159,7 +160,8 @@ fn open_tables(env: &Env<WithoutTls>, path: &Path, identity: &Identity) -> Resul
         check_empty(env, &txn, path)?;
     }
     let mut table = |name| env.create_database::<Bytes, Bytes>(&mut txn, Some(name)).map_err(fail);
-    let tables = [table(state::META)?, table(state::BLOCKS)?, table(state::VALUES)?];
+    // A store that was made without the last one gets it.
+    let tables = [table(state::META)?, table(state::BLOCKS)?, table(state::VALUES)?, table(state::UNDO)?];
     let meta = tables[0];
     if is_new {
         meta.put(&mut txn, state::FORMAT_KEY, &state::FORMAT.to_le_bytes()).map_err(fail)?;

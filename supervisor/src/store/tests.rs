@@ -331,3 +331,72 @@ fn measure_commits_and_reads() {
         println!("get: {:.2} µs", start.elapsed().as_secs_f64() * 1e6 / f64::from(PAIRS));
     }
 }
+
+/// The stored content, and the tip.
+fn content(store: &Store) -> (Hash, Option<BlockRecord>) {
+    (store.content_hash().unwrap(), store.tip().unwrap())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_rolled_back_store_is_one_that_never_saw_the_blocks(
+        blocks in prop::collection::vec(prop::collection::vec((0u8..20, 0u16..900), 0..30), 1..12),
+        keep in 0usize..12,
+        undo in 0u32..5,
+    ) {
+        // Long keys, too, and more of them than one part of a list holds.
+        let pairs = |pairs: &[(u8, u16)]| -> Pairs {
+            pairs.iter().map(|(key, length)| (vec![*key; usize::from(*length)], vec![7; 3])).collect()
+        };
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = open(&dir).unwrap().with_undo(undo);
+        let never = open(&other).unwrap();
+        let keep = keep.min(blocks.len());
+        for (height, block) in (10..).zip(&blocks) {
+            commit(&store, height, &pairs(block)).unwrap();
+        }
+        for (height, block) in (10..).zip(&blocks[..keep]) {
+            commit(&never, height, &pairs(block)).unwrap();
+        }
+        let to = keep.checked_sub(1).map(|last| 10 + u32::try_from(last).unwrap());
+        let taken_back = store.roll_back(to).unwrap();
+        prop_assert_eq!(taken_back, (blocks.len() - keep) as u64);
+        prop_assert_eq!(content(&store), content(&never));
+        // And goes on as that one does.
+        let next = to.map_or(10, |to| to + 1);
+        commit(&store, next, &[("new", "branch")]).unwrap();
+        commit(&never, next, &[("new", "branch")]).unwrap();
+        prop_assert_eq!(content(&store), content(&never));
+    }
+}
+
+#[test]
+fn lists_are_kept_for_as_many_blocks_as_was_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).unwrap().with_undo(3);
+    for height in 0..10 {
+        commit(&store, height, &[("a", "b")]).unwrap();
+    }
+    let txn = store.env.read_txn().unwrap();
+    let kept: Vec<_> = store.undo.iter(&txn).unwrap().map(|entry| entry.unwrap().0.to_vec()).collect();
+    assert_eq!(kept, [7, 8, 9].map(|height| state::undo_key(height, 0).to_vec()));
+    drop(txn);
+    assert_eq!(store.roll_back(None).unwrap(), 10);
+    assert_eq!(content(&store).1, None);
+    assert!(store.undo.is_empty(&store.env.read_txn().unwrap()).unwrap());
+}
+
+#[test]
+fn blocks_are_committed_together_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).unwrap();
+    let pairs = writes(&[("a", "b")]);
+    let records = [1, 2, 2].map(|height| record(height, &pairs));
+    let error = store.commit_all(&records.each_ref().map(|record| (record, &pairs))).unwrap_err();
+    assert!(matches!(error, StoreError::NotAboveTip { height: 2, tip: 2, .. }), "{error}");
+    assert_eq!(store.tip().unwrap(), None);
+    store.commit_all(&[(&records[0], &pairs), (&records[1], &pairs)]).unwrap();
+    assert_eq!(store.tip().unwrap().unwrap().height, 2);
+}
