@@ -1,6 +1,11 @@
 //! Blocks in order, on a pool and a store: each is run on the state of the one before it, and committed whole.
+//!
+//! [`Chain`] takes one step at a time: run, commit, next. [`Pipeline`] runs a block while the ones before it are still being
+//! committed, and takes blocks back after a reorganisation.
 
+mod committer;
 mod digest;
+mod pipeline;
 
 use std::sync::Arc;
 
@@ -8,7 +13,9 @@ use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::verdict::{GuestVerdict, Verdict};
 use thiserror::Error;
 
+pub use committer::{Batch, CommitWatch, Observer};
 pub use digest::extend as extend_digest;
+pub use pipeline::{Pipeline, PipelineSettings, Pushed, Times};
 
 use crate::blocks::{BlockHash, SourceBlock};
 use crate::pool::{Job, JobResult, PoolError, Runner};
@@ -33,6 +40,25 @@ pub enum ChainError {
     /// The pool took no job.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// The thread that commits has ended without a reason.
+    #[error("internal error: the thread that commits blocks has ended")]
+    Committer,
+    /// That thread could not be started.
+    #[error("a thread to commit blocks: {0}")]
+    Thread(#[source] std::io::Error),
+    /// Two workers came to different results: the host, the module or the pool is at fault, and no result can be trusted.
+    #[error(
+        "block {height} has different results on workers {} and {}: {} and {}; nothing of it was committed",
+        workers[0], workers[1], results[0], results[1]
+    )]
+    Disagreement {
+        /// The block.
+        height: u32,
+        /// The workers' process ids.
+        workers: [u32; 2],
+        /// What each came to: verdict, number of pairs, and their hash.
+        results: [String; 2],
+    },
     /// The store has another block at this height.
     #[error(
         "the store is of another chain: at height {height} it has block {stored}, and the blocks given have {given}; \

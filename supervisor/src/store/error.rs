@@ -137,6 +137,17 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether a write failed for want of room on the disk: it can be tried again.
+    pub fn is_full_disk(&self) -> bool {
+        match self {
+            Self::NotWritten { source: heed::Error::Io(error), .. }
+            | Self::NotRolledBack { source: heed::Error::Io(error), .. } => is_full(error),
+            _ => false,
+        }
+    }
+}
+
 /// What to do about a failed write, where that is known.
 fn remedy(source: &heed::Error) -> &'static str {
     match source {

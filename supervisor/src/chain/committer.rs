@@ -1,0 +1,293 @@
+//! Commits behind the run: a thread that puts what blocks wrote into the store while the next ones run.
+//!
+//! Blocks are committed in order, one or several in a transaction. What is not committed yet lies in layers over the state
+//! ([`crate::pool::StateLayer`]), so nobody waits for a commit but who has run ahead too far, and who asks to.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::verdict::GuestVerdict;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::{ChainError, Outcome, digest, hash_bytes};
+use crate::store::{BlockRecord, Store, StoreError};
+
+/// What is committed at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Blocks, at most.
+    pub blocks: usize,
+    /// Bytes of pairs from which on no more is waited for.
+    pub bytes: u64,
+    /// How long a block waits for others.
+    pub age: Duration,
+}
+
+impl Batch {
+    /// Every block by itself, as soon as it has run.
+    pub const SINGLE: Self = Self { blocks: 1, bytes: 0, age: Duration::ZERO };
+}
+
+/// Hears of every block once it is committed.
+pub type Observer = Box<dyn FnMut(&Outcome) + Send>;
+
+/// A block that has run.
+pub(super) struct Ran {
+    pub(super) outcome: Box<Outcome>,
+    /// SHA-256 of the block.
+    pub(super) sha256: Hash,
+    pub(super) verdict: GuestVerdict,
+}
+
+/// What the thread is told.
+enum Order {
+    Block(Box<Ran>),
+    /// Commit what there is, and say so.
+    Flush(Sender<()>),
+    /// The digest that the next block extends, after a rollback.
+    From(Hash),
+}
+
+/// What both sides know.
+#[derive(Debug, Default)]
+struct Shared {
+    /// One more than the newest height that is committed; 0 for none.
+    committed: AtomicU64,
+    /// Why the thread ended.
+    failure: Mutex<Option<StoreError>>,
+    /// Why a commit is tried again and again, while it is.
+    stalled: Mutex<Option<String>>,
+    /// Whether a commit that fails is not to be tried again.
+    impatient: AtomicBool,
+}
+
+/// The commits of a chain, as other threads see them.
+#[derive(Clone, Debug)]
+pub struct CommitWatch(Arc<Shared>);
+
+impl CommitWatch {
+    /// Why a commit is being tried again and again, if one is: a full disk.
+    pub fn stalled(&self) -> Option<String> {
+        lock(&self.0.stalled).clone()
+    }
+
+    /// Has a commit that fails for want of room not be tried again: whoever waits for it then hears of it.
+    pub fn give_up(&self) {
+        self.0.impatient.store(true, Ordering::Release);
+    }
+}
+
+/// The thread, as those who order see it. Dropped, it commits what it has and ends.
+#[derive(Debug)]
+pub(super) struct Committer {
+    orders: Option<Sender<Order>>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Committer {
+    /// Starts the thread: it extends `digest`, and tells `observer` of what is committed.
+    pub(super) fn start(
+        store: &Arc<Store>,
+        digest: Hash,
+        tip: Option<u32>,
+        batch: Batch,
+        observer: Observer,
+    ) -> std::io::Result<Self> {
+        // Who runs ahead is held back by layers, which are fewer.
+        let (orders, ordered) = bounded(crate::pool::MAX_LAYERS);
+        let shared = Arc::new(Shared { committed: AtomicU64::new(after(tip)), ..Shared::default() });
+        let work = Work {
+            store: Arc::clone(store),
+            shared: Arc::clone(&shared),
+            batch,
+            digest,
+            waiting: Vec::new(),
+            observer,
+        };
+        let thread = thread::Builder::new().name("cofferdam-commit".to_owned());
+        let thread = thread.spawn(move || work.run(&ordered))?;
+        Ok(Self { orders: Some(orders), shared, thread: Some(thread) })
+    }
+
+    /// Hands over a block that has run.
+    pub(super) fn commit(&mut self, ran: Ran) -> Result<(), ChainError> {
+        self.order(Order::Block(Box::new(ran)))
+    }
+
+    /// Waits until everything that was handed over is committed.
+    pub(super) fn flush(&mut self) -> Result<(), ChainError> {
+        let (done, flushed) = bounded(1);
+        self.order(Order::Flush(done))?;
+        flushed.recv().map_err(|_| self.failure())
+    }
+
+    /// Has the next block extend `digest`: the one before it is another than the last that was handed over.
+    pub(super) fn go_on_from(&mut self, digest: Hash, tip: Option<u32>) -> Result<(), ChainError> {
+        self.order(Order::From(digest))?;
+        self.shared.committed.store(after(tip), Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether the block at `height` is committed.
+    pub(super) fn has(&self, height: u32) -> bool {
+        self.shared.committed.load(Ordering::Acquire) > u64::from(height)
+    }
+
+    /// What others may know and ask while the thread works.
+    pub(super) fn watch(&self) -> CommitWatch {
+        CommitWatch(Arc::clone(&self.shared))
+    }
+
+    fn order(&mut self, order: Order) -> Result<(), ChainError> {
+        let sent = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
+        if sent { Ok(()) } else { Err(self.failure()) }
+    }
+
+    /// Why the thread has ended.
+    fn failure(&mut self) -> ChainError {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // If it panicked it has left no reason.
+            let _ = thread.join();
+        }
+        match lock(&self.shared.failure).take() {
+            Some(error) => error.into(),
+            None => ChainError::Committer,
+        }
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.watch().give_up();
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic has nothing to tell those who no longer ask.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn after(tip: Option<u32>) -> u64 {
+    tip.map_or(0, |tip| u64::from(tip) + 1)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// The thread's own.
+struct Work {
+    store: Arc<Store>,
+    shared: Arc<Shared>,
+    batch: Batch,
+    digest: Hash,
+    waiting: Vec<(Box<Ran>, BlockRecord)>,
+    observer: Observer,
+}
+
+impl Work {
+    fn run(mut self, orders: &Receiver<Order>) {
+        if let Err(error) = self.obey(orders) {
+            *lock(&self.shared.failure) = Some(error);
+        }
+    }
+
+    fn obey(&mut self, orders: &Receiver<Order>) -> Result<(), StoreError> {
+        let mut due: Option<Instant> = None;
+        loop {
+            let order = match due {
+                Some(due) => orders.recv_deadline(due),
+                None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match order {
+                Ok(Order::Block(ran)) => {
+                    self.take(ran);
+                    due.get_or_insert_with(|| Instant::now() + self.batch.age);
+                    if !self.is_full() {
+                        continue;
+                    }
+                    self.commit()?;
+                }
+                Ok(Order::Flush(done)) => {
+                    self.commit()?;
+                    // Whoever asked may have gone.
+                    let _ = done.send(());
+                }
+                Ok(Order::From(digest)) => self.digest = digest,
+                Err(RecvTimeoutError::Timeout) => self.commit()?,
+                Err(RecvTimeoutError::Disconnected) => return self.commit(),
+            }
+            due = None;
+        }
+    }
+
+    /// Takes a block in: what is to be kept of it is computed here, off the way of the next one.
+    fn take(&mut self, mut ran: Box<Ran>) {
+        let Ran { outcome, sha256, verdict, .. } = &mut *ran;
+        let writes = outcome.result.writes();
+        outcome.writes_sha256 = writes.hash();
+        self.digest = digest::extend(self.digest, outcome.height, *sha256, *verdict, outcome.writes_sha256);
+        outcome.digest = Some(self.digest);
+        let record = BlockRecord {
+            height: outcome.height,
+            hash: hash_bytes(outcome.hash),
+            digest: self.digest,
+            verdict: *verdict,
+            writes: writes.count(),
+            writes_sha256: outcome.writes_sha256,
+        };
+        self.waiting.push((ran, record));
+    }
+
+    fn is_full(&self) -> bool {
+        let bytes = |(ran, _): &(Box<Ran>, BlockRecord)| ran.outcome.result.writes().as_bytes().len() as u64;
+        self.waiting.len() >= self.batch.blocks
+            || self.waiting.iter().map(bytes).sum::<u64>() >= self.batch.bytes
+    }
+
+    /// Commits what waits. Room on a full disk is waited for.
+    fn commit(&mut self) -> Result<(), StoreError> {
+        const FIRST_PAUSE: Duration = Duration::from_millis(100);
+        // Somebody may be waiting for this thread to end.
+        const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let blocks: Vec<_> =
+                self.waiting.iter().map(|(ran, record)| (record, ran.outcome.result.writes())).collect();
+            match self.store.commit_all(&blocks) {
+                Ok(()) => break,
+                Err(error) if error.is_full_disk() && !self.shared.impatient.load(Ordering::Acquire) => {
+                    self.stall(&error);
+                    thread::sleep(pause);
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.announce();
+        Ok(())
+    }
+
+    fn stall(&self, error: &StoreError) {
+        let before = lock(&self.shared.stalled).replace(error.to_string());
+        if before.is_none() {
+            tracing::error!("{error}; trying again until there is room");
+        }
+    }
+
+    fn announce(&mut self) {
+        if lock(&self.shared.stalled).take().is_some() {
+            tracing::info!("there is room on the disk again");
+        }
+        for (mut ran, record) in self.waiting.drain(..) {
+            ran.outcome.committed = true;
+            self.shared.committed.store(u64::from(record.height) + 1, Ordering::Release);
+            (self.observer)(&ran.outcome);
+        }
+    }
+}
