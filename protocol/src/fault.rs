@@ -29,6 +29,9 @@ pub enum FaultKind {
     WrongJob,
     /// Answers with output that is no list of pairs.
     WrongPairs,
+    /// Answers that the guest gave nothing, whatever it gave. The worker of a pool's first slot alone does, so that there
+    /// is somebody to hold it against.
+    Lie,
     /// Does not answer.
     Hang,
     /// Overwrites its life lock (see [`crate::status`]), then kills itself with SIGKILL.
@@ -52,7 +55,7 @@ pub struct Fault {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "fault {0:?}: expected HEIGHT:KIND or HEIGHTxATTEMPTS:KIND with KIND one of kill, segv, abort, exit=CODE, \
-     garbage, long-frame, wrong-span, wrong-job, wrong-pairs, hang, forge, half"
+     garbage, long-frame, wrong-span, wrong-job, wrong-pairs, lie, hang, forge, half"
 )]
 pub struct ParseFaultError(String);
 
@@ -83,6 +86,7 @@ fn parse_kind(text: &str) -> Option<FaultKind> {
         "wrong-span" => FaultKind::WrongSpan,
         "wrong-job" => FaultKind::WrongJob,
         "wrong-pairs" => FaultKind::WrongPairs,
+        "lie" => FaultKind::Lie,
         "hang" => FaultKind::Hang,
         "forge" => FaultKind::Forge,
         "half" => FaultKind::Half,

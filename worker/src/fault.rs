@@ -42,6 +42,7 @@ pub(crate) fn strike(
         FaultKind::Half => life_lock::end_main_thread(),
         FaultKind::WrongSpan => return Ok(Reply { output: Span { offset: u64::MAX, length: 1 }, ..reply }),
         FaultKind::WrongJob => return Ok(Reply { job: reply.job.wrapping_add(1), ..reply }),
+        FaultKind::Lie => return Ok(Reply { output: Span::default(), ..reply }),
         // One byte of whatever the job flushed, or of zeros: no whole field.
         FaultKind::WrongPairs => return Ok(Reply { output: Span { offset: 0, length: 1 }, ..reply }),
     }

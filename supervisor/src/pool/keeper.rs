@@ -190,7 +190,8 @@ impl Keeper {
         let Newborn { worker, mut link } = born;
         let settings = &self.common.settings;
         // If it is dead already, there is nothing to receive either.
-        let _ = frame::send(&mut link.requests, &settings.configure(&self.common.desk.layers));
+        let _ =
+            frame::send(&mut link.requests, &settings.configure(self.slot.index, &self.common.desk.layers));
         match self.first_words(&worker, &mut link) {
             Ok(Startup::Hello(hello)) if is_sound(&hello, settings.memory.bytes) => {
                 tracing::info!(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cofferdam_protocol::fault::Fault;
+use cofferdam_protocol::fault::{Fault, FaultKind};
 use cofferdam_protocol::message::MemoryPlan;
 use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, message};
 
@@ -75,8 +75,9 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// The first frame to a worker that finds its layers in `layers`.
-    pub(super) fn configure(&self, layers: &LayerArena) -> message::Configure {
+    /// The first frame to the worker of `slot`, which finds its layers in `layers`.
+    pub(super) fn configure(&self, slot: usize, layers: &LayerArena) -> message::Configure {
+        let is_its_own = |fault: &&Fault| slot == 0 || fault.kind != FaultKind::Lie;
         message::Configure {
             version: PROTOCOL_VERSION,
             build: BUILD.to_owned(),
@@ -88,7 +89,7 @@ impl Settings {
             state: self.state.clone(),
             layer_bytes: layers.capacity(),
             layer_seed: layers.seed(),
-            faults: self.faults.clone(),
+            faults: self.faults.iter().filter(is_its_own).copied().collect(),
         }
     }
 }

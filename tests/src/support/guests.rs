@@ -157,8 +157,13 @@ pub fn key_value_flush(fields: &[&[u8]]) -> Vec<u8> {
 
 /// A block that makes [`SCRIPT`] flush a pair, its height in it; the pair is what [`good_pair`] says.
 pub fn good_block(height: u32) -> Job {
+    Job::block(height, good_input(height))
+}
+
+/// The input of [`good_block`].
+pub fn good_input(height: u32) -> Vec<u8> {
     let (key, value) = good_pair(height);
-    Act::Flush(&key_value_flush(&[&key, &value])).block(height)
+    Act::Flush(&key_value_flush(&[&key, &value])).input()
 }
 
 /// What [`good_block`] flushes.
