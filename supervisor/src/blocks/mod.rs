@@ -16,8 +16,10 @@
 
 mod bundled;
 mod chain;
+pub mod daemon;
 mod discover;
 mod error;
+mod feed;
 mod framing;
 mod input;
 mod numbering;
@@ -39,6 +41,7 @@ pub use bitcoin::{BlockHash, Network};
 
 pub use bundled::bundled;
 pub use error::BlockError;
+pub use feed::{Feed, FeedError, FeedEvent};
 pub use framing::Tear;
 pub use input::BlockInput;
 pub use plan::open;

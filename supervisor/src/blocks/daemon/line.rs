@@ -1,0 +1,420 @@
+//! The line of blocks between the node and the caller: which were given, which wait to be taken, which are being fetched,
+//! which are planned. It is all that the threads share, and it keeps the promise of a feed: what is taken from it is one
+//! chain, and what the node has left is never taken.
+//!
+//! Three sides use it. The conductor plans hashes at its far end and cuts it where the node left it; fetchers claim the
+//! foremost planned blocks and deliver them; the caller takes what is ready at its near end.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bitcoin::BlockHash;
+
+use super::super::feed::FeedEvent;
+use super::error::DaemonError;
+use super::settings::AHEAD_BYTES;
+use super::window::Window;
+use crate::chain::Hashed;
+
+/// How many planned blocks suffice for the conductor to rest.
+pub(super) const PLANNED: usize = 100;
+
+/// A line, between threads.
+#[derive(Debug)]
+pub(super) struct Line {
+    state: Mutex<State>,
+    /// Something changed that someone may wait for.
+    changed: Condvar,
+    pipeline: usize,
+}
+
+/// A block to be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Job {
+    /// Its height.
+    pub(super) height: u32,
+    /// Its hash.
+    pub(super) hash: BlockHash,
+}
+
+/// Where the node left the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fork {
+    /// The highest block that both have, if there is one.
+    pub(super) at: Option<(u32, BlockHash)>,
+    /// The lowest height of the line that the node left.
+    pub(super) left: u32,
+}
+
+/// Two planned neighbours that turned out to be none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tear {
+    /// The upper block.
+    pub(super) block: Job,
+    /// The parent that it names.
+    pub(super) parent: BlockHash,
+    /// What was planned, or given, below it.
+    pub(super) below: BlockHash,
+}
+
+#[derive(Debug)]
+struct State {
+    given: Window,
+    /// Taken back and not yet told: it is told before any further block.
+    rewind: Option<Rewind>,
+    /// Planned blocks of consecutive heights, the first of which follows the last given.
+    slots: VecDeque<Slot>,
+    /// Bytes of those that are ready.
+    ready_bytes: u64,
+    /// The height at which the caller has everything, with the hash there if it is known.
+    target: Option<(u32, Option<BlockHash>)>,
+    /// The first height, while nothing is given.
+    start: u32,
+    at_tip_was_told: bool,
+    tear: Option<Tear>,
+    failure: Option<DaemonError>,
+    failure_was_told: bool,
+    stopped: bool,
+}
+
+#[derive(Debug)]
+struct Rewind {
+    fork: Option<u32>,
+    depth: u32,
+}
+
+#[derive(Debug)]
+struct Slot {
+    job: Job,
+    rejected: u32,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Planned,
+    Claimed,
+    Ready(Box<Hashed>),
+    /// It cannot be had.
+    Lost(DaemonError),
+}
+
+impl Line {
+    /// A line that goes on after `tip`, or begins at height `start`. `remembered` hashes of those given are kept, and
+    /// `pipeline` blocks are fetched ahead; both are at least one.
+    pub(super) fn new(tip: Option<(u32, BlockHash)>, start: u32, remembered: usize, pipeline: usize) -> Self {
+        let state = State {
+            given: Window::new(remembered.max(1), tip),
+            rewind: None,
+            slots: VecDeque::new(),
+            ready_bytes: 0,
+            target: None,
+            start,
+            at_tip_was_told: false,
+            tear: None,
+            failure: None,
+            failure_was_told: false,
+            stopped: false,
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new(), pipeline: pipeline.max(1) }
+    }
+
+    /// Lets every thread come to its end.
+    pub(super) fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits, unless the line is stopped meanwhile; whether it goes on.
+    pub(super) fn pause(&self, pause: Duration) -> bool {
+        !self.wait_while(pause, |state| !state.stopped).stopped
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_while(&self, patience: Duration, idle: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        let waited = self.changed.wait_timeout_while(self.lock(), patience, |state| idle(state));
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// The conductor's side.
+impl Line {
+    /// The highest block that was given.
+    pub(super) fn given(&self) -> Option<(u32, BlockHash)> {
+        self.lock().given.tip()
+    }
+
+    /// The highest block that is planned or, without one, given.
+    pub(super) fn end(&self) -> Option<(u32, BlockHash)> {
+        self.lock().end()
+    }
+
+    /// The hash of the line at a height, as far as it is remembered.
+    pub(super) fn at(&self, height: u32) -> Option<BlockHash> {
+        let state = self.lock();
+        state.slot(height).map(|slot| slot.job.hash).or_else(|| state.given.at(height))
+    }
+
+    /// Plans the blocks that follow the end.
+    pub(super) fn plan(&self, hashes: &[BlockHash]) {
+        let mut state = self.lock();
+        for hash in hashes {
+            let Some(height) = state.end().map_or(Some(state.start), |(height, _)| height.checked_add(1))
+            else {
+                break;
+            };
+            let job = Job { height, hash: *hash };
+            state.slots.push_back(Slot { job, rejected: 0, content: Content::Planned });
+        }
+        self.changed.notify_all();
+    }
+
+    /// Whether more should be planned to reach the target.
+    pub(super) fn has_room(&self) -> bool {
+        self.lock().has_room()
+    }
+
+    /// Where the caller will have everything.
+    pub(super) fn aim(&self, height: u32, hash: Option<BlockHash>) {
+        self.lock().target = Some((height, hash));
+        self.changed.notify_all();
+    }
+
+    /// Drops what is planned above a height: the node no longer has it.
+    pub(super) fn forget_above(&self, height: u32) {
+        self.lock().forget_above(Some(height));
+    }
+
+    /// Takes everything above the fork back. How many of the blocks given that are, and the highest of them.
+    pub(super) fn cut(&self, fork: Fork) -> Option<(u32, (u32, BlockHash))> {
+        let mut state = self.lock();
+        state.forget_above(fork.at.map(|(height, _)| height));
+        let tip = state.given.tip().filter(|(tip, _)| *tip >= fork.left)?;
+        let depth = tip.0 - fork.left + 1;
+        let before = state.rewind.as_ref().map_or(0, |rewind| rewind.depth);
+        state.rewind = Some(Rewind { fork: fork.at.map(|(height, _)| height), depth: before + depth });
+        state.given.cut(fork.at);
+        state.at_tip_was_told = false;
+        self.changed.notify_all();
+        Some((depth, tip))
+    }
+
+    /// The tear that was found, once.
+    pub(super) fn take_tear(&self) -> Option<Tear> {
+        self.lock().tear.take()
+    }
+
+    /// Waits until there is room to plan, for a pause at most; whether the line goes on.
+    pub(super) fn wait_for_room(&self, pause: Duration) -> bool {
+        !self.wait_while(pause, |state| !state.stopped && !state.has_room()).stopped
+    }
+
+    /// Ends the line: what waits in it is dropped, and the caller told why. The first reason counts.
+    pub(super) fn fail(&self, error: DaemonError) {
+        let mut state = self.lock();
+        state.forget_above(None);
+        state.stopped = true;
+        state.failure.get_or_insert(error);
+        self.changed.notify_all();
+    }
+}
+
+/// The fetchers' side.
+impl Line {
+    /// The foremost block that nobody fetches yet, once there is one; none when the line is stopped.
+    pub(super) fn claim(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            if let Some(slot) = state.claimable(self.pipeline) {
+                slot.content = Content::Claimed;
+                return Some(slot.job);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The block that was claimed. It is dropped if the line was cut below it meanwhile.
+    pub(super) fn deliver(&self, block: Hashed) {
+        let mut state = self.lock();
+        let job = Job { height: block.block.height, hash: block.block.hash };
+        let Some(below) = state.below(job) else { return };
+        if let (Some(parent), Some(below)) = (block.block.previous, below)
+            && parent != below
+        {
+            state.tear = Some(Tear { block: job, parent, below });
+            state.forget_above(None);
+            return;
+        }
+        let bytes = block.block.bytes.len() as u64;
+        let Some(slot) = state.slot_mut(job) else { return };
+        if matches!(slot.content, Content::Ready(_)) {
+            return;
+        }
+        slot.content = Content::Ready(Box::new(block));
+        state.ready_bytes += bytes;
+        self.changed.notify_all();
+    }
+
+    /// The claimed block could not be had this time.
+    pub(super) fn give_back(&self, job: Job) {
+        if let Some(slot) = self.lock().slot_mut(job)
+            && matches!(slot.content, Content::Claimed)
+        {
+            slot.content = Content::Planned;
+        }
+        self.changed.notify_all();
+    }
+
+    /// What came was not the claimed block; how often that happened to it by now.
+    pub(super) fn reject(&self, job: Job) -> u32 {
+        let times = self.lock().slot_mut(job).map_or(0, |slot| {
+            slot.rejected += 1;
+            slot.rejected
+        });
+        self.give_back(job);
+        times
+    }
+
+    /// The claimed block cannot be had at all: the caller is told when its turn comes.
+    pub(super) fn lose(&self, job: Job, error: DaemonError) {
+        if let Some(slot) = self.lock().slot_mut(job) {
+            slot.content = Content::Lost(error);
+        }
+        self.changed.notify_all();
+    }
+}
+
+/// The caller's side.
+impl Line {
+    /// The next event, waited for no longer than `patience`.
+    pub(super) fn take(&self, patience: Duration) -> Result<Option<FeedEvent>, DaemonError> {
+        let began = Instant::now();
+        let mut state = self.lock();
+        loop {
+            let taken = state.take();
+            if !matches!(taken, Ok(None)) {
+                self.changed.notify_all();
+                return taken;
+            }
+            let left = patience.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl State {
+    fn end(&self) -> Option<(u32, BlockHash)> {
+        let planned = self.slots.back().map(|slot| (slot.job.height, slot.job.hash));
+        planned.or_else(|| self.given.tip())
+    }
+
+    fn has_room(&self) -> bool {
+        let reached = |(target, _)| self.end().map_or(self.start > target, |(end, _)| end >= target);
+        self.slots.len() <= PLANNED / 2 && !self.target.is_none_or(reached)
+    }
+
+    fn index(&self, height: u32) -> Option<usize> {
+        usize::try_from(height.checked_sub(self.slots.front()?.job.height)?).ok()
+    }
+
+    fn slot(&self, height: u32) -> Option<&Slot> {
+        self.slots.get(self.index(height)?)
+    }
+
+    fn slot_mut(&mut self, job: Job) -> Option<&mut Slot> {
+        let index = self.index(job.height)?;
+        self.slots.get_mut(index).filter(|slot| slot.job == job)
+    }
+
+    /// The hash below a planned block, if it is still planned: of the one planned before it or given last, if any.
+    fn below(&self, job: Job) -> Option<Option<BlockHash>> {
+        self.slot(job.height).filter(|slot| slot.job == job)?;
+        let index = self.index(job.height)?;
+        Some(match index.checked_sub(1) {
+            Some(before) => self.slots.get(before).map(|slot| slot.job.hash),
+            None => self.given.tip().map(|(_, hash)| hash),
+        })
+    }
+
+    fn claimable(&mut self, pipeline: usize) -> Option<&mut Slot> {
+        // The foremost is always fetched, or nothing would ever be taken.
+        let ahead = if self.ready_bytes < AHEAD_BYTES { pipeline } else { 1 };
+        self.slots.iter_mut().take(ahead).find(|slot| matches!(slot.content, Content::Planned))
+    }
+
+    /// Drops the planned blocks above a height, or all of them.
+    fn forget_above(&mut self, height: Option<u32>) {
+        while let Some(slot) =
+            self.slots.pop_back_if(|slot| height.is_none_or(|height| slot.job.height > height))
+        {
+            if let Content::Ready(block) = slot.content {
+                self.ready_bytes -= block.block.bytes.len() as u64;
+            }
+        }
+    }
+
+    fn take(&mut self) -> Result<Option<FeedEvent>, DaemonError> {
+        if self.failure_was_told {
+            return Err(DaemonError::Ended);
+        }
+        if let Some(Rewind { fork, depth }) = self.rewind.take() {
+            return Ok(Some(FeedEvent::Rewind { fork, depth }));
+        }
+        if let Some(slot) = self.slots.pop_front_if(|slot| slot.content.is_settled()) {
+            return self.give(slot.content);
+        }
+        match self.failure.take() {
+            Some(error) => Err(self.end_with(error)),
+            None => Ok(self.at_tip()),
+        }
+    }
+
+    fn give(&mut self, content: Content) -> Result<Option<FeedEvent>, DaemonError> {
+        match content {
+            Content::Ready(block) => {
+                self.ready_bytes -= block.block.bytes.len() as u64;
+                self.given.push(block.block.height, block.block.hash);
+                self.at_tip_was_told = false;
+                Ok(Some(FeedEvent::Block(*block)))
+            }
+            Content::Lost(error) => Err(self.end_with(error)),
+            Content::Planned | Content::Claimed => Ok(None),
+        }
+    }
+
+    fn end_with(&mut self, error: DaemonError) -> DaemonError {
+        self.forget_above(None);
+        self.failure_was_told = true;
+        self.stopped = true;
+        error
+    }
+
+    /// Says once that the target is reached, or that it is below the first height, so that there is nothing to give.
+    fn at_tip(&mut self) -> Option<FeedEvent> {
+        let (target, expected) = self.target.filter(|_| !self.at_tip_was_told)?;
+        let (height, hash) = match self.given.tip() {
+            Some((height, hash)) => (height == target && expected.is_none_or(|expected| expected == hash))
+                .then_some((height, hash)),
+            None => expected.filter(|_| target < self.start).map(|hash| (target, hash)),
+        }?;
+        self.at_tip_was_told = true;
+        Some(FeedEvent::AtTip { height, hash })
+    }
+}
+
+impl Content {
+    /// Whether nobody will change it any more.
+    fn is_settled(&self) -> bool {
+        matches!(self, Self::Ready(_) | Self::Lost(_))
+    }
+}

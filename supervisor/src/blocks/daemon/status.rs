@@ -1,0 +1,147 @@
+//! What is known of the node at this moment, and what of it was told: a trouble is said when it begins and when it is
+//! over, not at every try in between.
+
+use std::mem::{Discriminant, discriminant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bitcoin::{BlockHash, Network};
+
+use super::client::ChainInfo;
+use super::trouble::Trouble;
+
+/// How many headers a node may have more than blocks before that counts as being behind: each new block makes it one for
+/// a moment.
+const USUAL_HEADERS_AHEAD: u32 = 3;
+
+/// How it stands with the node, for a health check.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Whether the last request was answered as it should be.
+    pub connected: bool,
+    /// The network that the node is of, if it is one of Bitcoin's.
+    pub network: Option<Network>,
+    /// Height and hash of the node's best block.
+    pub tip: Option<(u32, BlockHash)>,
+    /// The height up to which the node knows headers.
+    pub headers: Option<u32>,
+    /// Whether the node says that it is still in its initial download.
+    pub initial_block_download: bool,
+    /// When the node last answered.
+    pub last_contact: Option<Instant>,
+    /// What went wrong last, kept after it has passed.
+    pub last_error: Option<String>,
+}
+
+/// What was being done when something went wrong: what works in one may still fail in the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activity {
+    /// Asking where the chain is.
+    Asking,
+    /// Fetching a block.
+    Fetching,
+}
+
+/// The status, shared by the threads, and the log's one voice about it.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    url: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    status: Status,
+    /// The trouble that was told and is not over.
+    trouble: Option<(Activity, Discriminant<Trouble>)>,
+    syncing: bool,
+    shorter: bool,
+}
+
+impl Reporter {
+    /// About the node at `url`.
+    pub(super) fn new(url: &str) -> Self {
+        Self { url: url.to_owned(), state: Mutex::default() }
+    }
+
+    /// The status now.
+    pub(super) fn status(&self) -> Status {
+        self.lock().status.clone()
+    }
+
+    /// The node did what it was asked for.
+    pub(super) fn worked(&self, activity: Activity) {
+        let mut state = self.lock();
+        state.status.last_contact = Some(Instant::now());
+        if state.trouble.is_none_or(|(during, _)| during == activity) {
+            state.status.connected = true;
+            if state.trouble.take().is_some() {
+                tracing::info!("the node at {} answers again", self.url);
+            }
+        }
+    }
+
+    /// It did not.
+    pub(super) fn failed(&self, activity: Activity, trouble: &Trouble) {
+        let mut state = self.lock();
+        let kind = discriminant(trouble);
+        let told = state.trouble.replace((activity, kind)).is_some_and(|(_, told)| told == kind);
+        let words = format!("the node at {} {trouble}", self.url);
+        if !told {
+            tracing::warn!("{words}; trying again until it passes");
+        }
+        state.status.connected = false;
+        state.status.last_error = Some(words);
+    }
+
+    /// Following ended.
+    pub(super) fn ended(&self, reason: &str) {
+        let mut state = self.lock();
+        state.status.connected = false;
+        state.status.last_error = Some(reason.to_owned());
+    }
+
+    /// The node said where its chain is.
+    pub(super) fn informed(&self, info: &ChainInfo) {
+        let mut state = self.lock();
+        let status = &mut state.status;
+        status.network = info.network();
+        status.tip = Some((info.blocks, info.best));
+        status.headers = Some(info.headers);
+        status.initial_block_download = info.initial_block_download;
+        let behind = info.headers.saturating_sub(info.blocks) > USUAL_HEADERS_AHEAD;
+        let syncing = info.initial_block_download || behind;
+        if std::mem::replace(&mut state.syncing, syncing) == syncing {
+            return;
+        }
+        let (url, blocks, headers) = (&self.url, info.blocks, info.headers);
+        if syncing {
+            tracing::info!(
+                "the node at {url} is still downloading: it has blocks up to height {blocks} and headers up to {headers}; \
+                 following as it goes"
+            );
+        } else {
+            tracing::info!("the node at {url} is done downloading, at height {blocks}");
+        }
+    }
+
+    /// Whether the node's chain is a part of what was given: it ends at `theirs`, below `ours`.
+    pub(super) fn shorter(&self, shorter: Option<(u32, u32)>) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.shorter, shorter.is_some()) == shorter.is_some() {
+            return;
+        }
+        match shorter {
+            Some((theirs, ours)) => tracing::warn!(
+                "the node at {} is at height {theirs}, below height {ours} that was indexed from the same chain; waiting \
+                 until it is there again",
+                self.url
+            ),
+            None => tracing::info!("the node at {} has caught up with what was indexed", self.url),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

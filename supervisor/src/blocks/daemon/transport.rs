@@ -1,0 +1,321 @@
+//! JSON-RPC's way to the node: HTTP with a connection kept open for each thread, a timeout on every request, a cap on every
+//! answer, and a switch that ends all requests at once.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jsonrpc::{Request, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use ureq::Agent;
+use ureq::http::Uri;
+
+use super::error::DaemonError;
+use super::settings::Auth;
+
+/// The longest time that a connection is tried for, within a request's own.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Longest answer's head, in bytes.
+const HEAD_BYTES: usize = 16 << 10;
+/// Longest cookie file, in bytes. Bitcoin Core's has 75.
+const COOKIE_BYTES: u64 = 4 << 10;
+/// How much of an answer that is no JSON is repeated, in characters.
+const QUOTED: usize = 120;
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TransportError {
+    #[error("the cookie file cannot be read: {0}")]
+    NoCookie(io::Error),
+    #[error("HTTP status {status}: {body}")]
+    Status { status: u16, body: String },
+    #[error("the answer is longer than {0} bytes")]
+    TooLong(u64),
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("{0}")]
+    Broken(String),
+    #[error("{0}")]
+    NotJson(String),
+}
+
+/// Where a node is, from a URL.
+#[derive(Debug)]
+pub(super) struct Target {
+    uri: Uri,
+    auth: Auth,
+    /// Without name and password, for people.
+    pub(super) shown: String,
+}
+
+impl Target {
+    /// Takes a URL apart, of which name and password count where `auth` has none.
+    pub(super) fn new(url: &str, auth: &Auth) -> Result<Self, DaemonError> {
+        let (inside, rest) = cut_userinfo(url);
+        let refused = |reason: String| DaemonError::Url { url: rest.clone(), reason };
+        let uri: Uri = rest.parse().map_err(|error| refused(format!("it is no URL ({error})")))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                let reason = "TLS is not spoken here; put a proxy or a tunnel before the node".to_owned();
+                return Err(refused(reason));
+            }
+            _ => return Err(refused("it does not begin with http://".to_owned())),
+        }
+        if uri.host().is_none_or(str::is_empty) {
+            return Err(refused("it names no host".to_owned()));
+        }
+        let auth = match (auth, inside) {
+            (Auth::None, Some((user, password))) => Auth::UserPass { user, password },
+            _ => auth.clone(),
+        };
+        Ok(Self { uri, auth, shown: rest.trim_end_matches('/').to_owned() })
+    }
+
+    /// How one is let in.
+    pub(super) fn auth(&self) -> &Auth {
+        &self.auth
+    }
+}
+
+/// Cuts `user:password@` out of a URL.
+fn cut_userinfo(url: &str) -> (Option<(String, String)>, String) {
+    let Some((scheme, rest)) = url.split_once("://") else { return (None, url.to_owned()) };
+    let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
+    let Some((inside, _)) = authority.rsplit_once('@') else { return (None, url.to_owned()) };
+    let (user, password) = inside.split_once(':').unwrap_or((inside, ""));
+    (Some((user.to_owned(), password.to_owned())), format!("{scheme}://{}", &rest[inside.len() + 1..]))
+}
+
+/// The connections to one node.
+#[derive(Debug)]
+pub(super) struct Connections {
+    agent: Agent,
+    target: Target,
+    /// The header `Authorization`, for a cookie as it was when last read.
+    authorization: Mutex<Option<String>>,
+}
+
+impl Connections {
+    /// To the node at `target`, of which `connections` at most are kept open.
+    pub(super) fn new(target: Target, connections: usize, timeout: Duration) -> Self {
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            // A node is reached as it is named: a proxy for the web is not for it.
+            .proxy(None)
+            .timeout_global(Some(timeout))
+            .timeout_connect(Some(CONNECT.min(timeout)))
+            .max_response_header_size(HEAD_BYTES)
+            .max_idle_connections(connections)
+            .max_idle_connections_per_host(connections)
+            .user_agent(concat!("cofferdam/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        Self { agent, target, authorization: Mutex::new(None) }
+    }
+
+    /// Ends the requests that are under way, and refuses further ones.
+    pub(super) fn close(&self) {
+        self.agent.clone().shutdown();
+    }
+
+    fn send(&self, body: &[u8], limit: u64) -> Result<Vec<u8>, TransportError> {
+        let authorization = self.authorization()?;
+        match self.send_as(authorization.as_deref(), body, limit) {
+            // The node may have been started again, and have written another cookie.
+            Err(TransportError::Status { status: 401, .. }) if self.forget_cookie() => {
+                let fresh = self.authorization()?;
+                self.send_as(fresh.as_deref(), body, limit)
+            }
+            sent => sent,
+        }
+    }
+
+    fn send_as(
+        &self,
+        authorization: Option<&str>,
+        body: &[u8],
+        limit: u64,
+    ) -> Result<Vec<u8>, TransportError> {
+        let mut request = self.agent.post(&self.target.uri).content_type("application/json");
+        if let Some(authorization) = authorization {
+            request = request.header("authorization", authorization);
+        }
+        let mut response = request.send(body).map_err(|error| broken(error, limit))?;
+        let status = response.status().as_u16();
+        let read = response.body_mut().with_config().limit(limit).read_to_vec();
+        let bytes = read.map_err(|error| broken(error, limit))?;
+        // An error that the node names comes with status 500 or 404, and as JSON.
+        let is_named = status == 200 || serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
+        if !is_named || matches!(status, 401 | 403) {
+            return Err(TransportError::Status { status, body: quote(&bytes) });
+        }
+        Ok(bytes)
+    }
+
+    fn authorization(&self) -> Result<Option<String>, TransportError> {
+        let mut authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner);
+        if authorization.is_none() {
+            *authorization = match &self.target.auth {
+                Auth::None => None,
+                Auth::UserPass { user, password } => Some(basic(&format!("{user}:{password}"))),
+                Auth::CookieFile(path) => {
+                    Some(basic(read_cookie(path).map_err(TransportError::NoCookie)?.trim()))
+                }
+            };
+        }
+        Ok(authorization.clone())
+    }
+
+    /// Lets the cookie be read again; whether there is one.
+    fn forget_cookie(&self) -> bool {
+        let is_cookie = matches!(self.target.auth, Auth::CookieFile(_));
+        if is_cookie {
+            *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        is_cookie
+    }
+}
+
+fn basic(credentials: &str) -> String {
+    format!("Basic {}", BASE64.encode(credentials))
+}
+
+fn read_cookie(path: &Path) -> io::Result<String> {
+    let mut cookie = String::new();
+    File::open(path)?.take(COOKIE_BYTES).read_to_string(&mut cookie)?;
+    Ok(cookie)
+}
+
+fn broken(error: ureq::Error, limit: u64) -> TransportError {
+    match error {
+        ureq::Error::BodyExceedsLimit(_) => TransportError::TooLong(limit),
+        ureq::Error::Timeout(_) => TransportError::TimedOut,
+        ureq::Error::Io(error) => TransportError::Broken(error.to_string()),
+        error => TransportError::Broken(error.to_string()),
+    }
+}
+
+/// The beginning of an answer, on one line.
+fn quote(bytes: &[u8]) -> String {
+    let head = &bytes[..bytes.len().min(4 * QUOTED)];
+    let text = String::from_utf8_lossy(head);
+    let words: Vec<_> = text.split_whitespace().collect();
+    words.join(" ").chars().filter(|c| !c.is_control()).take(QUOTED).collect()
+}
+
+/// The connections, for answers of at most `limit` bytes.
+#[derive(Debug)]
+pub(super) struct Capped {
+    pub(super) connections: Arc<Connections>,
+    pub(super) limit: u64,
+}
+
+impl Capped {
+    fn exchange<T: DeserializeOwned>(&self, question: impl Serialize) -> Result<T, jsonrpc::Error> {
+        let body = serde_json::to_vec(&question)?;
+        let sent = self.connections.send(&body, self.limit);
+        let answer = sent.map_err(|error| jsonrpc::Error::Transport(error.into()))?;
+        serde_json::from_slice(&answer).map_err(|error| {
+            let words = format!("{error} in \"{}\"", quote(&answer));
+            jsonrpc::Error::Transport(TransportError::NotJson(words).into())
+        })
+    }
+}
+
+impl jsonrpc::client::Transport for Capped {
+    fn send_request(&self, request: Request<'_>) -> Result<Response, jsonrpc::Error> {
+        self.exchange(request)
+    }
+
+    fn send_batch(&self, requests: &[Request<'_>]) -> Result<Vec<Response>, jsonrpc::Error> {
+        self.exchange(requests)
+    }
+
+    fn fmt_target(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.connections.target.shown)
+    }
+}
+
+impl Connections {
+    /// The node, for people.
+    pub(super) fn url(&self) -> &str {
+        &self.target.shown
+    }
+
+    /// How one is let in.
+    pub(super) fn auth(&self) -> &Auth {
+        self.target.auth()
+    }
+}
+
+/// What a refused way in was, and what to do about it.
+pub(super) fn refused(auth: &Auth) -> (String, &'static str) {
+    match auth {
+        Auth::None => ("a request without name and password".to_owned(), "give --auth USER:PASSWORD"),
+        Auth::UserPass { user, .. } => (
+            format!("the name {user:?} with its password"),
+            "compare --auth with the node's rpcuser and rpcpassword, or rpcauth",
+        ),
+        Auth::CookieFile(path) => (
+            format!("the cookie in {}", path.display()),
+            "give the file .cookie of that very node's data directory",
+        ),
+    }
+}
+
+/// The cookie file, if that is the way in.
+pub(super) fn cookie_path(auth: &Auth) -> Option<PathBuf> {
+    match auth {
+        Auth::CookieFile(path) => Some(path.clone()),
+        Auth::None | Auth::UserPass { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(url: &str) -> Result<Target, String> {
+        Target::new(url, &Auth::None).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_url_may_carry_name_and_password_which_are_never_shown() {
+        let found = target("http://alice:p@ss:w@127.0.0.1:8332/").unwrap();
+        let expected = Auth::UserPass { user: "alice".to_owned(), password: "p@ss:w".to_owned() };
+        assert_eq!(found.auth, expected);
+        assert_eq!(found.shown, "http://127.0.0.1:8332");
+        assert!(!format!("{found:?}").contains("p@ss"), "{found:?}");
+        let given = Auth::UserPass { user: "bob".to_owned(), password: "b".to_owned() };
+        assert_eq!(Target::new("http://alice:a@host:1", &given).unwrap().auth, given);
+    }
+
+    #[test]
+    fn what_is_no_node_is_refused_in_words() {
+        for (url, word) in [
+            ("https://host:8332", "TLS"),
+            ("host:8332", "http://"),
+            ("ftp://host", "http://"),
+            ("http://", "no URL"),
+            ("http://alice:secret@ho st:1", "no URL"),
+        ] {
+            let words = target(url).unwrap_err();
+            assert!(words.contains(word) && words.contains("http://HOST:PORT"), "{words}");
+            assert!(!words.contains("secret"), "{words}");
+        }
+    }
+
+    #[test]
+    fn answers_are_quoted_on_one_short_line() {
+        assert_eq!(quote(b"<html>\n  Bad\tGateway\x1b[1m"), "<html> Bad Gateway[1m");
+        assert_eq!(quote(&[b'x'; 5000]).len(), QUOTED);
+    }
+}

@@ -1,0 +1,55 @@
+//! A feed of blocks that does not end: the chain of a node while it grows, and while it takes blocks back.
+//!
+//! What a [`super::BlockSource`] gives is a chain that is settled; heights only rise. A feed adds the two things that a
+//! living chain does: it is left for a better one, and it has a tip at which one waits.
+
+use std::time::Duration;
+
+use super::daemon::DaemonError;
+use super::{BlockError, BlockHash};
+use crate::chain::Hashed;
+
+/// What a feed of blocks gives next.
+///
+/// Events are consistent: every block is one higher than the one given before it and names it as its parent, and after a
+/// rewind the same holds of the block at the fork.
+#[derive(Clone, Debug)]
+pub enum FeedEvent {
+    /// The next block, which follows the one given before. Its bytes were verified: their hash is the one that the chain
+    /// has at this height, and merkle root and witness commitment are those of the transactions.
+    Block(Hashed),
+    /// The chain given so far was left. Next comes the block after the fork.
+    Rewind {
+        /// The highest block that is still of the best chain; `None` if none of those given is.
+        fork: Option<u32>,
+        /// How many of the blocks given are no longer of the best chain.
+        depth: u32,
+    },
+    /// Everything up to the source's tip was given; said once each time that it is reached.
+    AtTip {
+        /// Height of the tip.
+        height: u32,
+        /// Its hash.
+        hash: BlockHash,
+    },
+}
+
+/// A source of blocks that is followed by one thread.
+pub trait Feed {
+    /// The next event, waited for no longer than `patience`; `None` if there was none in that time.
+    ///
+    /// # Errors
+    /// [`FeedError`], after which the feed gives nothing more.
+    fn next(&mut self, patience: Duration) -> Result<Option<FeedEvent>, FeedError>;
+}
+
+/// Why a feed cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// Files or a stream of blocks.
+    #[error(transparent)]
+    Blocks(#[from] BlockError),
+    /// A node.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+}
