@@ -14,6 +14,7 @@ pub mod cli;
 pub mod harness;
 pub mod host;
 pub mod http;
+pub mod node;
 pub mod pool;
 pub mod sample;
 pub mod store;

@@ -21,17 +21,17 @@ const UNIT_BYTES: u64 = 4096;
 
 /// Memory for bodies and answers, shared by all requests.
 #[derive(Clone, Debug)]
-pub(super) struct Room {
+pub(crate) struct Room {
     units: Arc<Semaphore>,
     all: u32,
 }
 
 /// A part of the room, given back when dropped.
 #[derive(Debug, Default)]
-pub(super) struct Held(#[allow(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
+pub(crate) struct Held(#[allow(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
 
 impl Room {
-    pub(super) fn new(bytes: u64) -> Self {
+    pub(crate) fn new(bytes: u64) -> Self {
         let all = u32::try_from((bytes / UNIT_BYTES).max(1)).unwrap_or(u32::MAX);
         // What a semaphore can count is far more than 32 bits hold.
         let units = Semaphore::new(usize::try_from(all).unwrap_or(Semaphore::MAX_PERMITS));
@@ -66,17 +66,33 @@ pub(super) struct Received {
 }
 
 /// What a body may cost.
-pub(super) struct Bounds {
-    pub(super) bytes: u64,
-    pub(super) time: Duration,
+pub(crate) struct Bounds {
+    pub(crate) bytes: u64,
+    pub(crate) time: Duration,
     /// How long to wait for room.
-    pub(super) patience: Duration,
+    pub(crate) patience: Duration,
     /// Seconds to name to whoever finds no room.
-    pub(super) retry_after: u64,
+    pub(crate) retry_after: u64,
 }
 
-/// Reads all of `body`.
+/// Reads all of `body`, to be run.
 pub(super) async fn receive(body: Body, bounds: &Bounds, room: &Room) -> Result<Received, Problem> {
+    let (mut parts, mut hasher) = (Parts::default(), Sha256::new());
+    let held = read(body, bounds, room, |part| {
+        hasher.update(&part);
+        parts.add(part);
+    })
+    .await?;
+    Ok(Received { input: Input::from_parts(parts.finish()), sha256: Hash(hasher.finalize().into()), held })
+}
+
+/// Reads all of `body`, hands each of its parts to `take`, and returns the room that they have.
+pub(crate) async fn read(
+    body: Body,
+    bounds: &Bounds,
+    room: &Room,
+    mut take: impl FnMut(Bytes),
+) -> Result<Vec<Held>, Problem> {
     let deadline = Instant::now() + bounds.time;
     let announced = body.size_hint().exact();
     if announced.is_some_and(|bytes| bytes > bounds.bytes) {
@@ -85,18 +101,15 @@ pub(super) async fn receive(body: Body, bounds: &Bounds, room: &Room) -> Result<
     let mut share = Share { room, bounds, announced, held: Vec::new(), left: 0 };
     let limit = usize::try_from(bounds.bytes).unwrap_or(usize::MAX);
     let mut body = Limited::new(body, limit);
-    let (mut parts, mut hasher) = (Parts::default(), Sha256::new());
     loop {
         let frame = timeout_at(deadline, body.frame()).await;
         let Some(frame) = frame.map_err(|_| Problem::SlowBody(bounds.time))? else { break };
         // Trailers mean nothing here.
         let Ok(part) = frame.map_err(|error| broken(&*error, bounds))?.into_data() else { continue };
         share.cover(part.len() as u64).await?;
-        hasher.update(&part);
-        parts.add(part);
+        take(part);
     }
-    let input = Input::from_parts(parts.finish());
-    Ok(Received { input, sha256: Hash(hasher.finalize().into()), held: share.held })
+    Ok(share.held)
 }
 
 /// The room that one body has taken so far.

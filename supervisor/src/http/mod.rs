@@ -21,7 +21,7 @@
 mod admin;
 mod agent;
 mod answer;
-mod body;
+pub(crate) mod body;
 mod events;
 mod gate;
 mod health;
@@ -30,7 +30,7 @@ mod idempotency;
 mod jobs;
 mod metrics;
 mod monitor;
-mod problem;
+pub(crate) mod problem;
 mod request;
 pub mod server;
 mod service;

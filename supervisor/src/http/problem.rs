@@ -14,7 +14,7 @@ use crate::host::size::Bytes;
 
 /// Why a request has no answer from a guest.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub(super) enum Problem {
+pub(crate) enum Problem {
     #[error("{0}")]
     Malformed(String),
     #[error("the body has more than the {} that are taken", Bytes(*limit))]
@@ -77,7 +77,7 @@ impl Problem {
         }
     }
 
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         self.name().0
     }
 

@@ -1,0 +1,3 @@
+//! The node: a chain that follows a Bitcoin daemon, and the faces that it shows to its clients.
+
+pub mod rpc;

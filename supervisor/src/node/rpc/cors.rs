@@ -1,0 +1,149 @@
+//! Which web pages may call the node, as a browser asks it (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use axum::http::uri::{Authority, Scheme};
+use axum::http::{HeaderValue, Method, Uri};
+use thiserror::Error;
+use tower_http::cors::{Any, CorsLayer};
+
+/// Which web pages may call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Cors {
+    /// None but those that this server itself serves.
+    #[default]
+    Off,
+    /// Every page.
+    Any,
+    /// The pages of these origins.
+    Origins(Vec<HeaderValue>),
+}
+
+/// Text that names no origins.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum CorsError {
+    /// Nothing was named.
+    #[error("no origin is named; write *, or origins such as https://example.org with commas between them")]
+    Empty,
+    /// Something else than an origin.
+    #[error("{0:?} is no origin; write scheme, host and port only, as in https://example.org:8443")]
+    NotAnOrigin(String),
+}
+
+impl FromStr for Cors {
+    type Err = CorsError;
+
+    /// Reads `*`, or origins with commas between them. A host without a scheme stands for the pages that it serves by
+    /// `http` and by `https`.
+    fn from_str(text: &str) -> Result<Self, CorsError> {
+        if text.trim() == "*" {
+            return Ok(Self::Any);
+        }
+        let mut origins = Vec::new();
+        for origin in text.split(',').map(str::trim).filter(|origin| !origin.is_empty()) {
+            match origin.contains("://") {
+                true => origins.push(read_origin(origin, origin)?),
+                false => {
+                    for scheme in ["https", "http"] {
+                        origins.push(read_origin(&format!("{scheme}://{origin}"), origin)?);
+                    }
+                }
+            }
+        }
+        if origins.is_empty() { Err(CorsError::Empty) } else { Ok(Self::Origins(origins)) }
+    }
+}
+
+/// Reads `text`, for which the operator wrote `written`, into what a browser sends for it.
+fn read_origin(text: &str, written: &str) -> Result<HeaderValue, CorsError> {
+    let wrong = || CorsError::NotAnOrigin(written.to_owned());
+    let uri: Uri = text.parse().map_err(|_| wrong())?;
+    let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else { return Err(wrong()) };
+    if uri.path() != "/" || text.ends_with('/') || uri.query().is_some() || !is_host(authority) {
+        return Err(wrong());
+    }
+    let origin = serialize_origin(scheme, authority);
+    HeaderValue::try_from(origin).map_err(|_| wrong())
+}
+
+fn is_host(authority: &Authority) -> bool {
+    let host = authority.host();
+    let has_user = authority.as_str().contains('@');
+    !has_user && !host.is_empty() && !host.contains('*')
+}
+
+/// As browsers write it: in lower case, and without the port that the scheme has anyway
+/// (<https://html.spec.whatwg.org/#ascii-serialisation-of-an-origin>).
+fn serialize_origin(scheme: &Scheme, authority: &Authority) -> String {
+    let host = authority.host().to_ascii_lowercase();
+    let usual = match scheme.as_str() {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    };
+    match authority.port_u16().filter(|port| Some(*port) != usual) {
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => format!("{scheme}://{host}"),
+    }
+}
+
+impl Cors {
+    /// What answers browsers, unless they need no answer.
+    pub(super) fn layer(&self) -> Option<CorsLayer> {
+        /// How long a browser need not ask again.
+        const MAX_AGE: Duration = Duration::from_secs(3600);
+        let layer = CorsLayer::new().allow_methods([Method::POST]).allow_headers(Any).max_age(MAX_AGE);
+        match self {
+            Self::Off => None,
+            Self::Any => Some(layer.allow_origin(Any)),
+            Self::Origins(origins) => Some(layer.allow_origin(origins.clone())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origins(text: &str) -> Vec<String> {
+        match text.parse() {
+            Ok(Cors::Origins(origins)) => {
+                origins.iter().map(|origin| origin.to_str().unwrap().to_owned()).collect()
+            }
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn origins_are_read_as_browsers_write_them() {
+        assert_eq!("*".parse(), Ok(Cors::Any));
+        assert_eq!(origins("https://a.org, HTTP://B.org:8080,"), ["https://a.org", "http://b.org:8080"]);
+        assert_eq!(origins("https://a.org:443,http://a.org:443"), ["https://a.org", "http://a.org:443"]);
+        assert_eq!(origins("http://[::1]:3000"), ["http://[::1]:3000"]);
+        assert_eq!(origins("a.org"), ["https://a.org", "http://a.org"]);
+        assert_eq!(origins("localhost:3000"), ["https://localhost:3000", "http://localhost:3000"]);
+    }
+
+    #[test]
+    fn what_is_no_origin_is_refused() {
+        for text in ["", " ", ","] {
+            assert_eq!(text.parse::<Cors>(), Err(CorsError::Empty), "{text:?}");
+        }
+        let wrong = [
+            "https://a.org/",
+            "https://a.org/x",
+            "https://a.org?x",
+            "https://",
+            "https://*",
+            "*.a.org",
+            "a b",
+            "https://user@a.org",
+            "*,https://a.org",
+            "https://a.org:99999",
+        ];
+        for text in wrong {
+            assert!(matches!(text.parse::<Cors>(), Err(CorsError::NotAnOrigin(_))), "{text:?}");
+        }
+    }
+}
