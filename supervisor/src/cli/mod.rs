@@ -3,9 +3,11 @@
 mod args;
 mod bench;
 mod check;
+mod config;
 mod doctor;
 mod error;
 mod logging;
+mod node;
 mod probe;
 mod report;
 mod run;
@@ -57,6 +59,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Serve jobs over HTTP, behind a load balancer.
     Serve(Box<serve::ServeArgs>),
+    /// Follow a Bitcoin node, index its chain, and serve views of the state over JSON-RPC.
+    Node(Box<node::NodeArgs>),
     /// Run the same blocks under several limits of host memory, and say whether memory makes a difference.
     Check(Box<check::CheckArgs>),
     /// Start one worker, commit, prove it, and exit with 0 or 137.
@@ -74,7 +78,15 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::from_arg_matches(&command().get_matches()) {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let command = match config::apply(command(), "node", &arguments) {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("cofferdam: {error}");
+            return ExitCode::from(error.exit().code());
+        }
+    };
+    let cli = match Cli::from_arg_matches(&command.get_matches_from(arguments)) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
@@ -83,6 +95,7 @@ pub fn main() -> ExitCode {
         joined.and_then(|()| logging::init(&cli.log, cli.log_format)).and_then(|()| match cli.command {
             Command::Run(args) => run::run(&args),
             Command::Serve(args) => serve::run(&args),
+            Command::Node(args) => node::run(&args),
             Command::Check(args) => check::run(&args),
             Command::Probe(args) => probe::run(&args),
             Command::Doctor(args) => doctor::run(&args),
@@ -100,17 +113,18 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-/// The command line, with a variable of the environment for every option of `serve`: unit files and containers set those.
+/// The command line, with a variable of the environment for every option of `serve` and `node`: unit files and containers set
+/// those.
 fn command() -> clap::Command {
-    Cli::command().mut_subcommand("serve", |serve| {
-        serve.mut_args(|argument| match argument.get_long() {
-            Some(long) if argument.get_env().is_none() && !matches!(long, "help" | "version") => {
-                let variable = format!("COFFERDAM_{}", long.to_uppercase().replace('-', "_"));
-                argument.env(variable)
-            }
-            _ => argument,
-        })
-    })
+    let with_variable = |argument: clap::Arg| match argument.get_long() {
+        Some(long) if argument.get_env().is_none() && !matches!(long, "help" | "version") => {
+            let variable = format!("COFFERDAM_{}", long.to_uppercase().replace('-', "_"));
+            argument.env(variable)
+        }
+        _ => argument,
+    };
+    let command = Cli::command().mut_subcommand("serve", |serve| serve.mut_args(with_variable));
+    command.mut_subcommand("node", |node| node.mut_args(with_variable))
 }
 
 fn join_cgroup(procs: &Path) -> Result<(), CliError> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cofferdam_protocol::verdict::Verdict;
 use thiserror::Error;
 
-use super::state::{NodeState, Tip, Work};
+use super::state::{NodeState, Tip};
 use crate::blocks::{Feed, FeedError, FeedEvent, FileFeed, daemon};
 use crate::chain::{ChainError, Hashed, Outcome, Pipeline, Pushed};
 use crate::pool::PoolError;
@@ -58,7 +58,8 @@ pub enum Ended {
     Stopped(Box<Outcome>),
 }
 
-/// The thread's own.
+/// What one indexing thread works on.
+#[allow(missing_debug_implementations, reason = "holds a closure, and is of one thread")]
 pub struct Indexer<'a> {
     /// The chain.
     pub pipeline: &'a mut Pipeline,
@@ -68,6 +69,10 @@ pub struct Indexer<'a> {
     pub state: &'a Arc<NodeState>,
     /// The last height to index.
     pub exit_at: Option<u32>,
+    /// Whether to end once everything that there is at some moment is committed.
+    pub exit_at_tip: bool,
+    /// Whether the store has been told the daemon's network.
+    pub network_noted: bool,
     /// Whether somebody asks to end.
     pub is_asked: &'a (dyn Fn() -> bool + Sync),
 }
@@ -99,7 +104,7 @@ impl Indexer<'_> {
                 work.waiting += asked.elapsed();
             }
             if let Source::Daemon(follower) = source {
-                self.state.set_daemon(follower.status());
+                self.note_daemon(follower)?;
             }
             match event {
                 Ok(Some(FeedEvent::Block(block))) => {
@@ -114,6 +119,9 @@ impl Indexer<'_> {
                     at_tip = true;
                     self.state.set_at_tip(true);
                     tracing::info!("block {height} is the newest, and is indexed");
+                    if self.exit_at_tip {
+                        return Ok(Ended::Reached(height));
+                    }
                 }
                 Ok(None) => {}
                 Err(FeedError::Ended) => {
@@ -130,6 +138,16 @@ impl Indexer<'_> {
             work.elapsed = before + started.elapsed();
             self.state.set_work(work);
         }
+    }
+
+    fn note_daemon(&mut self, follower: &daemon::Follower) -> Result<(), NodeError> {
+        let status = follower.status();
+        if let Some(network) = status.network.filter(|_| !self.network_noted) {
+            self.store.set_network(&network.to_string())?;
+            self.network_noted = true;
+        }
+        self.state.set_daemon(status);
+        Ok(())
     }
 
     /// Indexes one block; why that is the end, if it is.

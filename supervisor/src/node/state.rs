@@ -130,42 +130,42 @@ impl NodeState {
         Some((daemon + 1).saturating_sub(next))
     }
 
-    pub(super) fn watch_commits(&self, commits: CommitWatch) {
+    pub(crate) fn watch_commits(&self, commits: CommitWatch) {
         // There is one pipeline.
         let _ = self.commits.set(commits);
     }
 
-    pub(super) fn set_daemon(&self, status: daemon::Status) {
+    pub(crate) fn set_daemon(&self, status: daemon::Status) {
         *lock(&self.daemon) = Some(status);
     }
 
-    pub(super) fn set_work(&self, work: Work) {
+    pub(crate) fn set_work(&self, work: Work) {
         *lock(&self.work) = work;
     }
 
-    pub(super) fn set_at_tip(&self, at_tip: bool) {
+    pub(crate) fn set_at_tip(&self, at_tip: bool) {
         self.at_tip.store(at_tip, Ordering::Relaxed);
     }
 
-    pub(super) fn committed(&self, outcome: &Outcome) {
+    pub(crate) fn committed(&self, outcome: &Outcome) {
         *lock(&self.tip) = Some(Tip { height: outcome.height, hash: outcome.hash });
         *lock(&self.last_block) = Some(Instant::now());
         self.blocks.fetch_add(1, Ordering::Relaxed);
     }
 
     /// From now on what is read above the fork may be of either branch.
-    pub(super) fn begin_rewind(&self) {
+    pub(crate) fn begin_rewind(&self) {
         self.epoch.send_modify(|epoch| *epoch += 1);
     }
 
-    pub(super) fn end_rewind(&self, tip: Option<Tip>, depth: u32) {
+    pub(crate) fn end_rewind(&self, tip: Option<Tip>, depth: u32) {
         *lock(&self.tip) = tip;
         self.reorgs.fetch_add(1, Ordering::Relaxed);
         self.deepest_reorg.fetch_max(depth, Ordering::Relaxed);
         self.epoch.send_modify(|epoch| *epoch += 1);
     }
 
-    pub(super) fn end(&self, reason: String) {
+    pub(crate) fn end(&self, reason: String) {
         *lock(&self.ended) = Some(reason);
     }
 

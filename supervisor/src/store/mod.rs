@@ -178,6 +178,17 @@ impl Store {
         txn.commit().map_err(fail(last))
     }
 
+    /// The network's name, if it is noted.
+    ///
+    /// # Errors
+    /// [`StoreError::Lmdb`].
+    pub fn network(&self) -> Result<Option<String>, StoreError> {
+        let fail = |source| self.lmdb("reading the network", source);
+        let txn = self.env.read_txn().map_err(fail)?;
+        let name = self.meta.get(&txn, state::NETWORK_KEY).map_err(fail)?;
+        Ok(name.map(|name| String::from_utf8_lossy(name).into_owned()))
+    }
+
     /// Notes the network's name, once it is known; noting the same again does nothing.
     ///
     /// # Errors
