@@ -351,13 +351,8 @@ async fn a_call_ends_when_its_time_is_over_or_its_client_is_gone() {
 
 #[tokio::test]
 async fn every_bound_holds() {
-    let settings = RpcSettings {
-        request_bytes: 5000,
-        response_bytes: 1500,
-        batch_entries: 4,
-        body_timeout: Duration::from_millis(200),
-        ..RpcSettings::default()
-    };
+    let settings =
+        RpcSettings { request_bytes: 5000, response_bytes: 1500, batch_entries: 4, ..RpcSettings::default() };
     let node = start(settings).await;
     let reply = node.post(&format!("[{}1]", "1,".repeat(4))).await;
     let (code, data) = reply.error("the batch has 5 calls, above the limit of 4");
@@ -370,10 +365,6 @@ async fn every_bound_holds() {
         assert_eq!((reply.status, code, &data["reason"]), (413, -32005, &json!("too-large")));
         assert_eq!(reply.header("connection"), Some("close"));
     }
-    let slow = "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{";
-    let reply = node.send(slow.as_bytes()).await;
-    assert_eq!((reply.status, reply.error("did not arrive").0), (408, -32600));
-
     let reply = node.call("metashrew_view", json!(["large"])).await;
     let (code, data) =
         reply.error("the response has more than the 1500 bytes that are sent: it would have 2002");
@@ -385,6 +376,33 @@ async fn every_bound_holds() {
     assert_eq!(node.post(&json!([echo]).to_string()).await.json()[0]["id"], 1);
     let reply = node.post(&json!([echo, echo]).to_string()).await;
     assert_eq!(reply.error("the response has more").0, -32005);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let settings = RpcSettings { body_timeout: Duration::from_millis(200), ..RpcSettings::default() };
+    let node = start(settings).await;
+    let slow = "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{";
+    let reply = node.send(slow.as_bytes()).await;
+    assert_eq!((reply.status, reply.error("did not arrive").0), (408, -32600));
+}
+
+#[tokio::test]
+async fn requests_that_are_held_keep_others_out() {
+    let body_timeout = Duration::from_secs(1);
+    let node = start(RpcSettings { buffered_bytes: 4096, body_timeout, ..RpcSettings::default() }).await;
+    let body = r#"{"id":1,"method":"metashrew_view","params":["never"]}"#;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: ";
+    let mut stream = node.connect().await;
+    stream.write_all(format!("{head}{}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
+    node.fake.begun.notified().await;
+    let reply = node.call("metashrew_height", json!([])).await;
+    let (code, data) = reply.error("leave no room");
+    assert_eq!((reply.status, code, &data["reason"]), (503, -32001, &json!("no-room")));
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    drop(stream);
+    node.fake.dropped.notified().await;
+    assert_eq!(node.result("metashrew_height", json!([])).await, json!("840000"));
 }
 
 #[tokio::test]
