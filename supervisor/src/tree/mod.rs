@@ -125,14 +125,10 @@ impl Tree {
         found.map(|(key, _)| node::height_of(key)).transpose()
     }
 
-    fn find(&self, txn: &RoTxn<'_>, place: &Place) -> Result<Option<Node>, TreeError> {
+    fn get(&self, txn: &RoTxn<'_>, place: &Place) -> Result<Node, TreeError> {
         let bytes = self.nodes.get(txn, place.key().as_bytes());
         let bytes = bytes.map_err(|source| TreeError::Lmdb { doing: "reading a node", source })?;
-        bytes.map(|bytes| Node::decode(place, bytes)).transpose()
-    }
-
-    fn get(&self, txn: &RoTxn<'_>, place: &Place) -> Result<Node, TreeError> {
-        self.find(txn, place)?.ok_or_else(|| place.damaged("is missing"))
+        Node::decode(place, bytes.ok_or_else(|| place.damaged("is missing"))?)
     }
 
     /// Stores a node behind all others: LMDB fills its pages to the end then, and searches none of them.

@@ -2,7 +2,7 @@
 //!
 //! The crate reads and gives nodes as its own types, whose parts cannot all be named outside of it but have a documented
 //! encoding, `borsh`; [`to_jmt`] and [`from_jmt`] go through that. Its encoding is not what is stored, because it is
-//! larger by half and may decode to nodes on which the crate panics.
+//! larger by two fifths and may decode to nodes on which the crate panics.
 
 use anyhow::bail;
 use cofferdam_protocol::profile::Hash;
@@ -62,8 +62,8 @@ impl TreeReader for Reader<'_> {
         if key.nibble_path().is_empty() {
             return Ok(Some(self.root.clone()));
         }
-        let node = self.tree.find(self.txn, &place(key)?)?;
-        node.as_ref().map(to_jmt).transpose()
+        // No other node is asked for but those that a stored one names, so one that is missing is damage.
+        to_jmt(&self.tree.get(self.txn, &place(key)?)?).map(Some)
     }
 
     fn get_value_option(&self, _: Version, _: KeyHash) -> anyhow::Result<Option<OwnedValue>> {
