@@ -13,6 +13,7 @@ mod report;
 mod run;
 mod serve;
 mod signals;
+mod verify_proof;
 
 use std::fs;
 use std::io::{self, Write};
@@ -69,6 +70,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Measure this machine, each figure beside its alternative.
     Bench(bench::BenchArgs),
+    /// Check a proof of the state tree against a state root, without a node or a store.
+    VerifyProof(verify_proof::VerifyProofArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -100,6 +103,7 @@ pub fn main() -> ExitCode {
             Command::Probe(args) => probe::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::VerifyProof(args) => verify_proof::run(&args),
             Command::Completions { shell } => print_completions(shell),
         });
     let exit = match result {
