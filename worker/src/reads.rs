@@ -130,3 +130,82 @@ impl Last {
         kept.extend_from_slice(value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use cofferdam_protocol::arena::{InputArena, Span};
+    use cofferdam_protocol::layer;
+    use cofferdam_protocol::writes::{Writes, put_field};
+
+    use super::*;
+
+    const SEED: Seed = Seed(3, 4);
+
+    fn writes(pairs: &[(&[u8], &[u8])]) -> Writes {
+        let mut bytes = Vec::new();
+        for field in pairs.iter().flat_map(|(key, value)| [*key, *value]) {
+            let at = bytes.len();
+            bytes.resize(at + 4 + field.len(), 0);
+            put_field(&mut bytes[at..], field).unwrap();
+        }
+        Writes::parse(bytes).unwrap()
+    }
+
+    /// Layers of these heights and pairs, given oldest first.
+    fn layers(all: &[(u32, &[(&[u8], &[u8])])]) -> Layers {
+        let mut arena = InputArena::create(1 << 20).unwrap();
+        let (mut offset, mut list) = (0, Vec::new());
+        for (height, pairs) in all {
+            let writes = writes(pairs);
+            let span = Span { offset, length: layer::bytes_for(&writes) };
+            layer::write(arena.slice_mut(span).unwrap(), &writes, SEED);
+            list.insert(0, Layer { height: *height, span, slots: layer::slots_for(&writes) });
+            offset += span.length;
+        }
+        let view = InputView::open(arena.as_fd().try_clone_to_owned().unwrap(), 1 << 20).unwrap();
+        Layers::new(Arc::new(view), SEED, list)
+    }
+
+    #[test]
+    fn the_newest_layer_at_or_below_the_height_counts() {
+        let reads = Reads::new(None).under(
+            layers(&[(5, &[(b"a", b"five"), (b"b", b"5")]), (6, &[(b"a", b"")]), (7, &[(b"a", b"seven")])]),
+            None,
+        );
+        let get = |at_most| reads.get(b"a", at_most).unwrap();
+        assert_eq!(
+            (get(4), get(5), get(6), get(9)),
+            (None, Some(&b"five"[..]), Some(&b""[..]), Some(&b"seven"[..]))
+        );
+        assert_eq!(reads.get(b"b", 9).unwrap(), Some(&b"5"[..]));
+        assert_eq!(reads.get(b"c", 9).unwrap(), None);
+    }
+
+    #[test]
+    fn a_value_is_kept_from_its_length_to_its_bytes_and_for_no_other_key() {
+        let long = vec![9; MOST_KEPT + 1];
+        let mut reads =
+            Reads::new(None).under(layers(&[(1, &[(b"a", b"one"), (b"b", b"two"), (b"long", &long)])]), None);
+        for (key, value) in [(&b"a"[..], &b"one"[..]), (b"b", b"two"), (b"long", &long), (b"a", b"one")] {
+            assert_eq!(reads.length(key, 1).unwrap(), Some(value.len()));
+            for (other, expected) in [(&b"a"[..], &b"one"[..]), (b"b", b"two"), (b"long", &long)] {
+                assert_eq!(reads.get(other, 1).unwrap(), Some(expected));
+            }
+            assert_eq!(reads.get(key, 1).unwrap(), Some(value));
+        }
+        assert_eq!(reads.length(b"none", 1).unwrap(), None);
+        assert_eq!(reads.get(b"none", 1).unwrap(), None);
+    }
+
+    #[test]
+    fn a_layer_outside_the_arena_is_an_error() {
+        let mut broken = layers(&[(1, &[(b"a", b"one")])]);
+        broken.layers[0].span.offset = 1 << 20;
+        assert!(matches!(Reads::new(None).under(broken, None).get(b"a", 1), Err(StateError::LayerPlace(_))));
+        let mut broken = layers(&[(1, &[(b"a", b"one")])]);
+        broken.layers[0].slots = 3;
+        assert!(matches!(Reads::new(None).under(broken, None).get(b"a", 1), Err(StateError::Layer(_))));
+    }
+}

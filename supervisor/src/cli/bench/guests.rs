@@ -79,6 +79,31 @@ pub(super) const WRITER: &str = r#"(module
       (br $next)))
     (call $flush (i32.const 8))))"#;
 
+/// Reads as many values as its block says, from the key that it names on, so far apart: of each its length, and then its bytes.
+pub(super) const READS: &str = r#"(module
+  (import "env" "__load_input" (func $load_input (param i32)))
+  (import "env" "__get_len" (func $get_len (param i32) (result i32)))
+  (import "env" "__get" (func $get (param i32 i32)))
+  (import "env" "__flush" (func $flush (param i32)))
+  (memory (export "memory") 1)
+  ;; The key, an ArrayBuffer at 104.
+  (data (i32.const 100) "\20\00\00\00......../a path as indexers have")
+  (func (export "_start") (local $left i32) (local $number i32)
+    (call $load_input (i32.const 16))
+    (local.set $left (i32.load (i32.const 20)))
+    (local.set $number (i32.load (i32.const 24)))
+    (loop $next
+      (i64.store (i32.const 104) (i64.mul
+        (i64.extend_i32_u (i32.rem_u (local.get $number) (i32.const 1000000)))
+        (i64.const 0x9e3779b97f4a7c15)))
+      (if (i32.ne (call $get_len (i32.const 104)) (i32.const 32)) (then (unreachable)))
+      (call $get (i32.const 104) (i32.const 1024))
+      (local.set $number (i32.add (local.get $number) (i32.load (i32.const 28))))
+      (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+      (br_if $next (local.get $left)))
+    (i32.store (i32.const 4) (i32.const 0))
+    (call $flush (i32.const 8))))"#;
+
 /// `text` with so many pages of memory.
 pub(super) fn with_pages(text: &str, pages: u64) -> String {
     text.replace("PAGES", &pages.to_string())

@@ -4,6 +4,7 @@
 //! round by round, wherever both fit into memory. `figure` is what is measured, `output` and `plot` show it, the rest is a
 //! file for each section.
 
+mod chain;
 mod commit;
 mod failover;
 mod figure;
@@ -14,6 +15,7 @@ mod output;
 mod overhead;
 mod plot;
 mod reset;
+mod state;
 mod throughput;
 
 use std::path::PathBuf;
@@ -46,6 +48,10 @@ enum Section {
     Throughput,
     /// From the death of a busy worker to its block's result, with a spare worker and without.
     Failover,
+    /// Values of the state that a guest reads, beside the same reads in one process.
+    State,
+    /// A chain of blocks from the first to the last commit, beside the guest's own time in it.
+    Chain,
     /// Requests over HTTP beside those of a server that does nothing.
     Http,
 }
@@ -87,13 +93,15 @@ pub(super) fn run(args: &BenchArgs) -> Result<CommandExit, CliError> {
     let cache = tempfile::Builder::new().prefix("cofferdam-bench-").tempdir();
     let cache = cache.map_err(CliError::io("a directory for compiled modules"))?;
     let bench = Bench { args, bar: logging::bar(None, "{spinner} {elapsed} measuring {msg}"), cache };
-    let sections: [(Section, Measure); 7] = [
+    let sections: [(Section, Measure); 9] = [
         (Section::Commit, commit::measure),
         (Section::Reset, reset::measure),
         (Section::Overhead, overhead::measure),
         (Section::Guest, guest::measure),
         (Section::Throughput, throughput::measure),
         (Section::Failover, failover::measure),
+        (Section::State, state::measure),
+        (Section::Chain, chain::measure),
         (Section::Http, http::measure),
     ];
     let mut figures = Vec::new();
