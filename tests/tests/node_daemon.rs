@@ -162,6 +162,15 @@ fn a_node_that_is_behind_is_waited_for_and_takes_nothing_back() {
     following.reach(tip(&blocks));
     assert_eq!((following.given, following.rewinds.len()), (10, 0));
     assert_eq!(following.chain, indexed(&blocks));
+
+    // So far behind that it has not even the first block of an index that begins late.
+    daemon.adopt(&blocks[..10]);
+    let late = Settings { start_height: 20, ..settings(&daemon) };
+    let mut following = Following::resume(&late, indexed(&blocks)[20..30].to_vec());
+    wait_until("the node was heard", || following.follower().status().tip);
+    daemon.adopt(&blocks);
+    following.reach(tip(&blocks));
+    assert_eq!((following.given, following.rewinds.len()), (20, 0));
 }
 
 #[test]

@@ -209,10 +209,13 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
         let Some((end, _)) = self.line.end() else { return Ok(()) };
         let common = end.min(tip.height);
         let theirs = if common == tip.height { tip.hash } else { self.client.block_hash(common)? };
-        // A committed block below the height at which the store begins is no block of ours.
-        if self.ours(common).is_some_and(|ours| ours == theirs) {
-            self.reporter.shorter((end > tip.height).then_some((tip.height, end)));
-            return Ok(());
+        match self.ours(common) {
+            Some(ours) if ours != theirs => {}
+            // Either it is on our chain, or below our first block, where there is nothing to compare yet.
+            _ => {
+                self.reporter.shorter((end > tip.height).then_some((tip.height, end)));
+                return Ok(());
+            }
         }
         // It may be another node by now, which took its place between two questions.
         self.greet()?;
@@ -231,8 +234,6 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
 
     /// Finds where the line and the node's chain part, at `from` or below it.
     fn fork(&self, from: u32) -> Result<Fork, Failure> {
-        let given = self.line.given();
-        let lowest = given.map(|(tip, _)| tip.saturating_sub(self.settings.max_reorg_depth));
         let (mut high, mut step) = (from, FIRST_STEP);
         loop {
             let low = high.saturating_sub(step - 1);
@@ -243,7 +244,7 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
                     Some(ours) if ours == theirs => {
                         return Ok(Fork { at: Some((height, ours)), left: height.saturating_add(1) });
                     }
-                    Some(ours) => self.check_depth(height, ours, theirs, given, lowest)?,
+                    Some(ours) => self.check_depth(height, ours, theirs)?,
                 }
             }
             if low == 0 {
@@ -253,25 +254,13 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
         }
     }
 
-    /// Whether the blocks given may be taken back to below `height`.
-    fn check_depth(
-        &self,
-        height: u32,
-        ours: BlockHash,
-        theirs: BlockHash,
-        given: Option<(u32, BlockHash)>,
-        lowest: Option<u32>,
-    ) -> Result<(), Failure> {
-        match (given, lowest) {
-            (Some((tip, _)), Some(lowest)) if height <= lowest && height <= tip => {
-                Err(Failure::Final(DaemonError::TooDeep {
-                    url: self.client.url().to_owned(),
-                    limit: self.settings.max_reorg_depth,
-                    height,
-                    ours,
-                    theirs,
-                    tip,
-                }))
+    /// Whether the blocks given may be taken back to below `height`, where the two differ.
+    fn check_depth(&self, height: u32, ours: BlockHash, theirs: BlockHash) -> Result<(), Failure> {
+        let limit = self.settings.max_reorg_depth;
+        match self.line.given() {
+            Some((tip, _)) if height <= tip.saturating_sub(limit) => {
+                let url = self.client.url().to_owned();
+                Err(Failure::Final(DaemonError::TooDeep { url, limit, height, ours, theirs, tip }))
             }
             _ => Ok(()),
         }

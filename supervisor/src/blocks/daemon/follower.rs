@@ -105,7 +105,11 @@ impl Follower {
     /// [`DaemonError`] where the node cannot be followed further. The blocks before that point were given; after it there
     /// are none ([`DaemonError::Ended`]).
     pub fn next(&mut self, patience: Duration) -> Result<Option<FeedEvent>, DaemonError> {
-        self.line.take(patience)
+        self.line.take(patience).inspect_err(|error| {
+            if !matches!(error, DaemonError::Ended) {
+                self.reporter.ended(&error.to_string());
+            }
+        })
     }
 
     /// How it stands with the node.

@@ -418,3 +418,6 @@ impl Content {
         matches!(self, Self::Ready(_) | Self::Lost(_))
     }
 }
+
+#[cfg(test)]
+mod tests;
