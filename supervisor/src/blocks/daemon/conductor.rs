@@ -93,6 +93,8 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
                     self.reporter.worked(Activity::Asking);
                     self.line.wait_for_room(self.settings.poll)
                 }
+                // Its requests were ended with it, which says nothing about the node.
+                Err(_) if self.line.is_stopped() => return,
                 Err(Failure::Moved) => {
                     self.tip = None;
                     self.line.pause(self.settings.poll)
@@ -107,7 +109,7 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
                     }
                     self.line.pause(pause)
                 }
-                Err(Failure::Final(error)) => return self.fail(error),
+                Err(Failure::Final(error)) => return self.fail(*error),
             };
             if !goes_on {
                 return;
@@ -155,26 +157,22 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
         if let Some(expected) = self.genesis {
             self.check_genesis(found, expected, || "the one that it had before".to_owned())?;
         }
-        self.genesis = Some(found);
+        if self.genesis.replace(found).is_none() {
+            let url = self.client.url();
+            tracing::info!("following the node at {url}: {} at height {}", info.chain, info.blocks);
+        }
         self.greeted = true;
-        tracing::info!(
-            "following the node at {}: {} at height {}",
-            self.client.url(),
-            info.chain,
-            info.blocks
-        );
         Ok(())
     }
 
     fn check_network(&self, info: &ChainInfo) -> Result<(), Failure> {
         match self.settings.network {
-            Some(expected) if info.chain != expected.to_core_arg() => {
-                Err(Failure::Final(DaemonError::OtherNetwork {
-                    url: self.client.url().to_owned(),
-                    expected: expected.to_core_arg(),
-                    found: info.chain.clone(),
-                }))
+            Some(expected) if info.chain != expected.to_core_arg() => Err(DaemonError::OtherNetwork {
+                url: self.client.url().to_owned(),
+                expected: expected.to_core_arg(),
+                found: info.chain.clone(),
             }
+            .into()),
             _ => Ok(()),
         }
     }
@@ -189,7 +187,7 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
             return Ok(());
         }
         let url = self.client.url().to_owned();
-        Err(Failure::Final(DaemonError::OtherGenesis { url, expected, of: of(), found }))
+        Err(DaemonError::OtherGenesis { url, expected, of: of(), found }.into())
     }
 
     /// Learns where the node's chain is now.
@@ -260,7 +258,7 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
         match self.line.given() {
             Some((tip, _)) if height <= tip.saturating_sub(limit) => {
                 let url = self.client.url().to_owned();
-                Err(Failure::Final(DaemonError::TooDeep { url, limit, height, ours, theirs, tip }))
+                Err(DaemonError::TooDeep { url, limit, height, ours, theirs, tip }.into())
             }
             _ => Ok(()),
         }
@@ -286,23 +284,21 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
     }
 
     /// After hashes that were not of one chain: the line is looked at anew, but not for ever.
-    fn mend(&mut self, Tear { block: Job { height, hash }, parent, below }: Tear) -> Result<(), Failure> {
+    fn mend(&mut self, Tear { block: Job { height, hash }, parent }: Tear) -> Result<(), Failure> {
         let given = self.line.given();
         let (before, unchanged) = self.tears;
         let times = if given == unchanged { before + 1 } else { 1 };
         self.tears = (times, given);
         if times >= TEARS {
-            return Err(Failure::Final(DaemonError::NotAChain {
+            return Err(DaemonError::NotAChain {
                 url: self.client.url().to_owned(),
                 height,
                 hash,
                 parent,
-                below: height.saturating_sub(1),
-                other: below,
                 times,
-            }));
+            }
+            .into());
         }
-        self.agreed = false;
         if times == 1 { Err(Failure::Moved) } else { Err(Failure::Passing(Trouble::Torn { height })) }
     }
 
