@@ -11,6 +11,9 @@
 //! chain), `stream` (standard input), `verify` (one block), `store` and `framing` (bytes, records,
 //! obfuscation).
 //!
+//! Beside this stands the chain of a running node, which has no end and takes blocks back: [`Feed`] is the interface,
+//! [`daemon`] the source.
+//!
 //! Sources are read lazily: memory holds one block, and of a chain from blk files some 170 bytes a block
 //! while its headers are sorted, 56 afterwards.
 

@@ -48,7 +48,7 @@ impl Following {
     ///
     /// # Errors
     /// That of the follower.
-    pub fn next(&mut self) -> Result<FeedEvent, DaemonError> {
+    pub fn event(&mut self) -> Result<FeedEvent, DaemonError> {
         let began = Instant::now();
         loop {
             if let Some(event) = self.follower.next(Duration::from_millis(100))? {
@@ -62,7 +62,7 @@ impl Following {
     /// Takes events until it is at this tip.
     pub fn reach(&mut self, tip: BlockHash) {
         loop {
-            if let FeedEvent::AtTip { hash, .. } = self.next().expect("it goes on")
+            if let FeedEvent::AtTip { hash, .. } = self.event().expect("it goes on")
                 && hash == tip
             {
                 return;
@@ -73,7 +73,7 @@ impl Following {
     /// Takes events until there is a chain of so many blocks.
     pub fn take(&mut self, blocks: usize) {
         while self.chain.len() < blocks {
-            self.next().expect("it goes on");
+            self.event().expect("it goes on");
         }
     }
 
@@ -81,7 +81,7 @@ impl Following {
     #[must_use]
     pub fn fail(&mut self) -> DaemonError {
         loop {
-            if let Err(error) = self.next() {
+            if let Err(error) = self.event() {
                 let after = self.follower.next(Duration::ZERO);
                 assert!(matches!(after, Err(DaemonError::Ended)), "{after:?}");
                 return error;

@@ -1,6 +1,7 @@
 //! What the tests share: guests and what to tell them, small pools of real workers, and questions to the kernel.
 
 pub mod balancer;
+pub mod bitcoind;
 pub mod cgroup;
 pub mod command;
 pub mod daemon;

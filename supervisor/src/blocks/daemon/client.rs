@@ -50,7 +50,7 @@ pub(super) struct ChainInfo {
     /// The best block.
     #[serde(rename = "bestblockhash")]
     pub(super) best: BlockHash,
-    /// Whether the node is still in its initial download. Nodes before Bitcoin Core 0.16 do not say.
+    /// Whether the node is still in its initial download. Not every node says.
     #[serde(rename = "initialblockdownload", default)]
     pub(super) initial_block_download: bool,
 }
@@ -199,7 +199,7 @@ impl Client {
             // A height above the tip, or a block that is not there: the chain was another when it was planned.
             code::INVALID_PARAMETER | code::INVALID_ADDRESS_OR_KEY => Failure::Moved,
             code::METHOD_NOT_FOUND => {
-                Failure::Final(DaemonError::Method { url: self.url().to_owned(), method, code, message })
+                DaemonError::Method { url: self.url().to_owned(), method, code, message }.into()
             }
             _ => Failure::Passing(Trouble::Refused { method, code, message }),
         }
@@ -215,17 +215,13 @@ impl Client {
             }
             TransportError::Status { status: 401, .. } => match cookie_path(auth) {
                 Some(path) => Failure::Passing(Trouble::OldCookie { path }),
-                None => Failure::Final(self.credentials()),
+                None => self.credentials().into(),
             },
-            TransportError::Status { status: 403, .. } => {
-                Failure::Final(DaemonError::Forbidden { url: url() })
-            }
+            TransportError::Status { status: 403, .. } => DaemonError::Forbidden { url: url() }.into(),
             TransportError::Status { status: status @ (408 | 425 | 429 | 500..), body } => {
                 Failure::Passing(Trouble::Busy { status, body })
             }
-            TransportError::Status { status, .. } => {
-                Failure::Final(DaemonError::NoRpc { url: url(), status })
-            }
+            TransportError::Status { status, .. } => DaemonError::NoRpc { url: url(), status }.into(),
             TransportError::TimedOut => Failure::Passing(Trouble::Silent(self.timeout)),
             TransportError::Broken(words) => Failure::Passing(Trouble::Unreachable(words)),
             error @ (TransportError::TooLong(_) | TransportError::NotJson(_)) => garbled(error.to_string()),

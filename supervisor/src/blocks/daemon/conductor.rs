@@ -93,6 +93,8 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
                     self.reporter.worked(Activity::Asking);
                     self.line.wait_for_room(self.settings.poll)
                 }
+                // Its requests were ended with it, which says nothing about the node.
+                Err(_) if self.line.is_stopped() => return,
                 Err(Failure::Moved) => {
                     self.tip = None;
                     self.line.pause(self.settings.poll)
@@ -107,7 +109,7 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
                     }
                     self.line.pause(pause)
                 }
-                Err(Failure::Final(error)) => return self.fail(error),
+                Err(Failure::Final(error)) => return self.fail(*error),
             };
             if !goes_on {
                 return;
@@ -155,26 +157,22 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
         if let Some(expected) = self.genesis {
             self.check_genesis(found, expected, || "the one that it had before".to_owned())?;
         }
-        self.genesis = Some(found);
+        if self.genesis.replace(found).is_none() {
+            let url = self.client.url();
+            tracing::info!("following the node at {url}: {} at height {}", info.chain, info.blocks);
+        }
         self.greeted = true;
-        tracing::info!(
-            "following the node at {}: {} at height {}",
-            self.client.url(),
-            info.chain,
-            info.blocks
-        );
         Ok(())
     }
 
     fn check_network(&self, info: &ChainInfo) -> Result<(), Failure> {
         match self.settings.network {
-            Some(expected) if info.chain != expected.to_core_arg() => {
-                Err(Failure::Final(DaemonError::OtherNetwork {
-                    url: self.client.url().to_owned(),
-                    expected: expected.to_core_arg(),
-                    found: info.chain.clone(),
-                }))
+            Some(expected) if info.chain != expected.to_core_arg() => Err(DaemonError::OtherNetwork {
+                url: self.client.url().to_owned(),
+                expected: expected.to_core_arg(),
+                found: info.chain.clone(),
             }
+            .into()),
             _ => Ok(()),
         }
     }
@@ -189,7 +187,7 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
             return Ok(());
         }
         let url = self.client.url().to_owned();
-        Err(Failure::Final(DaemonError::OtherGenesis { url, expected, of: of(), found }))
+        Err(DaemonError::OtherGenesis { url, expected, of: of(), found }.into())
     }
 
     /// Learns where the node's chain is now.
@@ -209,10 +207,13 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
         let Some((end, _)) = self.line.end() else { return Ok(()) };
         let common = end.min(tip.height);
         let theirs = if common == tip.height { tip.hash } else { self.client.block_hash(common)? };
-        // A committed block below the height at which the store begins is no block of ours.
-        if self.ours(common).is_some_and(|ours| ours == theirs) {
-            self.reporter.shorter((end > tip.height).then_some((tip.height, end)));
-            return Ok(());
+        match self.ours(common) {
+            Some(ours) if ours != theirs => {}
+            // Either it is on our chain, or below our first block, where there is nothing to compare yet.
+            _ => {
+                self.reporter.shorter((end > tip.height).then_some((tip.height, end)));
+                return Ok(());
+            }
         }
         // It may be another node by now, which took its place between two questions.
         self.greet()?;
@@ -231,8 +232,6 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
 
     /// Finds where the line and the node's chain part, at `from` or below it.
     fn fork(&self, from: u32) -> Result<Fork, Failure> {
-        let given = self.line.given();
-        let lowest = given.map(|(tip, _)| tip.saturating_sub(self.settings.max_reorg_depth));
         let (mut high, mut step) = (from, FIRST_STEP);
         loop {
             let low = high.saturating_sub(step - 1);
@@ -243,7 +242,7 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
                     Some(ours) if ours == theirs => {
                         return Ok(Fork { at: Some((height, ours)), left: height.saturating_add(1) });
                     }
-                    Some(ours) => self.check_depth(height, ours, theirs, given, lowest)?,
+                    Some(ours) => self.check_depth(height, ours, theirs)?,
                 }
             }
             if low == 0 {
@@ -253,25 +252,13 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
         }
     }
 
-    /// Whether the blocks given may be taken back to below `height`.
-    fn check_depth(
-        &self,
-        height: u32,
-        ours: BlockHash,
-        theirs: BlockHash,
-        given: Option<(u32, BlockHash)>,
-        lowest: Option<u32>,
-    ) -> Result<(), Failure> {
-        match (given, lowest) {
-            (Some((tip, _)), Some(lowest)) if height <= lowest && height <= tip => {
-                Err(Failure::Final(DaemonError::TooDeep {
-                    url: self.client.url().to_owned(),
-                    limit: self.settings.max_reorg_depth,
-                    height,
-                    ours,
-                    theirs,
-                    tip,
-                }))
+    /// Whether the blocks given may be taken back to below `height`, where the two differ.
+    fn check_depth(&self, height: u32, ours: BlockHash, theirs: BlockHash) -> Result<(), Failure> {
+        let limit = self.settings.max_reorg_depth;
+        match self.line.given() {
+            Some((tip, _)) if height <= tip.saturating_sub(limit) => {
+                let url = self.client.url().to_owned();
+                Err(DaemonError::TooDeep { url, limit, height, ours, theirs, tip }.into())
             }
             _ => Ok(()),
         }
@@ -297,23 +284,21 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
     }
 
     /// After hashes that were not of one chain: the line is looked at anew, but not for ever.
-    fn mend(&mut self, Tear { block: Job { height, hash }, parent, below }: Tear) -> Result<(), Failure> {
+    fn mend(&mut self, Tear { block: Job { height, hash }, parent }: Tear) -> Result<(), Failure> {
         let given = self.line.given();
         let (before, unchanged) = self.tears;
         let times = if given == unchanged { before + 1 } else { 1 };
         self.tears = (times, given);
         if times >= TEARS {
-            return Err(Failure::Final(DaemonError::NotAChain {
+            return Err(DaemonError::NotAChain {
                 url: self.client.url().to_owned(),
                 height,
                 hash,
                 parent,
-                below: height.saturating_sub(1),
-                other: below,
                 times,
-            }));
+            }
+            .into());
         }
-        self.agreed = false;
         if times == 1 { Err(Failure::Moved) } else { Err(Failure::Passing(Trouble::Torn { height })) }
     }
 

@@ -133,8 +133,8 @@ pub enum DaemonError {
     },
     /// The node's hashes by height are not those of a chain, again and again.
     #[error(
-        "{url} says {times} times that block {height} is {hash}, whose parent is {parent}, and that block {below} is \
-         {other}: these are not of one chain. Something between the node and here mixes answers of several nodes"
+        "{url} said {times} times that block {height} is {hash}, whose parent is {parent}, and that another block is below it: \
+         that is no chain. Something between the node and here mixes the answers of several nodes"
     )]
     NotAChain {
         /// The node.
@@ -145,10 +145,6 @@ pub enum DaemonError {
         hash: BlockHash,
         /// Its parent.
         parent: BlockHash,
-        /// The lower height.
-        below: u32,
-        /// The block that the node has there.
-        other: BlockHash,
         /// How often.
         times: u32,
     },

@@ -19,6 +19,9 @@ use crate::chain::Hashed;
 /// How often a block may come wrong. More than once, since what damaged it may have been on the way.
 const REJECTIONS: u32 = 3;
 
+/// How often in a row a block may be missing before that is told: while the chain changes, it may.
+const ABSENCES: u32 = 3;
+
 /// One of them.
 #[derive(Debug)]
 pub(super) struct Fetcher {
@@ -48,6 +51,8 @@ impl Fetcher {
                     self.line.deliver(block);
                     continue;
                 }
+                // The request was ended with the line, which says nothing about the node.
+                Fetched::Failed(_) if self.line.is_stopped() => return,
                 Fetched::Wrong(reason) => {
                     self.reject(job, reason);
                     backoff.pause()
@@ -57,10 +62,15 @@ impl Fetcher {
                     self.failed(job, &trouble, &backoff);
                     pause
                 }
-                // The conductor will see what became of the chain.
+                // The conductor will see what became of the chain; if nothing did, the node is at odds with itself.
                 Fetched::Failed(NoBlock::Failed(Failure::Moved)) => {
+                    let pause = backoff.pause();
+                    if backoff.tries() > ABSENCES {
+                        let trouble = Trouble::Missing { height: job.height };
+                        self.reporter.failed(Activity::Fetching, &trouble);
+                    }
                     self.line.give_back(job);
-                    self.settings.poll
+                    pause
                 }
                 Fetched::Failed(no_block) => {
                     self.lose(job, no_block);
@@ -119,7 +129,7 @@ impl Fetcher {
             NoBlock::TooLarge => {
                 DaemonError::TooLarge { url, height, hash, limit: self.settings.max_block_bytes }
             }
-            NoBlock::Failed(Failure::Final(error)) => error,
+            NoBlock::Failed(Failure::Final(error)) => *error,
             // These two were dealt with where they can pass.
             NoBlock::Failed(Failure::Passing(_) | Failure::Moved) => return self.line.give_back(job),
         };

@@ -18,8 +18,8 @@ use super::settings::Settings;
 use super::status::{Reporter, Status};
 use super::transport::Target;
 
-/// How many blocks are fetched at the same time, at most: as many as a node has threads for its RPC server by default,
-/// which was four in Bitcoin Core up to version 28.
+/// How many blocks are fetched at the same time, at most: as many as most nodes have threads for their RPC server by
+/// default.
 const FETCHERS: usize = 4;
 /// How long a dropped follower waits for its threads, which were told to stop.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -105,7 +105,11 @@ impl Follower {
     /// [`DaemonError`] where the node cannot be followed further. The blocks before that point were given; after it there
     /// are none ([`DaemonError::Ended`]).
     pub fn next(&mut self, patience: Duration) -> Result<Option<FeedEvent>, DaemonError> {
-        self.line.take(patience)
+        self.line.take(patience).inspect_err(|error| {
+            if !matches!(error, DaemonError::Ended) {
+                self.reporter.ended(&error.to_string());
+            }
+        })
     }
 
     /// How it stands with the node.

@@ -5,16 +5,16 @@
 //! Three sides use it. The conductor plans hashes at its far end and cuts it where the node left it; fetchers claim the
 //! foremost planned blocks and deliver them; the caller takes what is ready at its near end.
 
-use std::collections::VecDeque;
+mod state;
+
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bitcoin::BlockHash;
 
+use self::state::{Content, Rewind, Slot, State};
 use super::super::feed::FeedEvent;
 use super::error::DaemonError;
-use super::settings::AHEAD_BYTES;
-use super::window::Window;
 use crate::chain::Hashed;
 
 /// How many planned blocks suffice for the conductor to rest.
@@ -52,71 +52,15 @@ pub(super) struct Fork {
 pub(super) struct Tear {
     /// The upper block.
     pub(super) block: Job,
-    /// The parent that it names.
+    /// The parent that it names, which is not what was planned or given below it.
     pub(super) parent: BlockHash,
-    /// What was planned, or given, below it.
-    pub(super) below: BlockHash,
-}
-
-#[derive(Debug)]
-struct State {
-    given: Window,
-    /// Taken back and not yet told: it is told before any further block.
-    rewind: Option<Rewind>,
-    /// Planned blocks of consecutive heights, the first of which follows the last given.
-    slots: VecDeque<Slot>,
-    /// Bytes of those that are ready.
-    ready_bytes: u64,
-    /// The height at which the caller has everything, with the hash there if it is known.
-    target: Option<(u32, Option<BlockHash>)>,
-    /// The first height, while nothing is given.
-    start: u32,
-    at_tip_was_told: bool,
-    tear: Option<Tear>,
-    failure: Option<DaemonError>,
-    failure_was_told: bool,
-    stopped: bool,
-}
-
-#[derive(Debug)]
-struct Rewind {
-    fork: Option<u32>,
-    depth: u32,
-}
-
-#[derive(Debug)]
-struct Slot {
-    job: Job,
-    rejected: u32,
-    content: Content,
-}
-
-#[derive(Debug)]
-enum Content {
-    Planned,
-    Claimed,
-    Ready(Box<Hashed>),
-    /// It cannot be had.
-    Lost(DaemonError),
 }
 
 impl Line {
     /// A line that goes on after `tip`, or begins at height `start`. `remembered` hashes of those given are kept, and
     /// `pipeline` blocks are fetched ahead; both are at least one.
     pub(super) fn new(tip: Option<(u32, BlockHash)>, start: u32, remembered: usize, pipeline: usize) -> Self {
-        let state = State {
-            given: Window::new(remembered.max(1), tip),
-            rewind: None,
-            slots: VecDeque::new(),
-            ready_bytes: 0,
-            target: None,
-            start,
-            at_tip_was_told: false,
-            tear: None,
-            failure: None,
-            failure_was_told: false,
-            stopped: false,
-        };
+        let state = State::new(tip, start, remembered.max(1));
         Self { state: Mutex::new(state), changed: Condvar::new(), pipeline: pipeline.max(1) }
     }
 
@@ -124,6 +68,11 @@ impl Line {
     pub(super) fn stop(&self) {
         self.lock().stopped = true;
         self.changed.notify_all();
+    }
+
+    /// Whether it was stopped, or has ended.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.lock().stopped
     }
 
     /// Waits, unless the line is stopped meanwhile; whether it goes on.
@@ -168,7 +117,7 @@ impl Line {
                 break;
             };
             let job = Job { height, hash: *hash };
-            state.slots.push_back(Slot { job, rejected: 0, content: Content::Planned });
+            state.slots.push_back(Slot::planned(job));
         }
         self.changed.notify_all();
     }
@@ -248,7 +197,7 @@ impl Line {
         if let (Some(parent), Some(below)) = (block.block.previous, below)
             && parent != below
         {
-            state.tear = Some(Tear { block: job, parent, below });
+            state.tear = Some(Tear { block: job, parent });
             state.forget_above(None);
             return;
         }
@@ -312,109 +261,5 @@ impl Line {
     }
 }
 
-impl State {
-    fn end(&self) -> Option<(u32, BlockHash)> {
-        let planned = self.slots.back().map(|slot| (slot.job.height, slot.job.hash));
-        planned.or_else(|| self.given.tip())
-    }
-
-    fn has_room(&self) -> bool {
-        let reached = |(target, _)| self.end().map_or(self.start > target, |(end, _)| end >= target);
-        self.slots.len() <= PLANNED / 2 && !self.target.is_none_or(reached)
-    }
-
-    fn index(&self, height: u32) -> Option<usize> {
-        usize::try_from(height.checked_sub(self.slots.front()?.job.height)?).ok()
-    }
-
-    fn slot(&self, height: u32) -> Option<&Slot> {
-        self.slots.get(self.index(height)?)
-    }
-
-    fn slot_mut(&mut self, job: Job) -> Option<&mut Slot> {
-        let index = self.index(job.height)?;
-        self.slots.get_mut(index).filter(|slot| slot.job == job)
-    }
-
-    /// The hash below a planned block, if it is still planned: of the one planned before it or given last, if any.
-    fn below(&self, job: Job) -> Option<Option<BlockHash>> {
-        self.slot(job.height).filter(|slot| slot.job == job)?;
-        let index = self.index(job.height)?;
-        Some(match index.checked_sub(1) {
-            Some(before) => self.slots.get(before).map(|slot| slot.job.hash),
-            None => self.given.tip().map(|(_, hash)| hash),
-        })
-    }
-
-    fn claimable(&mut self, pipeline: usize) -> Option<&mut Slot> {
-        // The foremost is always fetched, or nothing would ever be taken.
-        let ahead = if self.ready_bytes < AHEAD_BYTES { pipeline } else { 1 };
-        self.slots.iter_mut().take(ahead).find(|slot| matches!(slot.content, Content::Planned))
-    }
-
-    /// Drops the planned blocks above a height, or all of them.
-    fn forget_above(&mut self, height: Option<u32>) {
-        while let Some(slot) =
-            self.slots.pop_back_if(|slot| height.is_none_or(|height| slot.job.height > height))
-        {
-            if let Content::Ready(block) = slot.content {
-                self.ready_bytes -= block.block.bytes.len() as u64;
-            }
-        }
-    }
-
-    fn take(&mut self) -> Result<Option<FeedEvent>, DaemonError> {
-        if self.failure_was_told {
-            return Err(DaemonError::Ended);
-        }
-        if let Some(Rewind { fork, depth }) = self.rewind.take() {
-            return Ok(Some(FeedEvent::Rewind { fork, depth }));
-        }
-        if let Some(slot) = self.slots.pop_front_if(|slot| slot.content.is_settled()) {
-            return self.give(slot.content);
-        }
-        match self.failure.take() {
-            Some(error) => Err(self.end_with(error)),
-            None => Ok(self.at_tip()),
-        }
-    }
-
-    fn give(&mut self, content: Content) -> Result<Option<FeedEvent>, DaemonError> {
-        match content {
-            Content::Ready(block) => {
-                self.ready_bytes -= block.block.bytes.len() as u64;
-                self.given.push(block.block.height, block.block.hash);
-                self.at_tip_was_told = false;
-                Ok(Some(FeedEvent::Block(*block)))
-            }
-            Content::Lost(error) => Err(self.end_with(error)),
-            Content::Planned | Content::Claimed => Ok(None),
-        }
-    }
-
-    fn end_with(&mut self, error: DaemonError) -> DaemonError {
-        self.forget_above(None);
-        self.failure_was_told = true;
-        self.stopped = true;
-        error
-    }
-
-    /// Says once that the target is reached, or that it is below the first height, so that there is nothing to give.
-    fn at_tip(&mut self) -> Option<FeedEvent> {
-        let (target, expected) = self.target.filter(|_| !self.at_tip_was_told)?;
-        let (height, hash) = match self.given.tip() {
-            Some((height, hash)) => (height == target && expected.is_none_or(|expected| expected == hash))
-                .then_some((height, hash)),
-            None => expected.filter(|_| target < self.start).map(|hash| (target, hash)),
-        }?;
-        self.at_tip_was_told = true;
-        Some(FeedEvent::AtTip { height, hash })
-    }
-}
-
-impl Content {
-    /// Whether nobody will change it any more.
-    fn is_settled(&self) -> bool {
-        matches!(self, Self::Ready(_) | Self::Lost(_))
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -145,3 +145,112 @@ impl Reporter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use bitcoin::hashes::Hash as _;
+
+    use super::*;
+
+    /// What is logged, and by what.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The lines that `report` makes the log say.
+    fn said(report: impl FnOnce(&Reporter)) -> Vec<String> {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .without_time()
+            .with_target(false)
+            .with_ansi(false);
+        tracing::subscriber::with_default(subscriber.finish(), || report(&Reporter::new("http://node")));
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| line.trim().to_owned()).collect()
+    }
+
+    fn starting(words: &str) -> Trouble {
+        Trouble::Starting(words.to_owned())
+    }
+
+    fn info(blocks: u32, headers: u32) -> ChainInfo {
+        let best = BlockHash::from_byte_array([1; 32]);
+        let initial_block_download = false;
+        ChainInfo { chain: "regtest".to_owned(), blocks, headers, best, initial_block_download }
+    }
+
+    #[test]
+    fn a_trouble_is_said_once_and_so_is_its_end() {
+        let lines = said(|reporter| {
+            reporter.failed(Activity::Asking, &Trouble::Unreachable("connection refused".to_owned()));
+            reporter.failed(Activity::Fetching, &Trouble::Unreachable("connection reset".to_owned()));
+            for step in ["Loading block index...", "Verifying blocks..."] {
+                reporter.failed(Activity::Asking, &starting(step));
+            }
+            assert!(!reporter.status().connected);
+            reporter.worked(Activity::Asking);
+            reporter.worked(Activity::Asking);
+            reporter.worked(Activity::Fetching);
+            assert!(reporter.status().connected);
+            let last = reporter.status().last_error.unwrap();
+            assert_eq!(last, "the node at http://node is starting: Verifying blocks...");
+        });
+        let expected = [
+            "WARN the node at http://node cannot be reached: connection refused; trying again until it passes",
+            "WARN the node at http://node is starting: Loading block index...; trying again until it passes",
+            "INFO the node at http://node answers again",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_trouble_with_blocks_is_not_over_because_questions_are_answered() {
+        let lines = said(|reporter| {
+            let reason = "it gave block 00".to_owned();
+            reporter.failed(Activity::Fetching, &Trouble::WrongBlock { height: 7, reason });
+            reporter.worked(Activity::Asking);
+            assert!(!reporter.status().connected);
+            reporter.worked(Activity::Fetching);
+            assert!(reporter.status().connected);
+        });
+        assert_eq!(lines.len(), 2, "{lines:?}");
+    }
+
+    #[test]
+    fn a_node_that_is_behind_is_told_from_one_that_has_just_heard_of_a_block() {
+        let lines = said(|reporter| {
+            reporter.informed(&info(100, 101));
+            reporter.informed(&info(100, 900));
+            reporter.informed(&info(500, 900));
+            reporter.informed(&info(900, 900));
+            reporter.shorter(Some((900, 950)));
+            reporter.shorter(Some((920, 950)));
+            reporter.shorter(None);
+            reporter.shorter(None);
+        });
+        let starts = [
+            "INFO the node at http://node is still downloading: it has blocks up to height 100",
+            "INFO the node at http://node is done downloading, at height 900",
+            "WARN the node at http://node is at height 900, below height 950",
+            "INFO the node at http://node has caught up",
+        ];
+        assert_eq!(lines.len(), starts.len(), "{lines:?}");
+        for (line, start) in lines.iter().zip(starts) {
+            assert!(line.starts_with(start), "{line}");
+        }
+    }
+}

@@ -11,6 +11,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jsonrpc::{Request, Response};
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::Agent;
@@ -90,7 +91,8 @@ fn cut_userinfo(url: &str) -> (Option<(String, String)>, String) {
     let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
     let Some((inside, _)) = authority.rsplit_once('@') else { return (None, url.to_owned()) };
     let (user, password) = inside.split_once(':').unwrap_or((inside, ""));
-    (Some((user.to_owned(), password.to_owned())), format!("{scheme}://{}", &rest[inside.len() + 1..]))
+    let plain = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    (Some((plain(user), plain(password))), format!("{scheme}://{}", &rest[inside.len() + 1..]))
 }
 
 /// The connections to one node.
@@ -289,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_url_may_carry_name_and_password_which_are_never_shown() {
-        let found = target("http://alice:p@ss:w@127.0.0.1:8332/").unwrap();
+        let found = target("http://alice:p%40ss:w@127.0.0.1:8332/").unwrap();
         let expected = Auth::UserPass { user: "alice".to_owned(), password: "p@ss:w".to_owned() };
         assert_eq!(found.auth, expected);
         assert_eq!(found.shown, "http://127.0.0.1:8332");

@@ -59,6 +59,12 @@ pub(super) enum Trouble {
         /// The height of the upper of two that do not fit.
         height: u32,
     },
+    /// A block of its chain that it does not find.
+    #[error("does not find block {height} of its own best chain")]
+    Missing {
+        /// The height.
+        height: u32,
+    },
     /// Bytes that are not the block asked for.
     #[error("gave wrong bytes for block {height}: {reason}")]
     WrongBlock {
@@ -90,7 +96,13 @@ pub(super) enum Failure {
     /// The chain is no longer as it was a moment ago: look again.
     Moved,
     /// The end.
-    Final(DaemonError),
+    Final(Box<DaemonError>),
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        Self::Final(Box::new(error))
+    }
 }
 
 /// The growing pauses of one thread that tries again.

@@ -52,18 +52,15 @@ fn converse(stream: TcpStream, node: &Node, stop: &AtomicBool) {
             Answer::Error(status, value) => (status, value.to_string()),
             Answer::Text(status, text) => (status, text.to_owned()),
         };
-        let stream = reader.get_mut();
-        let head = format!(
+        let mut answer = format!(
             "HTTP/1.1 {status} Words\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             text.len()
         );
-        if is_torn(node) {
-            let _ = stream.write_all(head.as_bytes());
-            let _ = stream.write_all(&text.as_bytes()[..text.len() / 2]);
+        let torn = is_torn(node);
+        answer.push_str(if torn { &text[..text.len() / 2] } else { &text });
+        let stream = reader.get_mut();
+        if stream.write_all(answer.as_bytes()).is_err() || torn {
             let _ = stream.shutdown(Shutdown::Both);
-            return;
-        }
-        if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(text.as_bytes())).is_err() {
             return;
         }
     }
