@@ -9,7 +9,13 @@
 //!
 //! The tree lives in the store's own environment and is written in the store's own transactions, so both are always
 //! of the same block. Nodes are only added, each under the height that wrote it: proofs can be made at every height,
-//! a reorganisation cuts off the table's end, and what a pair costs on disk stays (`measure` in the tests says how much).
+//! and a reorganisation cuts off the table's end.
+//!
+//! # What it costs
+//! A block stores anew every node on the way to what it wrote, and nothing is pruned. With a million keys in the tree a
+//! pair takes 1.0 KB on disk in blocks of 5000 pairs, 1.5 KB in blocks of 500 and 2.5 KB in blocks of ten, whatever its
+//! value's length; a proof has 21 siblings, 1.6 KB of JSON. The ignored test `measure` says that of this machine, and
+//! how long it takes.
 
 mod error;
 mod hashing;

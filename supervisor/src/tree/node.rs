@@ -129,7 +129,7 @@ pub(super) fn height_of(key: &[u8]) -> Result<u32, TreeError> {
 pub(super) enum Node {
     Empty,
     Leaf(Leaf),
-    Inner(Children),
+    Inner(Box<Children>),
 }
 
 /// The children of an inner node, by nibble.
@@ -162,7 +162,7 @@ impl Node {
             Some((&EMPTY_TAG, [])) if place.path.length == 0 => Some(Self::Empty),
             Some((&LEAF_TAG, rest)) => decode_leaf(place, rest).map(Self::Leaf),
             Some((&INNER_TAG, rest)) if place.path.length < NIBBLES => {
-                decode_inner(place, rest).map(Self::Inner)
+                decode_inner(place, rest).map(Box::new).map(Self::Inner)
             }
             _ => None,
         };

@@ -143,7 +143,7 @@ fn from_jmt(node: &JmtNode) -> anyhow::Result<Node> {
                 let (hash, height) = (Hash(child.hash), u32::try_from(child.version)?);
                 children[nibble.as_usize()] = Some(Child { hash, height, is_leaf: child.is_leaf() });
             }
-            Node::Inner(children)
+            Node::Inner(Box::new(children))
         }
     })
 }
