@@ -94,9 +94,10 @@ impl Indexer<'_> {
                 self.pipeline.flush()?;
                 return Ok(Ended::Asked);
             }
-            if self.exit_at.is_some() && self.exit_at == self.pipeline.tip() {
+            if let Some(tip) = self.pipeline.tip().filter(|tip| self.exit_at.is_some_and(|last| last <= *tip))
+            {
                 self.pipeline.flush()?;
-                return Ok(Ended::Reached(self.exit_at.unwrap_or_default()));
+                return Ok(Ended::Reached(tip));
             }
             let asked = Instant::now();
             let event = source.next(TICK);

@@ -4,10 +4,9 @@ mod args;
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cofferdam_protocol::exit::CommandExit;
-use cofferdam_protocol::verdict::Verdict;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
@@ -16,7 +15,7 @@ pub(super) use self::args::NodeArgs;
 use super::args as shared;
 use super::error::CliError;
 use super::serve::{bind, start_pool, tell_systemd};
-use super::signals::{self, Stop};
+use super::signals::Stop;
 use crate::blocks::daemon::Follower;
 use crate::blocks::{FileFeed, Network, Options};
 use crate::chain::{Pipeline, PipelineSettings};
@@ -115,17 +114,15 @@ async fn serve(parts: Arc<Parts>, builder: PoolBuilder) -> Result<CommandExit, C
     drain(&parts, pool, server).await;
     match ended {
         None => Ok(CommandExit::Success),
-        Some(ended) => ended.map(exit_of),
+        Some(ended) => ended.map(|ended| exit_of(&ended)),
     }
 }
 
 /// What the way in which indexing ended means for whoever started it.
-fn exit_of(ended: Ended) -> CommandExit {
+fn exit_of(ended: &Ended) -> CommandExit {
     match ended {
         Ended::Asked | Ended::Reached(_) | Ended::OutOfFiles => CommandExit::Success,
-        Ended::Stopped(outcome) => match outcome.result.verdict {
-            Verdict::Guest(_) | Verdict::Host(_) => CommandExit::Failure,
-        },
+        Ended::Stopped(_) => CommandExit::Failure,
     }
 }
 
@@ -198,7 +195,7 @@ fn index(parts: &Parts, pool: &Arc<Pool>) -> Outcome {
         }
         asked
     };
-    signals::obeying(stop, pool, args.drain_timeout, || index_sources(parts, &mut pipeline, &is_asked))
+    index_sources(parts, &mut pipeline, &is_asked)
 }
 
 /// Indexes files, if there are any, and then follows the daemon, if there is one.
@@ -275,11 +272,11 @@ fn error_of(error: NodeError) -> CliError {
 async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Outcome>) -> Option<Outcome> {
     const LOOK: Duration = Duration::from_millis(100);
     let mut look = tokio::time::interval(LOOK);
-    let mut indexed = None;
+    let (mut indexed, mut asked) = (None, None);
     loop {
         tokio::select! {
             outcome = &mut ended, if indexed.is_none() => {
-                let outcome = outcome.unwrap_or(Err(CliError::Reader));
+                let outcome = outcome.unwrap_or(Err(CliError::Indexer));
                 // Without a daemon, what was indexed from files is served on.
                 let serves_on = matches!(outcome, Ok(Ended::OutOfFiles)) && parts.args.exit_at.is_none();
                 if !serves_on {
@@ -299,6 +296,12 @@ async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Out
                 if parts.stop.is_asked() {
                     // The indexing thread commits what it took, and then says so.
                     parts.service.drain();
+                    let since = *asked.get_or_insert_with(Instant::now);
+                    if since.elapsed() > parts.args.drain_timeout {
+                        // A block that takes too long is cut off, and is the first of the next run.
+                        let pool = Arc::clone(pool);
+                        drop(tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await);
+                    }
                 }
             }
         }
