@@ -239,3 +239,22 @@ impl HttpBody for Whole {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_that_the_kernel_has_accepted_are_taken_before_the_listener_closes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients: Vec<_> = (0..5).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let taken: Vec<_> = accepted_already(listener).collect();
+        let mut peers: Vec<_> = taken.iter().map(|stream| stream.peer_addr().unwrap()).collect();
+        let mut addresses: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
+        peers.sort_unstable();
+        addresses.sort_unstable();
+        assert_eq!(peers, addresses);
+        assert!(std::net::TcpStream::connect(address).is_err());
+    }
+}
