@@ -25,8 +25,9 @@ use cofferdam_tests::support::random::Random;
 use nix::sys::signal::Signal;
 
 /// How each of the three processes is started.
-const HOST: &str = "--workers 1 --spares 1";
-/// Workers are killed so often, over all processes. A slot bears twenty deaths a minute, and there are six.
+const HOST: &str = "--workers 1 --spares 2";
+/// Workers are killed so often, over all processes. A slot bears twenty deaths a minute, and there are nine, so
+/// that this can go on for as long as the requests last.
 const BETWEEN_KILLS: Duration = Duration::from_millis(500);
 /// About how long the disturbances take.
 const DISTURBED: Duration = Duration::from_secs(25);
