@@ -131,11 +131,12 @@ fn metrics_are_prometheus_text_and_count_what_happened() {
     server.end();
 }
 
-/// A server whose worker was stopped in the middle of its commit.
-fn stopped_in_its_commit(agent: SocketAddr) -> (Server, u32) {
+/// A server whose worker was stopped in the middle of its commit, and before which requests wait for so long.
+fn stopped_in_its_commit(agent: SocketAddr, queue_wait: &str) -> (Server, u32) {
     for _ in 0..10 {
         let command = Cofferdam::new(["serve"]).arg(guest("script.wat")).with("--memory 1GiB --spares 0");
-        let command = command.with(&format!("--drain-delay 0s --huge-pages off --agent {agent}"));
+        let command = command.with("--drain-delay 0s --huge-pages off");
+        let command = command.with(&format!("--agent {agent} --queue-wait {queue_wait}"));
         let server = Server::start(command);
         let worker = wait_until("there is a worker", || server.running.workers().first().copied());
         send(worker, Signal::SIGSTOP).expect("it is there");
@@ -160,7 +161,7 @@ fn agent_line(agent: SocketAddr) -> String {
 #[test]
 fn probes_tell_the_truth_before_during_and_after_the_commit() {
     let agent = address();
-    let (server, worker) = stopped_in_its_commit(agent);
+    let (server, worker) = stopped_in_its_commit(agent, "200ms");
     let probe = |path: &str, status: u16| server.get(path).expect(status).text();
     assert!(probe("/startupz?verbose", 503).starts_with("[-]memory committed "));
     assert!(probe("/startupz", 503).ends_with("startupz check failed\n"));
@@ -174,6 +175,8 @@ fn probes_tell_the_truth_before_during_and_after_the_commit() {
     let response = server.post("/v1/blocks/1", &[], &good(1).0);
     assert_eq!(response.must("retry-after"), "1");
     response.problem(503, "urn:cofferdam:problem:starting");
+    let response = server.post("/v1/blocks/1", &["Cofferdam-Deadline-Ms: 50"], &good(1).0);
+    response.problem(504, "urn:cofferdam:problem:client-deadline");
     assert!(server.admin("/admin/swap", b"").expect(409).text().contains("nothing is served yet"));
 
     send(worker, Signal::SIGCONT).expect("it is there");
@@ -189,9 +192,39 @@ fn probes_tell_the_truth_before_during_and_after_the_commit() {
 }
 
 #[test]
+fn requests_wait_for_the_commit_as_for_a_worker() {
+    let (server, worker) = stopped_in_its_commit(address(), "5m");
+    let mut waiting = [
+        begin(&server, "/v1/blocks/1", &[], &good(1).0),
+        begin(&server, "/v1/views/echo", &["Idempotency-Key: k"], b"x"),
+    ];
+    await_waiting(&server, 1, 1);
+    // Probes do not.
+    assert!(server.get("/readyz?verbose").expect(503).text().contains("[-]phase starting: "));
+    send(worker, Signal::SIGCONT).expect("it is there");
+    for client in &mut waiting {
+        client.response().expect("an answer").expect(200);
+    }
+    server.end();
+}
+
+fn await_waiting(server: &Server, blocks: u64, views: u64) {
+    let here = json!([blocks, views]);
+    wait_until("requests wait", || {
+        let queue = &server.status()["queue"];
+        (json!([queue["blocks"], queue["views"]]) == here).then_some(())
+    });
+}
+
+#[test]
 fn a_server_that_is_asked_to_end_while_it_commits_ends_and_leaves_nothing() {
-    let (server, worker) = stopped_in_its_commit(address());
+    let (server, worker) = stopped_in_its_commit(address(), "5m");
+    let mut waiting = begin(&server, "/v1/blocks/1", &[], &good(1).0);
+    await_waiting(&server, 1, 0);
     server.running.signal(Signal::SIGTERM);
+    let response = waiting.response().expect("an answer");
+    assert_eq!(response.must("connection"), "close");
+    response.problem(503, "urn:cofferdam:problem:draining");
     // A stopped process can be killed, and only that.
     let output = server.running.finish().expect_code(1);
     assert!(!cofferdam_tests::support::pool::is_running(worker), "{output}");
@@ -278,7 +311,7 @@ fn a_drain_finishes_what_runs_and_what_waits_and_closes_what_is_idle() {
         let mut running = begin(&server, "/v1/blocks/1", &[], &Act::Spin(SECOND).input());
         await_busy(&server);
         let mut waiting = begin(&server, "/v1/blocks/2", &[], &good(2).0);
-        wait_until("it waits", || (server.status()["queue"]["blocks"] == 1).then_some(()));
+        await_waiting(&server, 1, 0);
         if by_admin {
             server.admin("/admin/drain", b"").expect(202);
         } else {

@@ -115,15 +115,16 @@ async fn serve(
     asks: mpsc::UnboundedSender<Ask>,
     mut asked: mpsc::UnboundedReceiver<Ask>,
 ) -> Result<CommandExit, CliError> {
-    let service = Service::starting(Settings {
+    let settings = Settings {
         queue: args.queue,
         queue_wait: args.queue_wait,
         buffered_bytes: args.buffered.0,
         body_timeout: args.body_timeout,
         ..Settings::default()
-    });
+    };
+    let service = Service::starting(settings, args.max_body_bytes.0);
     let operator = Arc::new(Control { args: args.clone(), service: service.clone(), asks });
-    // Before the commit: probes have something to ask from the first moment.
+    // Before the commit: probes have something to ask from the first moment, and requests where to wait.
     let server = listen(args, &service, &operator)?;
     let mut starting = {
         let (args, service) = (args.clone(), service.clone());
@@ -136,16 +137,33 @@ async fn serve(
             service.drain();
             return match starting.await {
                 Ok(Ok(_)) => drain(args, &service, server, false).await,
-                _ => Ok(CommandExit::Failure),
+                _ => {
+                    send_away(&service, server).await;
+                    Ok(CommandExit::Failure)
+                }
             };
         }
     };
-    let pool = started?;
+    let pool = match started {
+        Ok(pool) => pool,
+        Err(error) => {
+            send_away(&service, server).await;
+            return Err(error);
+        }
+    };
     tracing::info!("serving on {}: profile {}", args.listen, pool.profile().hash());
     drop(pool);
     tell_systemd(&[NotifyState::Ready]);
     let failed = serve_until_asked(&service, &operator, &mut asked).await;
     drain(args, &service, server, failed).await
+}
+
+/// Answers whoever has waited for a pool that will not be.
+async fn send_away(service: &Service, server: tokio::task::JoinHandle<usize>) {
+    const LAST_WORDS: Duration = Duration::from_secs(1);
+    service.close();
+    // Whoever does not take an answer by then finds the connection closed.
+    let _ = tokio::time::timeout(LAST_WORDS, server).await;
 }
 
 /// Binds every listener, and begins to answer. The handle ends with the number of connections that were cut off.

@@ -26,6 +26,8 @@ pub(super) enum Refusal {
     Full,
     /// Its turn did not come in time.
     Waited,
+    /// Nobody will be let in any more.
+    Closed,
 }
 
 /// The gate. Cheap to clone.
@@ -44,6 +46,7 @@ struct State {
     /// How many may be in at a time.
     capacity: usize,
     inside: usize,
+    closed: bool,
     blocks: VecDeque<Waiter>,
     views: VecDeque<Waiter>,
     /// Whether the next turn is the views', if somebody waits in either lane.
@@ -92,6 +95,9 @@ impl Gate {
     pub(super) async fn enter(&self, lane: Lane, patience: Duration) -> Result<Turn, Refusal> {
         let (id, turn) = {
             let mut state = self.lock();
+            if state.closed {
+                return Err(Refusal::Closed);
+            }
             if state.inside < state.capacity && state.waiting() == 0 {
                 state.inside += 1;
                 return Ok(Turn::new(self));
@@ -109,6 +115,7 @@ impl Gate {
         match tokio::time::timeout(patience, turn).await {
             Ok(Ok(turn)) => Ok(turn),
             // A sender that has sent nothing is dropped when its place is taken away.
+            Ok(Err(_)) if self.lock().closed => Err(Refusal::Closed),
             Ok(Err(_)) => Err(Refusal::Full),
             Err(_) => Err(Refusal::Waited),
         }
@@ -121,6 +128,14 @@ impl Gate {
             state.capacity = capacity;
             self.admit(&mut state);
         }
+    }
+
+    /// Sends away whoever waits, and whoever comes.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.blocks.clear();
+        state.views.clear();
     }
 
     pub(super) fn load(&self) -> Load {
@@ -348,5 +363,18 @@ mod tests {
         drop(turn);
         assert_eq!(gate.enter(Lane::Blocks, Duration::ZERO).await.map(drop), Err(Refusal::Waited));
         assert!((1..=60).contains(&gate.retry_after()));
+    }
+
+    #[tokio::test]
+    async fn a_gate_that_is_closed_sends_away_whoever_waits_and_whoever_comes() {
+        let gate = Gate::new(10);
+        let other = gate.clone();
+        let waits = tokio::spawn(async move { other.enter(Lane::Views, LONG).await.map(drop) });
+        while gate.load().views == 0 {
+            tokio::task::yield_now().await;
+        }
+        gate.close();
+        assert_eq!(waits.await.unwrap(), Err(Refusal::Closed));
+        assert_eq!(gate.enter(Lane::Blocks, LONG).await.map(drop), Err(Refusal::Closed));
     }
 }

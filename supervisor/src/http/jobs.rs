@@ -18,7 +18,7 @@ use super::gate::Lane;
 use super::idempotency::Key;
 use super::problem::Problem;
 use super::request::Request;
-use super::service::{Inner, Phase, Service};
+use super::service::{Inner, Service};
 use super::trace;
 
 /// Milliseconds that the client is ready to wait, from the arrival of its request.
@@ -74,13 +74,8 @@ async fn answer(
 ) -> Result<Response, Problem> {
     let (lane, height, export) = what;
     let deadline = deadline(headers)?;
-    let generation = match *inner.phase.borrow() {
-        Phase::Closing => None,
-        _ => inner.generation(),
-    };
-    let limits = *generation.ok_or_else(|| inner.not_serving())?.pool.limits();
     let bounds = Bounds {
-        bytes: limits.input_bytes,
+        bytes: inner.body_bytes(),
         time: inner.settings.body_timeout,
         patience: inner.settings.queue_wait,
         retry_after: inner.gate.retry_after(),

@@ -188,6 +188,8 @@ impl Inner {
             (Refusal::Waited, Some((_, allowed))) if waited < self.settings.queue_wait => {
                 Problem::ClientDeadline(allowed)
             }
+            (Refusal::Closed, _) => self.not_serving(),
+            (Refusal::Waited, _) if self.generation().is_none() => self.not_serving(),
             (Refusal::Waited, _) => Problem::NoTurn { waited, retry_after },
         }
     }

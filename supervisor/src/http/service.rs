@@ -27,13 +27,13 @@ const RECENT: usize = 50;
 /// What the process is doing, as balancers need to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Workers are committing their memory.
+    /// Workers are committing their memory. Requests wait for them.
     Starting,
     /// Requests are taken.
     Serving,
     /// Requests are still taken, but no more should be sent: readiness has fallen.
     Draining,
-    /// No more requests are taken; those that run are finished.
+    /// No more connections are taken; what is under way on those that there are is finished.
     Closing,
 }
 
@@ -44,6 +44,8 @@ pub struct Service(pub(super) Arc<Inner>);
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) settings: Settings,
+    /// Bytes that a body may have, for as long as there is no pool to ask.
+    first_body_bytes: u64,
     pub(super) gate: Gate,
     pub(super) room: Room,
     pub(super) answers: Arc<Answers>,
@@ -97,14 +99,16 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Service {
-    /// A service without a pool yet: it is alive, and not ready.
-    pub(crate) fn starting(settings: Settings) -> Self {
+    /// A service without a pool yet: it is alive, and not ready. Requests wait for a pool, which takes bodies of
+    /// `body_bytes`.
+    pub(crate) fn starting(settings: Settings, body_bytes: u64) -> Self {
         let (phase, _) = watch::channel(Phase::Starting);
         Self(Arc::new(Inner {
             gate: Gate::new(settings.queue),
             room: Room::new(settings.buffered_bytes),
             answers: Arc::new(Answers::new(&settings)),
             settings,
+            first_body_bytes: body_bytes,
             metrics: Metrics::new(),
             phase,
             started: Instant::now(),
@@ -122,7 +126,7 @@ impl Service {
 
     /// A service over `pool`, ready at once. `name` is what the module is called in reports.
     pub fn new(pool: &Arc<Pool>, name: &str, settings: Settings) -> Self {
-        let service = Self::starting(settings);
+        let service = Self::starting(settings, pool.limits().input_bytes);
         service.install(pool, name);
         service
     }
@@ -177,9 +181,12 @@ impl Service {
         });
     }
 
-    /// Takes no more requests.
+    /// Takes no more connections. Without a pool, whoever has waited for it is sent away.
     pub fn close(&self) {
         self.0.phase.send_replace(Phase::Closing);
+        if self.0.generation().is_none() {
+            self.0.gate.close();
+        }
     }
 
     /// Says how far the first commit is.
@@ -201,6 +208,11 @@ impl Service {
 impl Inner {
     pub(super) fn generation(&self) -> Option<Arc<Generation>> {
         self.generation.load_full()
+    }
+
+    /// Bytes that a body may have.
+    pub(super) fn body_bytes(&self) -> u64 {
+        self.generation().map_or(self.first_body_bytes, |generation| generation.pool.limits().input_bytes)
     }
 
     /// The pool's health; of no slot if there is no pool.

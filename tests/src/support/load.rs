@@ -152,6 +152,8 @@ impl Client {
 pub struct Outcome {
     /// Its number.
     pub index: u64,
+    /// The number of the client that sent it; of a flood, where each request is a client's only one, the same number.
+    pub client: u64,
     /// When it was sent.
     pub began: Instant,
     /// When all of the answer was there.
@@ -218,7 +220,7 @@ impl Load {
         let begun = Instant::now();
         runtime().block_on(async {
             let mut tasks = tokio::task::JoinSet::new();
-            for _ in 0..self.connections {
+            for number in 0..self.connections as u64 {
                 let (stop, next, tally) = (Arc::clone(stop), Arc::clone(&next), Arc::clone(&tally));
                 let (work, check) = (Arc::clone(&work), Arc::clone(&check));
                 tasks.spawn(async move {
@@ -230,7 +232,7 @@ impl Load {
                         let work = work(index);
                         let began = Instant::now();
                         let reply = client.post(&work).await;
-                        let outcome = Outcome { index, began, ended: Instant::now(), reply };
+                        let outcome = Outcome { index, client: number, began, ended: Instant::now(), reply };
                         let wrong = match &outcome.reply {
                             Ok(reply) => check(index, reply).err(),
                             Err(error) => Some(error.clone()),
@@ -313,7 +315,7 @@ impl Flood {
                     let mut client = kept.unwrap_or_else(|| Client::new(address));
                     let began = Instant::now();
                     let reply = client.post(&work).await;
-                    let outcome = Outcome { index, began, ended: Instant::now(), reply };
+                    let outcome = Outcome { index, client: index, began, ended: Instant::now(), reply };
                     idle.lock().unwrap_or_else(PoisonError::into_inner).push(client);
                     outcome
                 });

@@ -1,9 +1,10 @@
 //! The HTTP face beside a server that does nothing: what a request to an empty guest costs, one at a time and with many
-//! connections.
+//! connections, by one worker and by as many as there are processors.
 //!
 //! Client and server share the process and the machine, and both servers are the same axum on the same runtime: what they
 //! differ in is the guest and the way to it.
 
+use std::iter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
-use super::{Bench, CliError, Figure, guests, nanos};
+use super::{Bench, CliError, Figure, guests, nanos, throughput};
 use crate::http;
 
 /// How many connections ask at the same time.
@@ -30,13 +31,22 @@ const ROUND: Duration = Duration::from_millis(1500);
 const BODY_BYTES: usize = 100;
 
 pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, CliError> {
-    bench.doing("starting servers");
+    let mut figures = Vec::new();
+    let most = throughput::most_workers(bench);
+    for workers in iter::once(1).chain((most > 1).then_some(most)) {
+        figures.extend(with_workers(bench, workers)?);
+    }
+    Ok(figures)
+}
+
+fn with_workers(bench: &Bench<'_>, workers: usize) -> Result<Vec<Figure>, CliError> {
+    bench.doing(format!("starting servers, workers: {workers}"));
     let runtime = Runtime::new().map_err(CliError::io("the runtime"))?;
-    let pool = Arc::new(bench.builder(guests::EMPTY).build()?);
+    let pool = Arc::new(bench.builder(guests::EMPTY).workers(workers).build()?);
     let measured = runtime.block_on(async {
         let ours = serve(http::router(&pool)).await?;
         let bare = serve(Router::new().route("/v1/blocks/{height}", post(|_: Bytes| async { "" }))).await?;
-        figures(bench, ours, bare).await
+        figures(bench, ours, bare, workers).await
     });
     // The routes hold the pool, too: it ends here, and its memory is free for what is measured next.
     runtime.shutdown_timeout(Duration::from_secs(10));
@@ -44,7 +54,12 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, CliError> {
     measured
 }
 
-async fn figures(bench: &Bench<'_>, ours: SocketAddr, bare: SocketAddr) -> Result<Vec<Figure>, CliError> {
+async fn figures(
+    bench: &Bench<'_>,
+    ours: SocketAddr,
+    bare: SocketAddr,
+    workers: usize,
+) -> Result<Vec<Figure>, CliError> {
     let mut figures = Vec::new();
     for connections in CONNECTIONS {
         bench.doing(format!("requests over {connections} connections"));
@@ -57,11 +72,13 @@ async fn figures(bench: &Bench<'_>, ours: SocketAddr, bare: SocketAddr) -> Resul
                 their.add(b);
             }
         }
-        let noun = if connections == 1 { "connection" } else { "connections" };
+        let counted =
+            |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+        let by = format!("{}, {}", counted(connections, "connection"), counted(workers, "worker"));
         let beside = "axum, a handler that does nothing";
-        let case = format!("latency, {connections} {noun}");
+        let case = format!("latency, {by}");
         figures.push(Figure::new("http", case, &our.latencies).beside(beside, &their.latencies));
-        let case = format!("time a request, {connections} {noun}");
+        let case = format!("time a request, {by}");
         figures.push(Figure::new("http", case, &our.per_request).beside(beside, &their.per_request));
     }
     Ok(figures)

@@ -37,7 +37,7 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, CliError> {
 }
 
 /// As many as there are processors, and memory for.
-fn most_workers(bench: &Bench<'_>) -> usize {
+pub(super) fn most_workers(bench: &Bench<'_>) -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let fit = Budget::read(None).workers_that_fit(&need_of(1, bench.args.memory.0, &Limits::default()));
     processors.min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1)

@@ -21,7 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
 use super::service::{Phase, Service};
@@ -34,7 +34,11 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 /// Streams of one HTTP/2 connection at a time.
 const MAX_STREAMS: u32 = 256;
 
-/// How long a head that has begun to come may take to be there when the server closes.
+/// How long a connection is kept for a request that may be on its way to it when the server closes: a balancer may have
+/// chosen it just before.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
+
+/// How long a head that has begun to come may take after that.
 const LAST_HEAD: Duration = Duration::from_secs(1);
 
 /// What connections may cost.
@@ -72,6 +76,14 @@ pub async fn serve(
     // Every connection holds a sender: when all are gone, nothing is received.
     let (open, mut closed) = mpsc::channel::<()>(1);
     let mut phase = service.watch();
+    let begin = |stream| {
+        let one = one(stream, router.clone(), service.clone(), bounds.clone(), connections.enter());
+        let open = open.clone();
+        tokio::spawn(async move {
+            one.await;
+            drop(open);
+        });
+    };
     {
         let mut closing = pin!(phase.wait_for(|phase| *phase == Phase::Closing));
         loop {
@@ -80,23 +92,28 @@ pub async fn serve(
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    let connection = connections.enter();
-                    let one = one(stream, router.clone(), service.clone(), bounds.clone(), connection);
-                    let open = open.clone();
-                    tokio::spawn(async move {
-                        one.await;
-                        drop(open);
-                    });
-                }
+                Ok((stream, _)) => begin(stream),
                 Err(error) => after_failure(&error, &connections).await,
             }
         }
     }
-    drop((listener, open));
+    accepted_already(listener).for_each(begin);
+    drop(open);
     // Nothing is ever sent.
     let _ = tokio::time::timeout(grace, closed.recv()).await;
     connections.busy()
+}
+
+/// Closes `listener`. The connections that the kernel has accepted for it by then would be reset with it, although their
+/// clients may have sent a request already: they are taken first.
+fn accepted_already(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
+    let listener = listener.into_std().ok();
+    std::iter::from_fn(move || {
+        // A listener of the runtime does not block: without a connection this is an error, and the end.
+        let (stream, _) = listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    })
 }
 
 /// What to do when no connection could be accepted.
@@ -149,7 +166,7 @@ async fn one(
     let mut phase = service.watch();
     let leaves = async {
         tokio::select! {
-            _ = phase.wait_for(|phase| *phase == Phase::Closing) => LAST_HEAD,
+            () = closed(&mut phase) => LAST_HEAD,
             // Others need its place now.
             () = connection.evicted() => Duration::ZERO,
             () = silent(&connection, bounds.header_timeout) => Duration::ZERO,
@@ -170,6 +187,14 @@ async fn one(
         tracing::debug!("a connection ended: {error}");
     }
     metric.dec();
+}
+
+/// Ends when the server has been closing for long enough for requests that were on their way. On those connections that
+/// have one, the answer has said that there will be no other.
+async fn closed(phase: &mut watch::Receiver<Phase>) {
+    // Its other end lives as long as the service.
+    let _ = phase.wait_for(|phase| *phase == Phase::Closing).await;
+    tokio::time::sleep(LAST_REQUEST).await;
 }
 
 /// Ends when a connection has not begun its first request in time. Before hyper knows which HTTP it is, it has no timer.
@@ -212,5 +237,24 @@ impl HttpBody for Whole {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_that_the_kernel_has_accepted_are_taken_before_the_listener_closes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients: Vec<_> = (0..5).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let taken: Vec<_> = accepted_already(listener).collect();
+        let mut peers: Vec<_> = taken.iter().map(|stream| stream.peer_addr().unwrap()).collect();
+        let mut addresses: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
+        peers.sort_unstable();
+        addresses.sort_unstable();
+        assert_eq!(peers, addresses);
+        assert!(std::net::TcpStream::connect(address).is_err());
     }
 }
