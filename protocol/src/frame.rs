@@ -218,7 +218,7 @@ mod tests {
             .prop_map(|(id, attempt, call, height, (offset, length), (state_tip, layers))| {
                 let input = Span { offset, length };
                 let layers = vec![Layer { height, span: input, slots: id }; layers];
-                Request::Job(Job { id, attempt, call, height, input, state_tip, layers })
+                Request::Job(Job { id, attempt, call, height, input, state_tip, base: state_tip, layers })
             });
         prop_oneof![Just(Request::Stop), job]
     }

@@ -167,6 +167,8 @@ pub struct Job {
     pub input: Span,
     /// The height that the state must have reached; none if that does not matter.
     pub state_tip: Option<u32>,
+    /// The newest height of the store that reads may see under the layers; none for as new as the job itself may see.
+    pub base: Option<u32>,
     /// What lies over the state, newest first; at most [`crate::layer::MAX_LAYERS`].
     pub layers: Vec<Layer>,
 }

@@ -19,6 +19,7 @@ pub mod node;
 pub mod pool;
 pub mod sample;
 pub mod store;
+pub mod tree;
 
 pub use cofferdam_protocol::{exit, fault, profile, status, verdict, writes};
 pub use cofferdam_worker::{init, init_with};

@@ -45,10 +45,12 @@ impl Layers {
 }
 
 /// The state as one job sees it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reads {
     snapshot: Option<Snapshot>,
     layers: Option<Layers>,
+    /// The newest height of the snapshot that may be seen.
+    base: u32,
     last: Last,
 }
 
@@ -61,9 +63,15 @@ struct Last {
 }
 
 impl Reads {
-    /// What is in `snapshot`, with `layers` over it.
-    pub fn new(snapshot: Option<Snapshot>, layers: Option<Layers>) -> Self {
-        Self { snapshot, layers, last: Last::default() }
+    /// What is in `snapshot`.
+    pub fn new(snapshot: Option<Snapshot>) -> Self {
+        Self { snapshot, layers: None, base: u32::MAX, last: Last::default() }
+    }
+
+    /// Puts `layers` over it, and hides what the snapshot has above `base`.
+    #[must_use]
+    pub fn under(self, layers: Layers, base: Option<u32>) -> Self {
+        Self { layers: Some(layers), base: base.unwrap_or(u32::MAX), ..self }
     }
 
     /// The newest height that reads of `call` at `height` see: of a block the one before, of a view its own. None if they
@@ -105,7 +113,7 @@ impl Reads {
         {
             return Ok(Some(value));
         }
-        self.snapshot.as_ref().map_or(Ok(None), |snapshot| snapshot.get(key, at_most))
+        self.snapshot.as_ref().map_or(Ok(None), |snapshot| snapshot.get(key, at_most.min(self.base)))
     }
 }
 

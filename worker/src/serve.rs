@@ -108,7 +108,7 @@ impl Server {
             }
         }
         let layers = Layers::new(Arc::clone(&self.layers), self.layer_seed, job.layers.clone());
-        let reads = Reads::new(state, Some(layers));
+        let reads = Reads::new(state).under(layers, job.base);
         let input = JobInput::new(&job.call, job.height, Arc::clone(&self.input), job.input, reads);
         Ok(self.guest.run(prepared, &job.call, input, output)?)
     }

@@ -52,4 +52,28 @@ pub enum FeedError {
     /// A node.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+    /// The chain left the one that is indexed further down than it may.
+    #[error(
+        "the chain given has block {given} at height {height}, the indexed one another, and its tip is at height {tip}: that is \
+         deeper than --max-reorg-depth {max_reorg_depth}; allow it, or index into another --db-path"
+    )]
+    TooDeep {
+        /// The lowest height that was compared, and differs.
+        height: u32,
+        /// The hash given.
+        given: BlockHash,
+        /// The height that is indexed.
+        tip: u32,
+        /// How deep a reorganisation may be.
+        max_reorg_depth: u32,
+    },
+    /// No thread could be started to read blocks.
+    #[error("a thread to read blocks: {0}")]
+    Thread(#[source] std::io::Error),
+    /// The thread that reads blocks has panicked: a defect.
+    #[error("internal error: the thread that reads blocks has ended early")]
+    Reader,
+    /// Everything was given, and nothing more will come.
+    #[error("there are no more blocks")]
+    Ended,
 }

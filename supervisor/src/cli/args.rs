@@ -30,6 +30,12 @@ pub(super) fn read_module(path: Option<&Path>) -> Result<Vec<u8>, CliError> {
     Ok(module)
 }
 
+/// What the module is called in reports: the name of its file.
+pub(super) fn module_name(path: Option<&Path>) -> String {
+    let name = path.and_then(Path::file_name);
+    name.map_or_else(|| "sample.wasm".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
 /// Which blocks, and how they are read.
 #[derive(Debug, Args)]
 pub(super) struct BlockArgs {
@@ -261,10 +267,10 @@ impl CacheArgs {
 /// The pool that `run` and `serve` keep.
 #[derive(Clone, Debug, Args)]
 pub(super) struct PoolArgs {
-    /// Jobs that can run at a time, each on a worker of its own. A chain runs one block at a time; more workers let
-    /// one reset while another runs.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    workers: usize,
+    /// Jobs that can run at a time, each on a worker of its own [default: 1; a node has one more for views if there is memory
+    /// for it]. A chain runs one block at a time; more workers let one reset while another runs.
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
 
     /// Committed workers more, to take over when one dies [default: 1 if there is memory for it].
     #[arg(long, value_name = "N")]
@@ -288,10 +294,26 @@ impl PoolArgs {
     /// The pool of `module`, for inputs of up to so many bytes.
     pub(super) fn builder(&self, module: Vec<u8>, input: Bytes) -> PoolBuilder {
         let limits = Limits { retries: self.retries, ..self.limits.limits(input) };
-        let mut builder = Pool::builder(module).workers(self.workers).limits(limits);
+        let mut builder = Pool::builder(module).workers(self.workers.unwrap_or(1)).limits(limits);
         if let Some(spares) = self.spares {
             builder = builder.spares(spares);
         }
         self.cache.apply(self.memory.apply(builder))
+    }
+
+    /// As [`PoolArgs::builder`]; where the number of workers is not given, the most that there is memory for, within these
+    /// bounds.
+    pub(super) fn builder_within(
+        &self,
+        module: Vec<u8>,
+        input: Bytes,
+        least: usize,
+        most: usize,
+    ) -> PoolBuilder {
+        let builder = self.builder(module, input);
+        match self.workers {
+            Some(_) => builder,
+            None => builder.workers_within(least, most),
+        }
     }
 }

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::agreement::audit::AuditError;
 use crate::agreement::diff::DiffError;
-use crate::blocks::BlockError;
+use crate::blocks::{BlockError, FeedError};
 use crate::chain::ChainError;
 use crate::pool::PoolError;
 use crate::store::StoreError;
@@ -40,6 +40,8 @@ pub(super) enum CliError {
     File { path: PathBuf, source: io::Error },
     #[error("{what}: {source}")]
     Io { what: &'static str, source: io::Error },
+    #[error(transparent)]
+    Feed(FeedError),
     #[error("internal error: reading blocks ended before the last block")]
     Reader,
     /// Whoever read the output has had enough, as `head` does: no failure in itself.

@@ -4,15 +4,18 @@ mod args;
 mod audit;
 mod bench;
 mod check;
+mod config;
 mod diff;
 mod doctor;
 mod error;
 mod logging;
+mod node;
 mod probe;
 mod report;
 mod run;
 mod serve;
 mod signals;
+mod verify_proof;
 
 use std::fs;
 use std::io::{self, Write};
@@ -59,6 +62,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Serve jobs over HTTP, behind a load balancer.
     Serve(Box<serve::ServeArgs>),
+    /// Follow a Bitcoin node, index its chain, and serve views of the state over JSON-RPC.
+    Node(Box<node::NodeArgs>),
     /// Run the same blocks under several limits of host memory, and say whether memory makes a difference.
     Check(Box<check::CheckArgs>),
     /// Run two modules over the same blocks, and say where they first write different things.
@@ -71,6 +76,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Measure this machine, each figure beside its alternative.
     Bench(bench::BenchArgs),
+    /// Check a proof of the state tree against a state root, without a node or a store.
+    VerifyProof(verify_proof::VerifyProofArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -80,7 +87,15 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::from_arg_matches(&command().get_matches()) {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let command = match config::apply(command(), "node", &arguments) {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("cofferdam: {error}");
+            return ExitCode::from(error.exit().code());
+        }
+    };
+    let cli = match Cli::from_arg_matches(&command.get_matches_from(arguments)) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
@@ -89,12 +104,14 @@ pub fn main() -> ExitCode {
         joined.and_then(|()| logging::init(&cli.log, cli.log_format)).and_then(|()| match cli.command {
             Command::Run(args) => run::run(&args),
             Command::Serve(args) => serve::run(&args),
+            Command::Node(args) => node::run(&args),
             Command::Check(args) => check::run(&args),
             Command::Diff(args) => diff::run(&args),
             Command::Audit(args) => audit::run(&args),
             Command::Probe(args) => probe::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::VerifyProof(args) => verify_proof::run(&args),
             Command::Completions { shell } => print_completions(shell),
         });
     let exit = match result {
@@ -108,17 +125,18 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-/// The command line, with a variable of the environment for every option of `serve`: unit files and containers set those.
+/// The command line, with a variable of the environment for every option of `serve` and `node`: unit files and containers set
+/// those.
 fn command() -> clap::Command {
-    Cli::command().mut_subcommand("serve", |serve| {
-        serve.mut_args(|argument| match argument.get_long() {
-            Some(long) if argument.get_env().is_none() && !matches!(long, "help" | "version") => {
-                let variable = format!("COFFERDAM_{}", long.to_uppercase().replace('-', "_"));
-                argument.env(variable)
-            }
-            _ => argument,
-        })
-    })
+    let with_variable = |argument: clap::Arg| match argument.get_long() {
+        Some(long) if argument.get_env().is_none() && !matches!(long, "help" | "version") => {
+            let variable = format!("COFFERDAM_{}", long.to_uppercase().replace('-', "_"));
+            argument.env(variable)
+        }
+        _ => argument,
+    };
+    let command = Cli::command().mut_subcommand("serve", |serve| serve.mut_args(with_variable));
+    command.mut_subcommand("node", |node| node.mut_args(with_variable))
 }
 
 fn join_cgroup(procs: &Path) -> Result<(), CliError> {

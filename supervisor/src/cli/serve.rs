@@ -172,7 +172,7 @@ fn listen(
     Ok(tokio::spawn(server::serve(main, router, service.clone(), bounds, args.drain_timeout)))
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
+pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
     bound(address).map_err(|error| CliError::Usage(format!("{address} cannot be listened on: {error}")))
 }
 
@@ -189,23 +189,32 @@ fn bound(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Commits the first pool and lets it serve.
 fn start(args: &ServeArgs, module: Vec<u8>, service: &Service) -> Result<Arc<Pool>, CliError> {
+    let is_asked = || service.phase() != Phase::Starting;
+    start_pool(describe(args, module), service, &name_of(args), &is_asked)
+}
+
+/// Commits a pool and lets `service` run on it, unless somebody asks to end first.
+pub(super) fn start_pool(
+    builder: PoolBuilder,
+    service: &Service,
+    module: &str,
+    is_asked: &dyn Fn() -> bool,
+) -> Result<Arc<Pool>, CliError> {
     let bar = logging::bar(None, "committing memory {bar:40} {bytes}/{total_bytes}");
-    let built = describe(args, module).build_with(&mut |progress| {
+    let built = builder.build_with(&mut |progress| {
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.committed_bytes);
         service.set_progress(progress);
-        if service.phase() == Phase::Starting { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
     let pool = Arc::new(built?);
-    service.install(&pool, &name_of(args));
+    service.install(&pool, module);
     Ok(pool)
 }
 
-/// What the module is called in reports: the name of its file.
 fn name_of(args: &ServeArgs) -> String {
-    let name = args.module.as_ref().and_then(|path| path.file_name());
-    name.map_or_else(|| "sample.wasm".to_owned(), |name| name.to_string_lossy().into_owned())
+    args::module_name(args.module.as_deref())
 }
 
 fn describe(args: &ServeArgs, module: Vec<u8>) -> PoolBuilder {
@@ -350,7 +359,7 @@ impl Operator for Control {
 }
 
 /// Tells systemd, if it started this (`Type=notify`).
-fn tell_systemd(states: &[NotifyState<'_>]) {
+pub(super) fn tell_systemd(states: &[NotifyState<'_>]) {
     let told: io::Result<()> = sd_notify::notify(states);
     if let Err(error) = told {
         tracing::debug!("systemd was not told: {error}");

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::body::Held;
 use super::gate::Lane;
 use super::problem;
-use crate::chain::extend_digest;
+use crate::chain::{Outcome, extend_digest};
 use crate::pool::{FailedAttempt, JobOutput, JobResult, WorkerInfo};
 
 const VERDICT: HeaderName = HeaderName::from_static("cofferdam-verdict");
@@ -128,6 +128,35 @@ impl Answer {
             failed: failed_attempts,
             output,
         }
+    }
+
+    /// What was indexed, without what it wrote: that is in the store.
+    pub(super) fn of_block(outcome: &Outcome) -> Self {
+        let result = &outcome.result;
+        Self {
+            lane: Lane::Blocks,
+            height: outcome.height,
+            export: None,
+            verdict: result.verdict,
+            detail: result.detail.clone(),
+            digest: outcome.digest,
+            attempts: result.attempts(),
+            worker: result.worker,
+            profile: Arc::from(""),
+            queued: Duration::ZERO,
+            exec: result.exec,
+            overhead: result.overhead,
+            memory_bytes: result.memory_bytes,
+            fuel_used: result.fuel_used,
+            log: String::new(),
+            failed: result.failed_attempts.clone(),
+            output: Bytes::new(),
+        }
+    }
+
+    /// What the guest gave.
+    pub(super) fn output(&self) -> Bytes {
+        self.output.clone()
     }
 
     /// How many attempts were lost to the host.

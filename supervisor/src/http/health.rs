@@ -49,6 +49,8 @@ pub(super) struct Readiness {
     workers: usize,
     full: bool,
     progress: String,
+    /// What the application over the service says.
+    extension: Option<Check>,
 }
 
 impl Readiness {
@@ -65,6 +67,14 @@ impl Readiness {
             workers: inner.generation().map_or(0, |generation| generation.pool.workers()),
             full: inner.gate.is_full(),
             progress: progress(inner),
+            extension: inner.extension.get().map(|extension| {
+                let mut check = Check::new(extension.name(), None);
+                match extension.ready() {
+                    Ok(remark) => check.remark = remark,
+                    Err(wrong) => check.wrong = Some(wrong),
+                }
+                check
+            }),
         }
     }
 
@@ -93,7 +103,9 @@ impl Readiness {
             let _ = write!(workers.remark, "; {failed}");
         }
         let full = self.full.then(|| "as many requests wait as may".to_owned());
-        vec![Check::new("phase", phase), workers, Check::new("queue", full)]
+        let mut checks = vec![Check::new("phase", phase), workers, Check::new("queue", full)];
+        checks.extend(self.extension.clone());
+        checks
     }
 
     /// A restart helps only a process that has given up all its slots; it ends by itself then, but should it hang, a
@@ -143,6 +155,10 @@ impl Readiness {
                 )
             }
             Phase::Draining | Phase::Closing => "drain\n".to_owned(),
+            // Requests that still come are answered; others do better.
+            Phase::Serving if self.extension.as_ref().is_some_and(|check| check.wrong.is_some()) => {
+                "drain\n".to_owned()
+            }
             Phase::Serving => format!("ready up {}%\n", self.share()),
         }
     }

@@ -87,7 +87,7 @@ async fn answer(
     };
     let body = body::receive(body, &bounds, &inner.room).await?;
     let key = Key::of(headers, || fingerprint(lane, height, export.as_deref(), body.sha256))?;
-    let request = Request { lane, height, export, body, deadline };
+    let request = Request { lane, height, export, body, layers: Vec::new(), base: None, deadline };
     let work = Arc::clone(inner).answer(request);
     let answer = match key {
         None => work.await?,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cofferdam_protocol::status::ResetReport;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
@@ -15,6 +15,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::answer::Answer;
+use super::extension::Figure;
 use super::gate::Load;
 use super::problem::Problem;
 use crate::pool::{DeathCounts, Health, SlotState};
@@ -74,6 +75,8 @@ pub(super) struct Now<'a> {
     pub(super) held_bytes: u64,
     pub(super) ready: bool,
     pub(super) profile: &'a str,
+    /// What the application over the service adds.
+    pub(super) figures: Vec<Figure>,
 }
 
 fn latencies() -> Histogram {
@@ -202,6 +205,12 @@ fn moment(now: &Now<'_>) -> Registry {
         [("version", env!("CARGO_PKG_VERSION").to_owned()), ("profile", now.profile.to_owned())].to_vec(),
     );
     registry.register("build", "Which program, and what results depend on", info);
+    for figure in &now.figures {
+        match figure.counter {
+            true => registry.register(figure.name, figure.help, ConstCounter::new(figure.value)),
+            false => registry.register(figure.name, figure.help, ConstGauge::new(figure.value)),
+        }
+    }
     registry
 }
 

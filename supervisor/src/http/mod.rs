@@ -23,6 +23,7 @@ mod agent;
 mod answer;
 pub(crate) mod body;
 mod events;
+mod extension;
 mod gate;
 mod health;
 mod history;
@@ -49,6 +50,8 @@ use axum::{Router, middleware};
 
 pub use admin::{Operator, admin_router};
 pub use agent::agent;
+pub use extension::{Extension, Figure};
+pub(crate) use extension::{InternalAnswer, InternalJob, InternalProblem};
 pub use service::{Phase, Service};
 pub use settings::Settings;
 pub use swap::SwapError;
@@ -80,21 +83,33 @@ pub fn router(pool: &Arc<Pool>) -> Router {
 /// # Panics
 /// Outside of a tokio runtime.
 pub fn router_of(service: Service) -> Router {
+    let jobs = Router::new()
+        .route("/v1/blocks/{height}", post(jobs::block))
+        .route("/v1/views/{export}", post(jobs::view))
+        .with_state(service.clone());
+    router_over(service, jobs)
+}
+
+/// The routes that say how `service` is (status page, probes, figures), and those of `application`, which asks it for jobs in
+/// its own way.
+///
+/// # Panics
+/// Outside of a tokio runtime.
+pub fn router_over(service: Service, application: Router) -> Router {
     monitor::start(&service.0);
     Router::new()
         .route("/", get(page))
-        .route("/v1/blocks/{height}", post(jobs::block))
-        .route("/v1/views/{export}", post(jobs::view))
         .route("/v1/status", get(status))
         .route("/v1/events", get(events::events))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/startupz", get(startupz))
         .route("/metrics", get(metrics))
+        .with_state(service.clone())
+        .merge(application)
         .fallback(not_found)
         .method_not_allowed_fallback(method)
-        .layer(middleware::from_fn_with_state(service.clone(), close_when_draining))
-        .with_state(service)
+        .layer(middleware::from_fn_with_state(service, close_when_draining))
 }
 
 /// Has clients come again by a new connection, which a balancer then leads elsewhere.
@@ -156,6 +171,7 @@ async fn metrics(State(service): State<Service>, headers: HeaderMap) -> Response
         held_bytes: inner.room.taken(),
         ready: Readiness::of(inner, &health).is_ready(),
         profile: generation.as_ref().map_or("", |generation| &generation.profile_text),
+        figures: inner.extension.get().map_or_else(Vec::new, |extension| extension.figures()),
     };
     // Prometheus asks for what it prefers; everybody else gets what a browser shows.
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -13,7 +13,7 @@ use super::body::{Held, Received};
 use super::gate::{Lane, Refusal, Turn};
 use super::problem::Problem;
 use super::service::{Generation, Inner};
-use crate::pool::{Begun, Job, JobResult, PoolError, Ticket};
+use crate::pool::{Begun, Job, JobResult, PoolError, StateLayer, Ticket};
 
 /// One request for a job, read and understood.
 pub(super) struct Request {
@@ -21,6 +21,10 @@ pub(super) struct Request {
     pub(super) height: u32,
     pub(super) export: Option<String>,
     pub(super) body: Received,
+    /// What lies over the state, newest first.
+    pub(super) layers: Vec<StateLayer>,
+    /// The newest height of the store that is seen under them.
+    pub(super) base: Option<u32>,
     /// When whoever asked stops waiting.
     pub(super) deadline: Option<(Instant, Duration)>,
 }
@@ -60,13 +64,13 @@ struct Later {
 
 impl Run {
     fn new(request: Request, turn: Turn, queued: Duration) -> Self {
-        let Request { lane, height, export, body, .. } = request;
+        let Request { lane, height, export, body, layers, base, .. } = request;
         let Received { input, sha256, held } = body;
         let job = match &export {
             None => Job::block(height, input),
             Some(export) => Job::view(export.clone(), height, input),
         };
-        Self { lane, height, export, sha256, job, queued, turn, held }
+        Self { lane, height, export, sha256, job: job.over(layers).based_on(base), queued, turn, held }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The heart of the server: one pool at a time, the gate before it, and the way of a request from one to the other.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::answer::Answer;
 use super::body::{Held, Room};
+use super::extension::Extension;
 use super::gate::Gate;
 use super::history::History;
 use super::idempotency::Answers;
@@ -60,6 +61,8 @@ pub(super) struct Inner {
     pub(super) history: Mutex<History>,
     /// Resets whose reports are still to come.
     resets: Mutex<Vec<ResetHandle>>,
+    /// The application over this service, if there is one.
+    pub(super) extension: OnceLock<Arc<dyn Extension>>,
 }
 
 /// A pool with its module, until another takes its place.
@@ -113,6 +116,7 @@ impl Service {
             recent: Mutex::default(),
             history: Mutex::default(),
             resets: Mutex::default(),
+            extension: OnceLock::new(),
         }))
     }
 
@@ -219,7 +223,10 @@ impl Inner {
         let most = self.generation().map_or(0, |generation| generation.pool.workers());
         // Held while it is set, or it could be set from a look before the pause.
         let paused = lock(&self.paused);
-        self.gate.set_capacity(if *paused { 0 } else { health.ready().min(most) });
+        // Where there is but one, it is shared.
+        let ready = health.ready().min(most);
+        let left = ready.saturating_sub(self.settings.reserved).max(ready.min(1));
+        self.gate.set_capacity(if *paused { 0 } else { left });
     }
 
     /// Lets nobody in, or again as many as there are workers.

@@ -10,6 +10,8 @@ use crate::host::size::Bytes;
 pub struct Settings {
     /// How many requests may wait for a worker. Default 1024.
     pub queue: usize,
+    /// How many workers requests leave to others, if there are so many. Default 0.
+    pub reserved: usize,
     /// How long one of them may wait, unless it says itself that it has less time. Default 5 s.
     pub queue_wait: Duration,
     /// Bytes of bodies and answers that are held at a time. Default 256 MiB.
@@ -26,6 +28,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             queue: 1024,
+            reserved: 0,
             queue_wait: Duration::from_secs(5),
             buffered_bytes: Bytes::mib(256).0,
             body_timeout: Duration::from_secs(30),

@@ -1,9 +1,11 @@
 //! The server at one moment, as `/v1/status`, the status page and `/admin/status` show it.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cofferdam_protocol::profile::Hash;
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use super::answer::Answer;
 use super::health::{Readiness, State};
@@ -89,6 +91,9 @@ pub(super) struct Snapshot {
     rate: f64,
     latency_us: Option<Latency>,
     recent: Vec<Recent>,
+    /// What the application over the service adds, by its name.
+    #[serde(flatten)]
+    extension: Option<BTreeMap<&'static str, Value>>,
 }
 
 /// Milliseconds since 1970.
@@ -161,6 +166,10 @@ impl Snapshot {
             rate: last.rate,
             latency_us: last.latency,
             recent: lock(&inner.recent).iter().cloned().collect(),
+            extension: inner
+                .extension
+                .get()
+                .map(|extension| BTreeMap::from([(extension.name(), extension.status())])),
         }
     }
 }

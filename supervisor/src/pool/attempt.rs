@@ -67,6 +67,7 @@ impl Flight {
             height: job.height,
             input,
             state_tip: job.state_tip,
+            base: job.base,
             layers: job.layers.iter().map(StateLayer::layer).collect(),
         });
         frame::send(&mut link.requests, &request).map_err(Failure::from_frame)

@@ -82,6 +82,15 @@ impl PoolBuilder {
         self
     }
 
+    /// As many workers as there is memory for now, without spares, from `least` to `most`; `least` if there is not even enough
+    /// for those.
+    pub fn workers_within(self, least: usize, most: usize) -> Self {
+        let budget = Budget::read(self.settings.cgroup.as_ref());
+        let fits = |workers: &usize| budget.fits(&need(&self.settings, *workers)).is_ok();
+        let workers = (least..=most).rev().find(fits).unwrap_or(least);
+        self.workers(workers)
+    }
+
     /// How many workers more are kept committed, to take over at once when one dies. By default one, if there is
     /// memory for it, or else none.
     pub fn spares(mut self, spares: usize) -> Self {

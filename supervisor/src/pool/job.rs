@@ -64,6 +64,7 @@ pub struct Job {
     pub(super) height: u32,
     pub(super) input: Input,
     pub(super) state_tip: Option<u32>,
+    pub(super) base: Option<u32>,
     /// Newest first.
     pub(super) layers: Vec<StateLayer>,
     pub(super) deadline: Option<Duration>,
@@ -81,7 +82,7 @@ impl Job {
     }
 
     fn new(call: Call, height: u32, input: Input) -> Self {
-        Self { call, height, input, state_tip: None, layers: Vec::new(), deadline: None }
+        Self { call, height, input, state_tip: None, base: None, layers: Vec::new(), deadline: None }
     }
 
     /// Demands that the state has reached `height` when the job reads it.
@@ -96,6 +97,13 @@ impl Job {
     #[must_use]
     pub fn over(mut self, layers: Vec<StateLayer>) -> Self {
         self.layers = layers;
+        self
+    }
+
+    /// Hides what the store has above `height`: for a job whose layers take the place of that.
+    #[must_use]
+    pub fn based_on(mut self, height: Option<u32>) -> Self {
+        self.base = height;
         self
     }
 

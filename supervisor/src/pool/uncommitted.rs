@@ -95,8 +95,7 @@ impl Room {
         let started = Instant::now();
         let state =
             self.state.as_ref().map(StateReader::snapshot).transpose().map_err(|error| host(&error))?;
-        let input =
-            JobInput::new(&job.call, job.height, Arc::clone(&self.view), span, Reads::new(state, None));
+        let input = JobInput::new(&job.call, job.height, Arc::clone(&self.view), span, Reads::new(state));
         let mut prepared = self.guest.prepare().map_err(|error| host(&error))?;
         let done = self.guest.run(&mut prepared, &job.call, input, sink).map_err(|error| host(&error))?;
         // Its memory goes back to the kernel here.

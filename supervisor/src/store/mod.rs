@@ -115,6 +115,28 @@ impl Store {
         record.map(Some).map_err(|source| self.damaged(source))
     }
 
+    /// The lowest height that is committed; none in a new store.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`], [`StoreError::Lmdb`].
+    pub fn first_height(&self) -> Result<Option<u32>, StoreError> {
+        let fail = |source| self.lmdb("reading the first block", source);
+        let txn = self.env.read_txn().map_err(fail)?;
+        let first = self.blocks.first(&txn).map_err(fail)?;
+        first.map(|(key, _)| state::block_height(key)).transpose().map_err(|source| self.damaged(source))
+    }
+
+    /// How many versions of values are stored, and bytes of the file that they are in.
+    ///
+    /// # Errors
+    /// [`StoreError::Lmdb`].
+    pub fn size(&self) -> Result<(u64, u64), StoreError> {
+        let fail = |source| self.lmdb("counting values", source);
+        let txn = self.env.read_txn().map_err(fail)?;
+        let values = self.values.len(&txn).map_err(fail)?;
+        Ok((values, self.env.real_disk_size().map_err(fail)?))
+    }
+
     /// The record of the block at `height`, if it was committed.
     ///
     /// # Errors
@@ -155,6 +177,17 @@ impl Store {
             self.blocks.put(&mut txn, &last.to_be_bytes(), &record.encode()).map_err(fail(last))?;
         }
         txn.commit().map_err(fail(last))
+    }
+
+    /// The network's name, if it is noted.
+    ///
+    /// # Errors
+    /// [`StoreError::Lmdb`].
+    pub fn network(&self) -> Result<Option<String>, StoreError> {
+        let fail = |source| self.lmdb("reading the network", source);
+        let txn = self.env.read_txn().map_err(fail)?;
+        let name = self.meta.get(&txn, state::NETWORK_KEY).map_err(fail)?;
+        Ok(name.map(|name| String::from_utf8_lossy(name).into_owned()))
     }
 
     /// Notes the network's name, once it is known; noting the same again does nothing.

@@ -3,10 +3,13 @@
 pub mod balancer;
 pub mod cgroup;
 pub mod command;
+pub mod daemon;
+pub mod following;
 pub mod guests;
 pub mod hosts;
 pub mod load;
 mod output;
 pub mod pool;
 pub mod random;
+pub mod regtest;
 pub mod serve;

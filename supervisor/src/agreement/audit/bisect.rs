@@ -98,8 +98,11 @@ mod tests {
     fn what_begins_later_raises_the_floor() {
         let (found, _) = search(0, 1000, 900, 900);
         assert_eq!(found, Parting { height: 900, floor: 900 });
+        let (found, _) = search(0, 1000, 600, 950);
+        assert_eq!(found, Parting { height: 950, floor: 600 });
+        // It does not show where it is not asked for.
         let (found, _) = search(0, 1000, 300, 950);
-        assert_eq!(found, Parting { height: 950, floor: 300 });
+        assert_eq!(found, Parting { height: 950, floor: 0 });
         // A side that names a start which makes no sense does not keep the search from ending.
         let odd = first_different::<Infallible>(0, 1000, |_| Ok(Probe::Before(0))).unwrap();
         assert_eq!(odd.height, 1000);

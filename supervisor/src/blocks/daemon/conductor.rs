@@ -40,7 +40,8 @@ pub(super) struct Conductor<K> {
     tip: Option<Tip>,
     /// Whether the line's end was found on the node's chain as it is at `tip`.
     agreed: bool,
-    tears: (u32, u32),
+    /// How often in a row the hashes were not of one chain, while the highest block given was this one.
+    tears: (u32, Option<(u32, BlockHash)>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +79,7 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
             genesis: None,
             tip: None,
             agreed: false,
-            tears: (0, 0),
+            tears: (0, None),
         }
     }
 
@@ -139,8 +140,8 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
         self.extend(tip)
     }
 
-    /// Compares network and genesis block with what is expected, at the first contact and after each interruption: it
-    /// may be another node that answers now.
+    /// Compares network and genesis block with what is expected: at the first contact, after each interruption, and
+    /// where a fork is found, since it may be another node that answers now.
     fn greet(&mut self) -> Result<(), Failure> {
         let info = self.client.chain_info()?;
         self.check_network(&info)?;
@@ -213,6 +214,8 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
             self.reporter.shorter((end > tip.height).then_some((tip.height, end)));
             return Ok(());
         }
+        // It may be another node by now, which took its place between two questions.
+        self.greet()?;
         let fork = self.fork(common)?;
         self.reporter.shorter(None);
         if let Some((depth, (height, hash))) = self.line.cut(fork) {
@@ -295,9 +298,10 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
 
     /// After hashes that were not of one chain: the line is looked at anew, but not for ever.
     fn mend(&mut self, Tear { block: Job { height, hash }, parent, below }: Tear) -> Result<(), Failure> {
-        let (before, times) = self.tears;
-        let times = if height == before { times + 1 } else { 1 };
-        self.tears = (height, times);
+        let given = self.line.given();
+        let (before, unchanged) = self.tears;
+        let times = if given == unchanged { before + 1 } else { 1 };
+        self.tears = (times, given);
         if times >= TEARS {
             return Err(Failure::Final(DaemonError::NotAChain {
                 url: self.client.url().to_owned(),

@@ -114,7 +114,7 @@ impl Call {
                 let input = params.bytes(2)?.unwrap_or_default();
                 Ok(Self::Preview { block, function, input, at: params.at(3)? })
             }
-            _ => Read::read(method, raw).map(Self::Read),
+            _ => Read::of(method, raw).map(Self::Read),
         }
     }
 
@@ -138,7 +138,7 @@ impl Call {
 }
 
 impl Read {
-    fn read(method: Method, raw: Option<&RawValue>) -> Result<Self, RpcError> {
+    fn of(method: Method, raw: Option<&RawValue>) -> Result<Self, RpcError> {
         let height = || Params::read(raw, &["height"]);
         Ok(match method {
             Method::Height => Self::Height,

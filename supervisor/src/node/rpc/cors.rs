@@ -67,10 +67,13 @@ fn read_origin(text: &str, written: &str) -> Result<HeaderValue, CorsError> {
     HeaderValue::try_from(origin).map_err(|_| wrong())
 }
 
+/// Whether it is a host, and a port if anything behind it.
 fn is_host(authority: &Authority) -> bool {
     let host = authority.host();
-    let has_user = authority.as_str().contains('@');
-    !has_user && !host.is_empty() && !host.contains('*')
+    // Where a user's name comes first, it does not begin with the host.
+    let rest = authority.as_str().strip_prefix(host);
+    let has_end = rest.is_some_and(|rest| rest.is_empty() || authority.port_u16().is_some());
+    has_end && !host.is_empty() && !host.contains('*')
 }
 
 /// As browsers write it: in lower case, and without the port that the scheme has anyway

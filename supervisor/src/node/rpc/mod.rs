@@ -21,14 +21,14 @@
 //!
 //! | method | parameters | result |
 //! |---|---|---|
-//! | `metashrew_view` | `view_name`, [`input_data`], [`height`] | what the export returned, hexadecimal |
-//! | `metashrew_preview` | `block_data`, `view_name`, [`input_data`], [`height`] | the same, after the block was run on the state at that height |
+//! | `metashrew_view` | `view_name`, \[`input_data`\], \[`height`\] | what the export returned, hexadecimal |
+//! | `metashrew_preview` | `block_data`, `view_name`, \[`input_data`\], \[`height`\] | the same, after the block was run on the state at that height |
 //! | `metashrew_height` | | the newest indexed height, as a *string* of digits; `"0"` also before any |
 //! | `metashrew_getblockhash` | `height` | the block's hash, hexadecimal, in the order that explorers show |
-//! | `metashrew_stateroot` | [`height`] | the root over the state, hexadecimal |
+//! | `metashrew_stateroot` | \[`height`\] | the root over the state, hexadecimal |
 //! | `metashrew_snapshot` | | figures of the store, as a *string* that is a JSON object |
-//! | `cofferdam_digest` | [`height`] | `{height, block, digest}`: nodes that agree have the same digest |
-//! | `cofferdam_proof` | `key`, [`height`] | a proof of what is stored under the key |
+//! | `cofferdam_digest` | \[`height`\] | `{height, block, digest}`: nodes that agree have the same digest |
+//! | `cofferdam_proof` | `key`, \[`height`\] | a proof of what is stored under the key |
 //! | `cofferdam_info` | | `{version, profile, module, network, start_height, tip: {height, block}, daemon_height, lag}` |
 //!
 //! A height is a number, the same as a string, or `"latest"`, which it also is where it is left out. Behind a colon a

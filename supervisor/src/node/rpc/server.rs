@@ -131,8 +131,8 @@ pub(super) async fn post<B: Backend>(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    if let Err(refused) = check_headers(&headers) {
-        return refused;
+    if let Err(why) = check_headers(&headers) {
+        return refuse_headers(why);
     }
     // The room is given back when the response is there: what was decoded takes less than the body did.
     let (body, _held) = match server.receive(body).await {
@@ -159,20 +159,23 @@ pub(super) async fn options() -> StatusCode {
 
 /// Refuses what is not JSON by its headers. A web page can send other types, or none, to any server without being asked
 /// whether it may, and so could have this one work; and the replaced node refuses the same.
-fn check_headers(headers: &HeaderMap) -> Result<(), Response> {
-    let is_json = headers.get(header::CONTENT_TYPE).is_some_and(is_json);
-    let is_plain = headers.get(header::CONTENT_ENCODING).is_none_or(|coding| coding == "identity");
-    let why = match (is_json, is_plain) {
-        (true, true) => return Ok(()),
-        (false, _) => {
-            "the content type must be application/json: with curl, -H 'content-type: application/json'"
-        }
-        (true, false) => "the body must not be compressed",
-    };
+fn check_headers(headers: &HeaderMap) -> Result<(), &'static str> {
+    if !headers.get(header::CONTENT_TYPE).is_some_and(is_json) {
+        return Err(
+            "the content type must be application/json: with curl, -H 'content-type: application/json'",
+        );
+    }
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(coding) if coding != "identity" => Err("the body must not be compressed"),
+        _ => Ok(()),
+    }
+}
+
+fn refuse_headers(why: &str) -> Response {
     let mut response = refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &RpcError::invalid_request(why));
     // The body was not read.
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    Err(response)
+    response
 }
 
 /// Whether a content type is JSON: `application/json`, one that ends in `+json`, or `application/json-rpc`.

@@ -1,0 +1,237 @@
+//! Arguments of `cofferdam node`: those of the node that it replaces, under the same names, and its own.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::super::args::{Policy, PoolArgs};
+use super::super::error::CliError;
+use crate::blocks::daemon::{self, Auth};
+use crate::blocks::{BlockInput, Network};
+use crate::chain::Batch;
+use crate::host::size::Bytes;
+use crate::node::rpc::Cors;
+
+/// What is on disk when a block counts as committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Durable {
+    /// Every block is synced to disk by itself.
+    Block,
+    /// Blocks are synced together while catching up: after a loss of power the last of them are indexed again.
+    Batch,
+}
+
+impl Durable {
+    pub(super) fn batch(self) -> Batch {
+        match self {
+            Self::Block => Batch::SINGLE,
+            Self::Batch => Batch { blocks: 32, bytes: Bytes::mib(64).0, age: Duration::from_secs(1) },
+        }
+    }
+}
+
+/// Where to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ExitAt {
+    /// Once the block at this height is committed.
+    Height(u32),
+    /// Once everything that there is at some moment is committed.
+    Tip,
+}
+
+impl FromStr for ExitAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "tip" => Ok(Self::Tip),
+            height => height.parse().map(Self::Height).map_err(|_| "expected a height, or tip".to_owned()),
+        }
+    }
+}
+
+/// Arguments of `cofferdam node`.
+#[derive(Clone, Debug, Args)]
+pub(in super::super) struct NodeArgs {
+    /// A TOML file with any of these options, by their long names. What the environment or the command line says counts for
+    /// more.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// The indexer, as .wasm or .wat [default: the bundled sample indexer].
+    #[arg(long, value_name = "FILE", visible_alias = "module")]
+    pub(super) indexer: Option<PathBuf>,
+
+    /// Where the state is kept, and gone on with.
+    #[arg(long, value_name = "DIR")]
+    pub(super) db_path: PathBuf,
+
+    /// The Bitcoin node to follow, by its JSON-RPC: http://HOST:PORT.
+    #[arg(long, value_name = "URL")]
+    pub(super) daemon_rpc_url: Option<String>,
+
+    /// How that node knows who asks.
+    #[arg(long, value_name = "USER:PASSWORD", hide_env_values = true, conflicts_with = "cookie_file")]
+    auth: Option<String>,
+
+    /// The .cookie file by which that node knows who asks. It is read again whenever it has changed.
+    #[arg(long, value_name = "FILE")]
+    cookie_file: Option<PathBuf>,
+
+    /// bitcoind's blk*.dat, or directories of them: indexed first, at the speed of the disk.
+    #[arg(long, value_name = "PATH", num_args = 1.., value_delimiter = ',')]
+    blocks: Vec<String>,
+
+    /// The network, if blocks of another are to be refused from the start: bitcoin, testnet, testnet4, signet, regtest.
+    #[arg(long, value_name = "NAME")]
+    pub(super) network: Option<Network>,
+
+    /// The first height to index.
+    #[arg(long, value_name = "HEIGHT", default_value_t = 0)]
+    pub(super) start_block: u32,
+
+    /// End, with exit code 0, once the block at this height is committed; or everything that there is: tip.
+    #[arg(long, value_name = "HEIGHT|tip")]
+    pub(super) exit_at: Option<ExitAt>,
+
+    /// Where to serve JSON-RPC, the status page, probes and metrics.
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    host: IpAddr,
+
+    /// And on which port.
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    port: u16,
+
+    /// Which web pages may call: * or origins, with commas between them.
+    #[arg(long, value_name = "ORIGINS")]
+    pub(super) cors: Option<Cors>,
+
+    /// What this node is called on its status page and in its log.
+    #[arg(long, value_name = "NAME")]
+    pub(super) label: Option<String>,
+
+    /// How many blocks a reorganisation may take back. A deeper one stops the node.
+    #[arg(long, value_name = "BLOCKS", default_value_t = 100)]
+    pub(super) max_reorg_depth: u32,
+
+    /// Has no effect: every block is held against the one before it.
+    #[arg(long, value_name = "BLOCKS", hide = true)]
+    pub(super) reorg_check_threshold: Option<u32>,
+
+    /// How many blocks are fetched ahead of the indexer.
+    #[arg(long, value_name = "BLOCKS", default_value_t = 32)]
+    pipeline_size: usize,
+
+    /// When blocks are synced to disk.
+    #[arg(long, value_name = "WHEN", default_value = "batch")]
+    pub(super) durability: Durable,
+
+    /// What to do when a block does not complete for a reason of its own.
+    #[arg(long, value_name = "WHAT", default_value = "stop")]
+    pub(super) on_guest_failure: Policy,
+
+    /// On how many workers every block is run; with 2 it is only committed if they agree.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub(super) redundancy: u8,
+
+    /// /readyz fails while the daemon is more blocks ahead than this.
+    #[arg(long, value_name = "BLOCKS", default_value_t = 2)]
+    pub(super) max_lag: u32,
+
+    /// /readyz fails when the daemon has been silent for longer than this.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub(super) max_silence: Duration,
+
+    #[command(flatten)]
+    pub(super) pool: PoolArgs,
+
+    /// The largest block that is taken.
+    #[arg(long, value_name = "SIZE", default_value = "32MiB")]
+    pub(super) max_block_bytes: Bytes,
+
+    /// Views that may wait for a worker.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(super) queue: usize,
+
+    /// How long one of them may wait.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(super) queue_wait: Duration,
+
+    /// Where to answer HAProxy's agent check.
+    #[arg(long, value_name = "ADDR")]
+    pub(super) agent: Option<SocketAddr>,
+
+    /// After SIGTERM: how long requests are still taken while /readyz already says no.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub(super) drain_delay: Duration,
+
+    /// And then: how long requests that run may take, and the block that is being indexed.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(super) drain_timeout: Duration,
+
+    /// Plant a fault, to see what follows: HEIGHT:KIND or HEIGHTxATTEMPTS:KIND.
+    #[arg(long, value_name = "FAULT", hide = true)]
+    pub(super) plant_fault: Vec<cofferdam_protocol::fault::Fault>,
+}
+
+impl NodeArgs {
+    pub(super) fn listen(&self) -> SocketAddr {
+        SocketAddr::new(self.host, self.port)
+    }
+
+    /// The files to index first.
+    pub(super) fn inputs(&self) -> Result<Vec<BlockInput>, CliError> {
+        Ok(self.blocks.iter().map(|input| input.parse()).collect::<Result<_, _>>()?)
+    }
+
+    /// The daemon to follow. `network` is what is known already.
+    pub(super) fn daemon(&self, network: Option<Network>) -> Result<Option<daemon::Settings>, CliError> {
+        let Some(url) = &self.daemon_rpc_url else { return Ok(None) };
+        Ok(Some(daemon::Settings {
+            auth: self.credentials()?,
+            pipeline: self.pipeline_size.max(1),
+            start_height: self.start_block,
+            stop_height: match self.exit_at {
+                Some(ExitAt::Height(height)) => Some(height),
+                _ => None,
+            },
+            max_block_bytes: self.max_block_bytes.0,
+            max_reorg_depth: self.max_reorg_depth,
+            network,
+            ..daemon::Settings::new(url.clone())
+        }))
+    }
+
+    fn credentials(&self) -> Result<Auth, CliError> {
+        match (&self.auth, &self.cookie_file) {
+            (_, Some(file)) => Ok(Auth::CookieFile(file.clone())),
+            (Some(auth), None) => match auth.split_once(':') {
+                Some((user, password)) => {
+                    Ok(Auth::UserPass { user: user.to_owned(), password: password.to_owned() })
+                }
+                // Not to be repeated here: it may be a password.
+                None => Err(CliError::Usage("--auth: expected USER:PASSWORD".to_owned())),
+            },
+            (None, None) => Ok(Auth::None),
+        }
+    }
+
+    /// What makes no sense together.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        if self.daemon_rpc_url.is_none() && self.blocks.is_empty() {
+            return Err(CliError::Usage(
+                "where do blocks come from? Give --daemon-rpc-url, --blocks, or both".to_owned(),
+            ));
+        }
+        if self.reorg_check_threshold.is_some() {
+            tracing::warn!(
+                "--reorg-check-threshold has no effect: every block is held against the one before it, and what the daemon \
+                 leaves is taken back in one transaction"
+            );
+        }
+        Ok(())
+    }
+}

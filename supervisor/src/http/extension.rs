@@ -1,0 +1,133 @@
+//! What an application over the service adds to its health, figures and status: a node, its chain.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::answer::Answer;
+use super::body::Received;
+use super::gate::Lane;
+use super::problem::Problem;
+use super::request::Request;
+use super::service::{Inner, Service};
+use crate::chain::Outcome;
+use crate::pool::{Input, StateLayer};
+use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::verdict::Verdict;
+
+/// An application over the service.
+pub trait Extension: Send + Sync + fmt::Debug {
+    /// What its check is called in `/readyz?verbose`.
+    fn name(&self) -> &'static str;
+
+    /// More to say of its readiness in one line.
+    ///
+    /// # Errors
+    /// Why nothing should be routed here.
+    fn ready(&self) -> Result<String, String>;
+
+    /// What stands under its name in `/v1/status`.
+    fn status(&self) -> Value;
+
+    /// Its figures, for `/metrics`.
+    fn figures(&self) -> Vec<Figure>;
+}
+
+/// One figure of an [`Extension`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figure {
+    /// Its name, without the prefix `cofferdam_`.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub help: &'static str,
+    /// Whether it only ever rises.
+    pub counter: bool,
+    /// Its value.
+    pub value: f64,
+}
+
+/// A view that somebody in this process asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct InternalJob {
+    pub(crate) height: u32,
+    /// The view; none for a block.
+    pub(crate) export: Option<String>,
+    pub(crate) input: Vec<u8>,
+    /// What lies over the state, newest first.
+    pub(crate) layers: Vec<StateLayer>,
+    /// The newest height of the store that is seen under them.
+    pub(crate) base: Option<u32>,
+}
+
+/// What came of an [`InternalJob`].
+#[derive(Clone, Debug)]
+pub(crate) struct InternalAnswer {
+    pub(crate) verdict: Verdict,
+    pub(crate) detail: String,
+    /// The result of a view, the pairs of a block.
+    pub(crate) output: bytes::Bytes,
+}
+
+/// Why an [`InternalJob`] has no answer.
+#[derive(Clone, Debug)]
+pub(crate) enum InternalProblem {
+    /// It waits for its turn longer than it may, or nobody else may wait.
+    Saturated,
+    /// The service starts, drains, or has no worker.
+    NotServing(String),
+    /// The input is above the limit.
+    TooLarge { limit: u64 },
+    /// Anything else.
+    Other(String),
+}
+
+impl Service {
+    /// Adds what `extension` has to say. The first one that is added stays.
+    pub fn extend(&self, extension: std::sync::Arc<dyn Extension>) {
+        // There is one application over a service.
+        let _ = self.0.extension.set(extension);
+    }
+
+    /// Runs a job among those that requests ask for, in its turn.
+    pub(crate) async fn run(&self, job: InternalJob) -> Result<InternalAnswer, InternalProblem> {
+        let limit = match self.0.generation() {
+            Some(generation) => generation.pool.limits().input_bytes,
+            None => return Err(problem(&self.0, self.0.not_serving())),
+        };
+        if job.input.len() as u64 > limit {
+            return Err(InternalProblem::TooLarge { limit });
+        }
+        let InternalJob { height, export, input, layers, base } = job;
+        // Nobody is told the digest of these.
+        let body = Received { input: Input::from(input), sha256: Hash([0; 32]), held: Vec::new() };
+        let request = Request { lane: Lane::Views, height, export, body, layers, base, deadline: None };
+        match std::sync::Arc::clone(&self.0).answer(request).await {
+            Ok(answer) => Ok(InternalAnswer {
+                verdict: answer.verdict,
+                detail: answer.detail.clone(),
+                output: answer.output(),
+            }),
+            Err(refusal) => Err(problem(&self.0, refusal)),
+        }
+    }
+
+    /// Takes note of a block that was indexed, as of one that a request asked for.
+    pub(crate) fn note_block(&self, outcome: &Outcome) {
+        self.0.note(&Answer::of_block(outcome));
+        self.0.note_reset(&outcome.result);
+    }
+}
+
+fn problem(inner: &Inner, problem: Problem) -> InternalProblem {
+    inner.note_problem(&problem);
+    match problem {
+        Problem::Saturated { .. } | Problem::NoTurn { .. } | Problem::NoRoom { .. } => {
+            InternalProblem::Saturated
+        }
+        Problem::Starting(_) | Problem::Draining | Problem::NoWorker => {
+            InternalProblem::NotServing(problem.to_string())
+        }
+        Problem::TooLarge { limit } => InternalProblem::TooLarge { limit },
+        other => InternalProblem::Other(other.to_string()),
+    }
+}

@@ -1,0 +1,301 @@
+//! A node of the tests' own: it speaks JSON-RPC as bitcoind does, has the blocks that it is given, and every trouble that a
+//! node can make is a switch on it.
+//!
+//! Like bitcoind before version 28 it answers without a member `jsonrpc`, names errors with HTTP status 500, and keeps
+//! blocks of branches that were left.
+
+mod http;
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bitcoin::BlockHash;
+use bitcoin::block::Header;
+use bitcoin::consensus::Decodable;
+use serde_json::{Value, json};
+
+/// What this node does, and what is wrong with it. The default is a node without a fault.
+#[derive(Clone, Debug)]
+pub struct Switches {
+    /// `user:password` that must be given.
+    pub credentials: Option<String>,
+    /// The network that it says it is of.
+    pub network: &'static str,
+    /// Error -28 with these words, to everything.
+    pub warm_up: Option<&'static str>,
+    /// Blocks below this height were pruned.
+    pub pruned_below: u32,
+    /// How many headers it has more than blocks; any at all is an initial download.
+    pub headers_ahead: u32,
+    /// It takes requests and does not answer.
+    pub hangs: bool,
+    /// It answers every request with this HTTP status and a line that is no JSON.
+    pub status: Option<u16>,
+    /// So many answers are cut off in the middle, and their connection with them.
+    pub torn_answers: u32,
+    /// So many blocks are answered with the bytes of the genesis block.
+    pub lies: u32,
+    /// What it says of a height, whatever its chain has there.
+    pub claims: HashMap<u32, BlockHash>,
+    /// How long each block takes.
+    pub delay: Duration,
+}
+
+impl Default for Switches {
+    fn default() -> Self {
+        Self {
+            credentials: None,
+            network: "regtest",
+            warm_up: None,
+            pruned_below: 0,
+            headers_ahead: 0,
+            hangs: false,
+            status: None,
+            torn_answers: 0,
+            lies: 0,
+            claims: HashMap::new(),
+            delay: Duration::ZERO,
+        }
+    }
+}
+
+/// A node that runs until it is dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    address: SocketAddr,
+    node: Arc<Node>,
+    server: Option<Server>,
+}
+
+#[derive(Debug)]
+struct Server {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+/// What the connections share.
+#[derive(Debug)]
+struct Node {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    switches: Switches,
+    /// The best chain, from the genesis block on.
+    chain: Vec<BlockHash>,
+    /// Every block that it ever had: height, bytes.
+    blocks: HashMap<BlockHash, (u32, Arc<[u8]>)>,
+    counts: HashMap<String, u64>,
+    connections: u64,
+}
+
+impl Daemon {
+    /// A node with these serialised blocks, the genesis block first, on a free port of this machine.
+    #[must_use]
+    pub fn start(blocks: &[Vec<u8>]) -> Self {
+        let node = Arc::new(Node { state: Mutex::default(), changed: Condvar::new() });
+        node.lock().adopt(blocks);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let server = Some(Server::start(listener, &node));
+        Self { address, node, server }
+    }
+
+    /// Where it answers, as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Changes what it does, from the next request on.
+    pub fn switch(&self, change: impl FnOnce(&mut Switches)) {
+        change(&mut self.node.lock().switches);
+        self.node.changed.notify_all();
+    }
+
+    /// Makes another chain the best one, from the genesis block on. It may be shorter.
+    pub fn adopt(&self, blocks: &[Vec<u8>]) {
+        self.node.lock().adopt(blocks);
+    }
+
+    /// How often a method was called. Each call of a batch counts.
+    #[must_use]
+    pub fn calls(&self, method: &str) -> u64 {
+        self.node.lock().counts.get(method).copied().unwrap_or(0)
+    }
+
+    /// How many connections were accepted.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.node.lock().connections
+    }
+
+    /// Ends the server as a node that stops does: connections break, further ones are refused.
+    pub fn go_away(&mut self) {
+        if let Some(Server { stop, thread }) = self.server.take() {
+            stop.store(true, Ordering::Relaxed);
+            // Whoever has looked and does not wait yet has the lock until then.
+            drop(self.node.lock());
+            self.node.changed.notify_all();
+            thread.join().expect("the server ends");
+        }
+    }
+
+    /// Starts the server again, at the same address.
+    pub fn come_back(&mut self) {
+        self.go_away();
+        let listener = TcpListener::bind(self.address).expect("the port is still free");
+        self.server = Some(Server::start(listener, &self.node));
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.go_away();
+    }
+}
+
+impl Server {
+    fn start(listener: TcpListener, node: &Arc<Node>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, node) = (Arc::clone(&stop), Arc::clone(node));
+        let thread = thread::spawn(move || http::serve(&listener, &node, &stopped));
+        Self { stop, thread }
+    }
+}
+
+/// What becomes of an answer.
+enum Answer {
+    /// It is sent.
+    Json(Value),
+    /// It is sent with this status.
+    Error(u16, Value),
+    /// No JSON.
+    Text(u16, &'static str),
+}
+
+impl Node {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits while requests hang; whether the server goes on.
+    fn wait_while_hanging(&self, stop: &AtomicBool) -> bool {
+        let stopped = || stop.load(Ordering::Relaxed);
+        let waited = self.changed.wait_while(self.lock(), |state| state.switches.hangs && !stopped());
+        drop(waited);
+        !stopped()
+    }
+
+    /// Answers the body of a request.
+    fn answer(&self, authorized: impl Fn(&str) -> bool, body: &[u8]) -> Answer {
+        let switches = self.lock().switches.clone();
+        if switches.credentials.is_some_and(|credentials| !authorized(&credentials)) {
+            return Answer::Text(401, "");
+        }
+        if let Some(status) = switches.status {
+            return Answer::Text(status, "<html>not now</html>");
+        }
+        match serde_json::from_slice(body) {
+            Ok(Value::Array(calls)) => Answer::Json(calls.iter().map(|call| self.call(call).1).collect()),
+            Ok(call) => match self.call(&call) {
+                (200, answer) => Answer::Json(answer),
+                (status, answer) => Answer::Error(status, answer),
+            },
+            Err(error) => {
+                let error = json!({ "code": -32700, "message": error.to_string() });
+                Answer::Error(500, json!({ "result": null, "error": error, "id": null }))
+            }
+        }
+    }
+
+    /// One call: HTTP status, and the response object.
+    fn call(&self, call: &Value) -> (u16, Value) {
+        let method = call["method"].as_str().unwrap_or_default();
+        let delay = {
+            let mut state = self.lock();
+            *state.counts.entry(method.to_owned()).or_default() += 1;
+            if method == "getblock" { state.switches.delay } else { Duration::ZERO }
+        };
+        thread::sleep(delay);
+        match self.lock().result(method, &call["params"]) {
+            Ok(result) => (200, json!({ "result": result, "error": null, "id": call["id"] })),
+            Err((code, message)) => {
+                let error = json!({ "code": code, "message": message });
+                let status = if code == -32601 { 404 } else { 500 };
+                (status, json!({ "result": null, "error": error, "id": call["id"] }))
+            }
+        }
+    }
+}
+
+impl State {
+    fn adopt(&mut self, blocks: &[Vec<u8>]) {
+        self.chain.clear();
+        for (height, bytes) in (0..).zip(blocks) {
+            let hash = hash_of(bytes);
+            self.chain.push(hash);
+            self.blocks.entry(hash).or_insert_with(|| (height, bytes.as_slice().into()));
+        }
+    }
+
+    fn result(&mut self, method: &str, params: &Value) -> Result<Value, (i32, String)> {
+        if let Some(words) = self.switches.warm_up {
+            return Err((-28, words.to_owned()));
+        }
+        let best = self.chain.last().expect("a node has a genesis block").to_string();
+        match method {
+            "getbestblockhash" => Ok(json!(best)),
+            "getblockchaininfo" => {
+                let blocks = self.chain.len() - 1;
+                let ahead = self.switches.headers_ahead;
+                Ok(json!({
+                    "chain": self.switches.network,
+                    "blocks": blocks,
+                    "headers": blocks + ahead as usize,
+                    "bestblockhash": best,
+                    "initialblockdownload": ahead > 0,
+                    "pruned": self.switches.pruned_below > 0,
+                }))
+            }
+            "getblockhash" => self.hash_at(&params[0]).ok_or((-8, "Block height out of range".to_owned())),
+            "getblock" => self.block(params),
+            _ => Err((-32601, "Method not found".to_owned())),
+        }
+    }
+
+    fn hash_at(&self, height: &Value) -> Option<Value> {
+        let height = u32::try_from(height.as_u64()?).ok()?;
+        let own = self.chain.get(height as usize)?;
+        Some(json!(self.switches.claims.get(&height).unwrap_or(own).to_string()))
+    }
+
+    fn block(&mut self, params: &Value) -> Result<Value, (i32, String)> {
+        assert_eq!(params[1], json!(0), "blocks are wanted as they are");
+        let hash: BlockHash = params[0].as_str().and_then(|hash| hash.parse().ok()).expect("a hash");
+        let Some((height, bytes)) = self.blocks.get(&hash) else {
+            return Err((-5, "Block not found".to_owned()));
+        };
+        if *height < self.switches.pruned_below {
+            return Err((-1, "Block not available (pruned data)".to_owned()));
+        }
+        if self.switches.lies > 0 {
+            self.switches.lies -= 1;
+            return Ok(json!(hex::encode(&self.blocks[&self.chain[0]].1)));
+        }
+        Ok(json!(hex::encode(bytes)))
+    }
+}
+
+/// The hash of a serialised block.
+#[must_use]
+pub fn hash_of(block: &[u8]) -> BlockHash {
+    let header = Header::consensus_decode(&mut &block[..]).expect("a block begins with its header");
+    header.block_hash()
+}
