@@ -57,7 +57,7 @@ pub(super) struct DiffArgs {
     #[command(flatten)]
     blocks: BlockArgs,
 
-    /// The first height that is not compared any more.
+    /// The last height that is compared.
     #[arg(long, value_name = "H")]
     exit_at: Option<u32>,
 
@@ -195,7 +195,7 @@ fn compare_blocks(
             // A reader that panicked has not read them all.
             Err(RecvTimeoutError::Disconnected) => return reader.join().map_err(|_| CliError::Reader),
         };
-        if args.exit_at.is_some_and(|height| block.block.height >= height) {
+        if args.exit_at.is_some_and(|last| block.block.height > last) {
             return Ok(());
         }
         let compared = match twins.step(block).map_err(CliError::from) {

@@ -31,7 +31,7 @@ pub enum AuditError {
     Nodes(Vec<(String, NodeError)>),
     /// Digests of different profiles start differently, and so never agree.
     #[error("{0}")]
-    Profiles(OtherProfiles),
+    Profiles(Box<OtherProfiles>),
     /// A node has no block yet.
     #[error("{0} has not indexed any block yet")]
     NothingIndexed(String),
@@ -89,12 +89,8 @@ impl std::fmt::Display for OtherProfiles {
         let known = profiles.iter().all(|profile| profile.module.is_some());
         let versions = self.about.each_ref().map(|about| about.version.as_deref().unwrap_or("unknown"));
         let [left, right] = versions;
-        match known {
-            true => {
-                write!(f, "  the module is the same: a limit (memory, fuel or output) or the engine differs")?
-            }
-            false => write!(f, "  the module, a limit (memory, fuel or output) or the engine differs")?,
-        }
+        let what = if known { "the module is the same: a limit" } else { "the module, a limit" };
+        write!(f, "  {what} (memory, fuel or output) or the engine differs")?;
         write!(f, "; versions {left} and {right}")
     }
 }
@@ -138,10 +134,10 @@ pub(super) fn check_profiles(names: &[&str], about: &[About]) -> Result<Hash, Au
     let first = about.first().ok_or(AuditError::TooFew)?;
     match about.iter().position(|other| other.profile.hash != first.profile.hash) {
         None => Ok(first.profile.hash),
-        Some(other) => Err(AuditError::Profiles(OtherProfiles {
+        Some(other) => Err(AuditError::Profiles(Box::new(OtherProfiles {
             names: [names[0].to_owned(), names[other].to_owned()],
             about: [first.clone(), about[other].clone()],
-        })),
+        }))),
     }
 }
 
