@@ -68,6 +68,9 @@ pub const PROFILE_KEY: &[u8] = b"profile";
 /// Key in [`META`] of the network's name, UTF-8.
 pub const NETWORK_KEY: &[u8] = b"network";
 
+/// Key in [`META`] that is there, with no bytes, in a store that keeps a state tree; only the supervisor reads it.
+pub const TREE_KEY: &[u8] = b"tree";
+
 /// LMDB's limit on a key, in bytes (`MDB_MAXKEYSIZE`, lmdb.h: "default 511").
 pub const KEY_LIMIT: usize = 511;
 

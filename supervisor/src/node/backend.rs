@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use cofferdam_protocol::verdict::Verdict;
 use cofferdam_protocol::writes::Writes;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::rpc::{At, Backend, CallError, ChainDigest, Info, Snapshot};
 use super::state::NodeState;
 use crate::blocks::{BlockHash, Network};
 use crate::http::{InternalAnswer, InternalJob, InternalProblem, Service};
 use crate::pool::StateLayer;
-use crate::store::{BlockRecord, Store};
+use crate::store::{BlockRecord, Proven, Store};
 
 /// How often a view is run again because blocks were taken back meanwhile.
 const RERUNS: usize = 3;
@@ -135,7 +135,9 @@ impl Backend for Node {
     }
 
     fn state_root(&self, at: At) -> Result<[u8; 32], CallError> {
-        Ok(self.record(at)?.digest.0)
+        let record = self.record(at)?;
+        let root = self.store.tree_root(record.height).map_err(internal)?;
+        Ok(root.unwrap_or(record.digest).0)
     }
 
     fn digest(&self, at: At) -> Result<ChainDigest, CallError> {
@@ -155,8 +157,19 @@ impl Backend for Node {
         })
     }
 
-    fn proof(&self, _key: Vec<u8>, _at: At) -> Result<Value, CallError> {
-        Err(CallError::NotEnabled { what: "a state tree", how: "--state-tree" })
+    fn proof(&self, key: Vec<u8>, at: At) -> Result<Value, CallError> {
+        let height = self.resolve(at)?;
+        let proven = self.store.prove(&key, height).map_err(internal)?;
+        let Some(Proven { root, value, proof }) = proven else {
+            return Err(CallError::NotEnabled { what: "cofferdam_proof", how: "--state-tree" });
+        };
+        Ok(json!({
+            "height": height,
+            "root": root.to_string(),
+            "key": format!("0x{}", hex::encode(&key)),
+            "value": value.map(|value| format!("0x{}", hex::encode(value))),
+            "proof": proof,
+        }))
     }
 
     fn info(&self) -> Result<Info, CallError> {

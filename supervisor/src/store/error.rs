@@ -8,6 +8,8 @@ use cofferdam_protocol::state::{FORMAT, LayoutError};
 use heed::MdbError;
 use thiserror::Error;
 
+use crate::tree::TreeError;
+
 /// Why a store could not be opened, written or read.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -126,6 +128,28 @@ pub enum StoreError {
         doing: &'static str,
         /// What LMDB said.
         source: heed::Error,
+    },
+    /// A state tree was asked for, of blocks that were committed without one.
+    #[error(
+        "the store in {} has blocks up to {tip} and no state tree: a tree begins with the first block; index into a new \
+         directory to have one",
+        path.display()
+    )]
+    WithoutTree {
+        /// The directory.
+        path: PathBuf,
+        /// The newest block.
+        tip: u32,
+    },
+    /// The state tree failed.
+    #[error("the state tree in {} at height {height}: {source}", path.display())]
+    Tree {
+        /// The directory.
+        path: PathBuf,
+        /// The block.
+        height: u32,
+        /// What was wrong.
+        source: TreeError,
     },
     /// Stored bytes do not decode.
     #[error("the store in {} is damaged: {source}; index into a new directory", path.display())]

@@ -28,6 +28,8 @@ use sha2::{Digest, Sha256};
 pub use error::StoreError;
 use undo::UndoList;
 
+use crate::tree::{Proof, Tree, TreeError};
+
 /// What a store belongs to. Results of two identities are never mixed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -47,6 +49,17 @@ pub enum Durability {
     None,
 }
 
+/// What a state tree proves.
+#[derive(Clone, Debug)]
+pub struct Proven {
+    /// The root that the proof is against.
+    pub root: Hash,
+    /// The value; none if the proof is that there is none.
+    pub value: Option<Vec<u8>>,
+    /// The proof.
+    pub proof: Proof,
+}
+
 /// The state store, open for writing. Commits come from one thread at a time, reads from any.
 #[derive(Debug)]
 pub struct Store {
@@ -56,6 +69,8 @@ pub struct Store {
     blocks: Table,
     values: Table,
     undo: Table,
+    /// The tree over the newest values, in a store that was made with one.
+    tree: Option<Tree>,
     /// For how many of the newest blocks lists are kept by which they can be taken back; see [`Store::with_undo`].
     undo_depth: u32,
     path: PathBuf,
@@ -78,9 +93,56 @@ impl Store {
         durability: Durability,
         map_bytes: usize,
     ) -> Result<Self, StoreError> {
-        let open::Opened { env, meta, blocks, values, undo, path, writer_lock } =
+        let open::Opened { env, meta, blocks, values, undo, tree, path, writer_lock } =
             open::open(dir, identity, durability, map_bytes)?;
-        Ok(Self { env, meta, blocks, values, undo, undo_depth: 0, path, _writer_lock: writer_lock })
+        Ok(Self { env, meta, blocks, values, undo, tree, undo_depth: 0, path, _writer_lock: writer_lock })
+    }
+
+    /// Keeps a tree over the newest value of every key, by which they can be proved ([`crate::tree`]). A store that was made
+    /// with one always does; a new one can be told to.
+    ///
+    /// # Errors
+    /// [`StoreError::WithoutTree`] if blocks were committed without; [`StoreError::Lmdb`].
+    pub fn with_tree(mut self) -> Result<Self, StoreError> {
+        if self.tree.is_some() {
+            return Ok(self);
+        }
+        if let Some(tip) = self.tip()? {
+            return Err(StoreError::WithoutTree { path: self.path, tip: tip.height });
+        }
+        let fail =
+            |source| StoreError::Lmdb { path: self.path.clone(), doing: "making the state tree", source };
+        let mut txn = self.env.write_txn().map_err(fail)?;
+        let tree = Tree::open(&self.env, &mut txn).map_err(fail)?;
+        self.meta.put(&mut txn, state::TREE_KEY, &[]).map_err(fail)?;
+        txn.commit().map_err(fail)?;
+        self.tree = Some(tree);
+        Ok(self)
+    }
+
+    /// The root of the state tree after the block at `height`; none if there is no tree, or no block yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Tree`], [`StoreError::Lmdb`].
+    pub fn tree_root(&self, height: u32) -> Result<Option<Hash>, StoreError> {
+        let Some(tree) = self.tree else { return Ok(None) };
+        let txn = self.env.read_txn().map_err(|source| self.lmdb("reading the state tree", source))?;
+        tree.root(&txn, height).map_err(|source| self.tree_error(height, source))
+    }
+
+    /// What is stored under `key` after the block at `height`, with the proof of it and the root that it is against; none if
+    /// there is no tree.
+    ///
+    /// # Errors
+    /// [`StoreError::Tree`], [`StoreError::Damaged`], [`StoreError::Lmdb`].
+    pub fn prove(&self, key: &[u8], height: u32) -> Result<Option<Proven>, StoreError> {
+        let Some(tree) = self.tree else { return Ok(None) };
+        // All of one moment.
+        let txn = self.env.read_txn().map_err(|source| self.lmdb("reading the state tree", source))?;
+        let root = tree.root(&txn, height).map_err(|source| self.tree_error(height, source))?;
+        let proof = tree.prove(&txn, key, height).map_err(|source| self.tree_error(height, source))?;
+        let value = self.get_in(&txn, key, height)?;
+        Ok(root.map(|root| Proven { root, value, proof }))
     }
 
     /// Keeps, from now on, what it takes to roll so many blocks back quickly. Without, which is the default, a rollback
@@ -173,7 +235,11 @@ impl Store {
         for (record, writes) in blocks {
             last = record.height;
             self.check_above_tip(&txn, last)?;
-            self.put_pairs(&mut txn, last, writes).map_err(fail(last))?;
+            let pairs = last_by_key(writes);
+            self.put_pairs(&mut txn, last, &pairs).map_err(fail(last))?;
+            if let Some(tree) = self.tree {
+                tree.apply(&mut txn, last, &pairs).map_err(|source| self.tree_error(last, source))?;
+            }
             self.blocks.put(&mut txn, &last.to_be_bytes(), &record.encode()).map_err(fail(last))?;
         }
         txn.commit().map_err(fail(last))
@@ -208,8 +274,13 @@ impl Store {
     pub fn get(&self, key: &[u8], at_most: u32) -> Result<Option<Vec<u8>>, StoreError> {
         let fail = |source| self.lmdb("reading a value", source);
         let txn = self.env.read_txn().map_err(fail)?;
+        self.get_in(&txn, key, at_most)
+    }
+
+    fn get_in(&self, txn: &RoTxn<'_>, key: &[u8], at_most: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        let fail = |source| self.lmdb("reading a value", source);
         let version = VersionKey::new(key, at_most);
-        let found = self.values.get_greater_than_or_equal_to(&txn, version.as_bytes()).map_err(fail)?;
+        let found = self.values.get_greater_than_or_equal_to(txn, version.as_bytes()).map_err(fail)?;
         let Some((found, stored)) = found else { return Ok(None) };
         let value = version.value(found, stored).map_err(|source| self.damaged(source))?;
         Ok(value.map(<[u8]>::to_vec))
@@ -255,9 +326,9 @@ impl Store {
         Err(StoreError::NotAboveTip { path: self.path.clone(), height, tip })
     }
 
-    fn put_pairs(&self, txn: &mut RwTxn<'_>, height: u32, writes: &Writes) -> heed::Result<()> {
+    fn put_pairs(&self, txn: &mut RwTxn<'_>, height: u32, pairs: &[(&[u8], &[u8])]) -> heed::Result<()> {
         let mut list = (self.undo_depth > 0).then(|| UndoList::new(height));
-        for (key, value) in last_by_key(writes) {
+        for (key, value) in pairs {
             let version = VersionKey::new(key, height);
             self.values.put(txn, version.as_bytes(), &version.stored(value))?;
             if let Some(list) = &mut list {
@@ -272,6 +343,15 @@ impl Store {
 
     fn lmdb(&self, doing: &'static str, source: heed::Error) -> StoreError {
         StoreError::Lmdb { path: self.path.clone(), doing, source }
+    }
+
+    fn tree_error(&self, height: u32, source: TreeError) -> StoreError {
+        match source {
+            TreeError::Lmdb { source, .. } => {
+                StoreError::NotWritten { path: self.path.clone(), height, source }
+            }
+            source => StoreError::Tree { path: self.path.clone(), height, source },
+        }
     }
 
     fn damaged(&self, source: LayoutError) -> StoreError {

@@ -19,6 +19,7 @@ use heed::{Env, EnvFlags, EnvOpenOptions, MdbError, RwTxn, WithoutTls};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::{Durability, Identity, StoreError, Table};
+use crate::tree::Tree;
 
 const DATA_FILE: &str = "data.mdb";
 const WRITER_LOCK: &str = "writer.lock";
@@ -33,6 +34,8 @@ pub(super) struct Opened {
     pub blocks: Table,
     pub values: Table,
     pub undo: Table,
+    /// In a store that was made with one.
+    pub tree: Option<Tree>,
     /// Absolute, so that a worker with another working directory finds it too.
     pub path: PathBuf,
     pub writer_lock: WriterLock,
@@ -67,11 +70,11 @@ pub(super) fn open(
         doing: "data.mdb cannot be kept from child processes",
         source,
     })?;
-    let [meta, blocks, values, undo] = open_tables(&env, &path, identity)?;
+    let ([meta, blocks, values, undo], tree) = open_tables(&env, &path, identity)?;
     if durability == Durability::Block {
         sync_names(&path)?;
     }
-    Ok(Opened { env, meta, blocks, values, undo, path, writer_lock })
+    Ok(Opened { env, meta, blocks, values, undo, tree, path, writer_lock })
 }
 
 fn make_directory(dir: &Path) -> Result<PathBuf, StoreError> {
@@ -152,7 +155,11 @@ fn close_on_exec(file: &Path) -> io::Result<()> {
 
 /// Opens the tables, makes them in a new store, and checks or notes whose it is, all in one transaction: a store
 /// that says of itself what it is has all tables.
-fn open_tables(env: &Env<WithoutTls>, path: &Path, identity: &Identity) -> Result<[Table; 4], StoreError> {
+fn open_tables(
+    env: &Env<WithoutTls>,
+    path: &Path,
+    identity: &Identity,
+) -> Result<([Table; 4], Option<Tree>), StoreError> {
     let fail = |source| open_error(path, source);
     let mut txn = env.write_txn().map_err(fail)?;
     let is_new = env.open_database::<Bytes, Bytes>(&txn, Some(state::META)).map_err(fail)?.is_none();
@@ -172,8 +179,12 @@ fn open_tables(env: &Env<WithoutTls>, path: &Path, identity: &Identity) -> Resul
     if let Some(network) = &identity.network {
         note_network(meta, &mut txn, network, path)?;
     }
+    let tree = match meta.get(&txn, state::TREE_KEY).map_err(fail)?.is_some() {
+        true => Some(Tree::open(env, &mut txn).map_err(fail)?),
+        false => None,
+    };
     txn.commit().map_err(fail)?;
-    Ok(tables)
+    Ok((tables, tree))
 }
 
 /// An environment without our tables must have no others.

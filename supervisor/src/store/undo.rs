@@ -85,6 +85,9 @@ impl Store {
         let from = state::undo_key(lowest, 0);
         let range: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(&from), Bound::Unbounded);
         self.undo.delete_range(&mut txn, &range).map_err(fail)?;
+        if let Some(tree) = self.tree {
+            tree.rollback(&mut txn, to).map_err(|source| self.tree_error(lowest, source))?;
+        }
         txn.commit().map_err(fail)?;
         Ok(heights.len() as u64)
     }

@@ -1,6 +1,6 @@
 //! Arguments of `cofferdam node`: those of the node that it replaces, under the same names, and its own.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -53,6 +53,89 @@ impl FromStr for ExitAt {
     }
 }
 
+/// Options of the node that this one replaces which mean nothing here: accepted, with a word on what takes their place.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Replaced {
+    #[arg(long, hide = true)]
+    reorg_check_threshold: Option<u32>,
+    #[arg(long, hide = true)]
+    enable_preview: bool,
+    #[arg(long, hide = true)]
+    no_startup_heal: bool,
+    #[arg(long, hide = true)]
+    view_concurrency: Option<u32>,
+    #[arg(long, hide = true)]
+    view_memory_mb: Option<u32>,
+    #[arg(long, hide = true)]
+    view_memory_floor_mb: Option<u32>,
+    #[arg(long, hide = true)]
+    view_memory_floor_refresh_ms: Option<u32>,
+    #[arg(long, hide = true)]
+    view_runtime_workers: Option<u32>,
+    #[arg(long, hide = true)]
+    indexer_cores: Option<u32>,
+    #[arg(long, hide = true, allow_negative_numbers = true)]
+    indexer_nice: Option<i32>,
+    #[arg(long, hide = true, allow_negative_numbers = true)]
+    view_nice: Option<i32>,
+    #[arg(long, hide = true)]
+    fork: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    legacy_fork: bool,
+    #[arg(long, hide = true)]
+    repo: Option<String>,
+}
+
+impl Replaced {
+    fn check(&self) -> Result<(), CliError> {
+        const VIEWS: &str = "views run on workers that have committed their memory: --workers says how many";
+        const SCHEDULING: &str = "run it under systemd, which knows CPUAffinity= and Nice=";
+        let said = [
+            (
+                "--reorg-check-threshold",
+                self.reorg_check_threshold.is_some(),
+                "every block is held against the one before it",
+            ),
+            ("--enable-preview", self.enable_preview, "previews are always allowed"),
+            (
+                "--no-startup-heal",
+                self.no_startup_heal,
+                "the store is whole after every end, so nothing is healed",
+            ),
+            ("--view-concurrency", self.view_concurrency.is_some(), VIEWS),
+            (
+                "--view-memory-mb",
+                self.view_memory_mb.is_some(),
+                "a view may use what a block may, which changes no result: --memory",
+            ),
+            ("--view-memory-floor-mb", self.view_memory_floor_mb.is_some(), VIEWS),
+            ("--view-memory-floor-refresh-ms", self.view_memory_floor_refresh_ms.is_some(), VIEWS),
+            ("--view-runtime-workers", self.view_runtime_workers.is_some(), VIEWS),
+            ("--indexer-cores", self.indexer_cores.is_some(), SCHEDULING),
+            ("--indexer-nice", self.indexer_nice.is_some(), SCHEDULING),
+            ("--view-nice", self.view_nice.is_some(), SCHEDULING),
+        ];
+        for (option, _, instead) in said.iter().filter(|(_, given, _)| *given) {
+            tracing::warn!("{option} has no effect: {instead}");
+        }
+        let refused = [
+            ("--fork", self.fork.is_some(), "start from a copy: cofferdam snapshot restore"),
+            (
+                "--legacy-fork",
+                self.legacy_fork,
+                "a store of another program cannot be read: index anew, or restore a snapshot",
+            ),
+            ("--repo", self.repo.is_some(), "fetch a snapshot, and cofferdam snapshot restore it"),
+        ];
+        match refused.iter().find(|(_, given, _)| *given) {
+            Some((option, _, instead)) => {
+                Err(CliError::Usage(format!("{option} is not supported: {instead}")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// Arguments of `cofferdam node`.
 #[derive(Clone, Debug, Args)]
 pub(in super::super) struct NodeArgs {
@@ -97,13 +180,14 @@ pub(in super::super) struct NodeArgs {
     #[arg(long, value_name = "HEIGHT|tip")]
     pub(super) exit_at: Option<ExitAt>,
 
-    /// Where to serve JSON-RPC, the status page, probes and metrics.
-    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
-    host: IpAddr,
+    /// Where to serve JSON-RPC, the status page, probes and metrics [default: what HOST says if it is an address, or else
+    /// 127.0.0.1].
+    #[arg(long, value_name = "IP")]
+    host: Option<IpAddr>,
 
-    /// And on which port.
-    #[arg(long, value_name = "PORT", default_value_t = 8080)]
-    port: u16,
+    /// And on which port [default: what PORT says, or else 8080].
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
 
     /// Which web pages may call: * or origins, with commas between them.
     #[arg(long, value_name = "ORIGINS")]
@@ -117,12 +201,8 @@ pub(in super::super) struct NodeArgs {
     #[arg(long, value_name = "BLOCKS", default_value_t = 100)]
     pub(super) max_reorg_depth: u32,
 
-    /// Has no effect: every block is held against the one before it.
-    #[arg(long, value_name = "BLOCKS", hide = true)]
-    pub(super) reorg_check_threshold: Option<u32>,
-
     /// How many blocks are fetched ahead of the indexer.
-    #[arg(long, value_name = "BLOCKS", default_value_t = 32)]
+    #[arg(long, value_name = "BLOCKS", default_value_t = 32, alias = "prefetch-size")]
     pipeline_size: usize,
 
     /// When blocks are synced to disk.
@@ -136,6 +216,11 @@ pub(in super::super) struct NodeArgs {
     /// On how many workers every block is run; with 2 it is only committed if they agree.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub(super) redundancy: u8,
+
+    /// Keep a tree over the newest value of every key: its root is then the state root, and cofferdam_proof proves values
+    /// against it. From the first block on, or not at all.
+    #[arg(long)]
+    pub(super) state_tree: bool,
 
     /// /readyz fails while the daemon is more blocks ahead than this.
     #[arg(long, value_name = "BLOCKS", default_value_t = 2)]
@@ -172,14 +257,23 @@ pub(in super::super) struct NodeArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub(super) drain_timeout: Duration,
 
+    #[command(flatten)]
+    pub(super) replaced: Replaced,
+
     /// Plant a fault, to see what follows: HEIGHT:KIND or HEIGHTxATTEMPTS:KIND.
     #[arg(long, value_name = "FAULT", hide = true)]
     pub(super) plant_fault: Vec<cofferdam_protocol::fault::Fault>,
 }
 
+fn variable<T: FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 impl NodeArgs {
     pub(super) fn listen(&self) -> SocketAddr {
-        SocketAddr::new(self.host, self.port)
+        // By the plain names, the replaced node reads them. Shells set HOST, too, to a name.
+        let host = self.host.or_else(|| variable("HOST")).unwrap_or(Ipv4Addr::LOCALHOST.into());
+        SocketAddr::new(host, self.port.or_else(|| variable("PORT")).unwrap_or(8080))
     }
 
     /// The files to index first.
@@ -226,12 +320,6 @@ impl NodeArgs {
                 "where do blocks come from? Give --daemon-rpc-url, --blocks, or both".to_owned(),
             ));
         }
-        if self.reorg_check_threshold.is_some() {
-            tracing::warn!(
-                "--reorg-check-threshold has no effect: every block is held against the one before it, and what the daemon \
-                 leaves is taken back in one transaction"
-            );
-        }
-        Ok(())
+        self.replaced.check()
     }
 }

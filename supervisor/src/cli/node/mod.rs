@@ -50,6 +50,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     let profile = builder.profile()?.hash();
     let network = args.network.map(|network| network.to_string());
     let store = Store::open(&args.db_path, &Identity { profile, network }, Durability::Block)?;
+    let store = if args.state_tree { store.with_tree()? } else { store };
     let store = Arc::new(store.with_undo(args.max_reorg_depth));
     let tip = store.tip()?.map(|record| tip_of(&record));
     let freshness = Freshness { lag: args.max_lag, silence: args.max_silence };

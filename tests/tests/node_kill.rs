@@ -1,0 +1,157 @@
+//! `cofferdam node` when it is killed, when its workers are, and when the disk is full: what is stored is whole blocks at every
+//! moment, and in the end what an undisturbed node has.
+
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use cofferdam_tests::support::command::{send, wait_until};
+use cofferdam_tests::support::daemon::Daemon;
+use cofferdam_tests::support::node::{Node, Place, contents, node};
+use cofferdam_tests::support::random::{Random, seed};
+use cofferdam_tests::support::regtest::{chain, extend_with};
+use nix::sys::signal::Signal;
+
+const KILLS: usize = 50;
+
+/// What an undisturbed node comes to.
+fn undisturbed(place: &Place, daemon: &Daemon, tip: usize) -> (Vec<String>, String) {
+    let db = place.at("undisturbed");
+    let command = node(&db).with(&format!("--exit-at {tip} --daemon-rpc-url {}", daemon.url()));
+    Node::start(command).running.finish().expect_code(0);
+    contents(&db)
+}
+
+#[test]
+fn fifty_kills_in_the_middle_of_a_sync_leave_whole_blocks_and_the_same_end() {
+    let place = Place::default();
+    let blocks = chain(1500);
+    let daemon = Daemon::start(&blocks);
+    let expected = undisturbed(&place, &daemon, 1499);
+    // From here on it takes longer than most of the nodes that are started live.
+    daemon.switch(|switches| switches.delay = Duration::from_millis(20));
+    let db = place.at("db");
+    let mut random = Random::new(seed());
+    let (mut kills, mut partial) = (0, 0);
+    while kills < KILLS {
+        let durability = if random.below(2) == 0 { "block" } else { "batch" };
+        let url = daemon.url();
+        let command =
+            node(&db).with(&format!("--durability {durability} --workers 2 --daemon-rpc-url {url}"));
+        let node = Node::start(command);
+        for _ in 0..random.below(3) {
+            thread::sleep(Duration::from_millis(random.below(100)));
+            if let Some(worker) = node.running.workers().first() {
+                // It may be gone by now.
+                let _ = send(*worker, Signal::SIGKILL);
+            }
+        }
+        thread::sleep(Duration::from_millis(random.below(150)));
+        node.running.signal(Signal::SIGKILL);
+        node.running.finish();
+        kills += 1;
+        if !db.join("data.mdb").is_file() {
+            continue;
+        }
+        let (records, _) = contents(&db);
+        assert_eq!(records, expected.0[..records.len()], "whole blocks, and the same as ever");
+        partial += usize::from(!records.is_empty() && records.len() < blocks.len());
+    }
+    assert!(partial >= KILLS / 4, "{partial} of {KILLS} kills were in the middle of the sync");
+    daemon.switch(|switches| switches.delay = Duration::ZERO);
+    let command = node(&db).with(&format!("--exit-at 1499 --daemon-rpc-url {}", daemon.url()));
+    Node::start(command).running.finish().expect_code(0);
+    assert_eq!(contents(&db), expected);
+}
+
+/// A file system of its own, as small as is said; none where this process may not mount one.
+struct Disk<'a>(&'a Path);
+
+impl<'a> Disk<'a> {
+    fn mount(path: &'a Path, size: &str) -> Option<Self> {
+        std::fs::create_dir(path).expect("a new directory");
+        let options = format!("size={size}");
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).status();
+        status.is_ok_and(|status| status.success()).then_some(Self(path))
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) {
+        let file = self.0.join("filler");
+        let status = Command::new("dd")
+            .args(["if=/dev/zero", "bs=4k", "status=none"])
+            .arg(format!("of={}", file.display()))
+            .status();
+        assert!(!status.expect("dd is there").success(), "it ends when the disk is full");
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.0.join("filler")).expect("it was filled");
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_waited_for_and_costs_nothing() {
+    let place = Place::default();
+    let mount = place.at("disk");
+    let Some(disk) = Disk::mount(&mount, "2m") else {
+        eprintln!("SKIPPED: no file system can be mounted here (that takes root): a full disk was not tried");
+        return;
+    };
+    let blocks = extend_with(&chain(20), 600, 0, 100);
+    let daemon = Daemon::start(&blocks[..20]);
+    let db = mount.join("db");
+    for durability in ["batch", "block"] {
+        let node = Node::start(
+            node(&db).with(&format!("--durability {durability} --daemon-rpc-url {}", daemon.url())),
+        );
+        let tip = usize::try_from(wait_until("it is there", || node.height())).expect("a short chain");
+        node.await_tip(&blocks[tip]);
+        disk.fill();
+        daemon.adopt(&blocks[..(tip + 300).min(blocks.len())]);
+        wait_until("it says that the disk is full", || {
+            let (status, text) = node.readiness();
+            (status == 503 && text.contains("Make room on the disk")).then_some(())
+        });
+        disk.free();
+        let adopted = (tip + 300).min(blocks.len());
+        node.await_tip(&blocks[adopted - 1]);
+        node.await_ready();
+        node.end();
+    }
+    let expected = undisturbed(&place, &daemon, contents(&db).0.len() - 1);
+    assert_eq!(contents(&db), expected);
+}
+
+#[test]
+fn a_node_that_is_asked_to_end_while_the_disk_is_full_ends_and_says_why() {
+    let place = Place::default();
+    let mount = place.at("disk");
+    let Some(disk) = Disk::mount(&mount, "2m") else {
+        eprintln!("SKIPPED: no file system can be mounted here (that takes root): a full disk was not tried");
+        return;
+    };
+    let blocks = extend_with(&chain(20), 300, 0, 100);
+    let daemon = Daemon::start(&blocks[..20]);
+    let db = mount.join("db");
+    let node = Node::start(node(&db).with(&format!("--daemon-rpc-url {}", daemon.url())));
+    node.await_tip(&blocks[19]);
+    disk.fill();
+    daemon.adopt(&blocks);
+    wait_until("it says that the disk is full", || (node.readiness().0 == 503).then_some(()));
+    node.running.signal(Signal::SIGTERM);
+    let output = node.running.finish().expect_code(1);
+    assert!(output.stderr.contains("Make room on the disk"), "{output}");
+    disk.free();
+    let before = contents(&db).0.len();
+    assert!(before >= 20);
+    let expected = undisturbed(&place, &daemon, blocks.len() - 1);
+    assert_eq!(contents(&db).0, expected.0[..before]);
+}
