@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn an_error_ends_the_search() {
-        assert_eq!(first_different(0, 9, |height| Err(height)), Err(4));
+        assert_eq!(first_different(0, 9, Err), Err(4));
     }
 
     proptest! {
