@@ -67,7 +67,7 @@ pub enum CommandExit {
     Success = 0,
     /// A block failed, an input was bad, or an expectation did not hold.
     Failure = 1,
-    /// The command line is wrong.
+    /// The command line is wrong; of a command that compares, also: it did not come to a result.
     Usage = 2,
     /// No worker is healthy any more (`EX_UNAVAILABLE`).
     NoWorker = 69,

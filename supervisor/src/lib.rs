@@ -2,12 +2,13 @@
 //!
 //! The rooms, from the ground up: [`pool`] (worker processes, their memory, deaths and replacement), [`store`] (the
 //! state, written here alone), [`blocks`] (where blocks come from), [`chain`] (blocks in order on pool and store),
-//! [`host`] (what this machine grants), and over them [`http`] (the pool as a service), [`cli`], and [`harness`] for tests of
+//! [`host`] (what this machine grants), [`agreement`] (of modules, and of nodes), and over them [`http`] (the pool as a service), [`cli`], and [`harness`] for tests of
 //! modules and runtimes.
 //!
 //! An embedding program calls [`init`] first in its `main`, because workers are this same executable started again.
 //! A test binary has no `main` of its own: it uses [`enable_test_support!`].
 
+pub mod agreement;
 pub mod blocks;
 pub mod chain;
 pub mod cli;

@@ -22,7 +22,8 @@ use std::sync::Arc;
 
 use cofferdam_protocol::arena::ArenaError;
 use cofferdam_protocol::layer::LayerError;
-use cofferdam_protocol::state::{self, LayoutError, VersionKey};
+use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::state::{self, BlockRecord, LayoutError, VersionKey};
 use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
 use thiserror::Error;
@@ -79,6 +80,12 @@ pub enum StateError {
         /// What is wrong.
         source: LayoutError,
     },
+    /// The store does not say which profile its results are of.
+    #[error("the state store at {} does not say which profile its results are of; index into a new directory", path.display())]
+    NoProfile {
+        /// The store's directory.
+        path: PathBuf,
+    },
     /// A layer over the store is not where the supervisor said.
     #[error("a layer over the state: {0}")]
     LayerPlace(#[from] ArenaError),
@@ -91,6 +98,7 @@ pub enum StateError {
 #[derive(Clone, Debug)]
 pub struct StateReader {
     env: Env<WithoutTls>,
+    meta: Table,
     blocks: Table,
     values: Table,
     path: Arc<Path>,
@@ -116,12 +124,26 @@ impl StateReader {
         check_format(dir, meta.get(&txn, state::FORMAT_KEY).map_err(open)?)?;
         // Only a commit makes the table handles outlive the transaction (lmdb.h, mdb_dbi_open).
         txn.commit().map_err(open)?;
-        Ok(Self { env, blocks, values, path })
+        Ok(Self { env, meta, blocks, values, path })
     }
 
-    /// Reads through an environment that this process has open already. `path` is for messages.
-    pub fn of(env: Env<WithoutTls>, blocks: Table, values: Table, path: Arc<Path>) -> Self {
-        Self { env, blocks, values, path }
+    /// Reads the tables `meta`, `blocks` and `values` through an environment that this process has open already. `path` is
+    /// for messages.
+    pub fn of(env: Env<WithoutTls>, [meta, blocks, values]: [Table; 3], path: Arc<Path>) -> Self {
+        Self { env, meta, blocks, values, path }
+    }
+
+    /// Hash of the profile that the results in the store are of.
+    ///
+    /// # Errors
+    /// [`StateError::NoProfile`], [`StateError::Read`].
+    pub fn profile(&self) -> Result<Hash, StateError> {
+        let read =
+            |source| StateError::Read { path: self.path.to_path_buf(), doing: "reading the profile", source };
+        let txn = self.env.read_txn().map_err(read)?;
+        let stored = self.meta.get(&txn, state::PROFILE_KEY).map_err(read)?;
+        let hash = stored.and_then(|bytes| bytes.try_into().ok()).map(Hash);
+        hash.ok_or_else(|| StateError::NoProfile { path: self.path.to_path_buf() })
     }
 
     /// The state as of now, which stays as it is while the supervisor commits more.
@@ -155,6 +177,27 @@ impl Snapshot {
         let last =
             self.blocks.last(&self.txn).map_err(|source| self.read_error("reading the tip", source))?;
         last.map(|(key, _)| state::block_height(key)).transpose().map_err(|source| self.damaged(source))
+    }
+
+    /// Height of the oldest committed block; none if there is no block yet.
+    ///
+    /// # Errors
+    /// [`StateError`] if the store cannot be read.
+    pub fn first(&self) -> Result<Option<u32>, StateError> {
+        let first = self.blocks.first(&self.txn);
+        let first = first.map_err(|source| self.read_error("reading the first block", source))?;
+        first.map(|(key, _)| state::block_height(key)).transpose().map_err(|source| self.damaged(source))
+    }
+
+    /// The record of the block at `height`, if it was committed.
+    ///
+    /// # Errors
+    /// [`StateError`] if the store cannot be read.
+    pub fn block(&self, height: u32) -> Result<Option<BlockRecord>, StateError> {
+        let bytes = self.blocks.get(&self.txn, &height.to_be_bytes());
+        let bytes = bytes.map_err(|source| self.read_error("reading a block's record", source))?;
+        let record = bytes.map(|bytes| BlockRecord::decode(height, bytes)).transpose();
+        record.map_err(|source| self.damaged(source))
     }
 
     /// The newest value of `key` at or below the height `at_most`; none if it was never written up to there. A value

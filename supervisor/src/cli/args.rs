@@ -16,7 +16,8 @@ use super::logging;
 use crate::blocks::{self, BlockInput, BlockSource};
 use crate::chain::OnGuestFailure;
 use crate::host::size::Bytes;
-use crate::pool::{Limits, Pool, PoolBuilder};
+use crate::pool::admission::Budget;
+use crate::pool::{Limits, Pool, PoolBuilder, PoolError, need_of};
 use crate::sample;
 
 /// Reads the module; that of the sample indexer if no file is named.
@@ -44,7 +45,7 @@ pub(super) struct BlockArgs {
     blocks: Vec<String>,
 
     /// Height of the first block; of a chain whose heights are known, the first one to take.
-    #[arg(long, value_name = "H")]
+    #[arg(long, value_name = "H", alias = "start-block", requires = "blocks")]
     start_height: Option<u32>,
 
     /// Demand that every block names the one before it.
@@ -229,6 +230,15 @@ impl MemoryArgs {
             .huge_pages(self.huge_pages == HugePages::Auto)
             .lock_memory(self.mlock)
             .admission(!self.skip_admission)
+    }
+
+    /// Checks that the memory for so many workers with these limits is there, unless the kernel is to decide: for pools
+    /// that are started one after the other, and only make sense together.
+    pub(super) fn admit(&self, workers: u32, limits: &Limits) -> Result<(), PoolError> {
+        if self.skip_admission {
+            return Ok(());
+        }
+        Ok(Budget::read(None).fits(&need_of(workers, self.memory.0, limits))?)
     }
 }
 

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use cofferdam_protocol::exit::CommandExit;
 use thiserror::Error;
 
+use crate::agreement::audit::AuditError;
+use crate::agreement::diff::DiffError;
 use crate::blocks::{BlockError, FeedError};
 use crate::chain::ChainError;
 use crate::pool::PoolError;
@@ -27,6 +29,13 @@ pub(super) enum CliError {
     Pool(#[from] PoolError),
     #[error(transparent)]
     Chain(ChainError),
+    #[error(transparent)]
+    Diff(DiffError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// `diff` and `audit` tell that there is a difference from that nothing is known.
+    #[error(transparent)]
+    NotCompared(Box<CliError>),
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("{what}: {source}")]
@@ -50,12 +59,20 @@ impl CliError {
         }
     }
 
+    pub(super) fn not_compared(self) -> Self {
+        Self::NotCompared(Box::new(self))
+    }
+
     pub(super) fn exit(&self) -> CommandExit {
         match self {
             Self::Usage(_) | Self::Pool(PoolError::Setting(_)) => CommandExit::Usage,
             Self::Pool(error) if error.is_memory() => CommandExit::NotCommitted,
             Self::Pool(PoolError::NoWorker) => CommandExit::NoWorker,
             Self::StdoutClosed => CommandExit::Success,
+            Self::NotCompared(error) => match error.exit() {
+                CommandExit::Failure => CommandExit::Usage,
+                exit => exit,
+            },
             _ => CommandExit::Failure,
         }
     }
@@ -66,6 +83,15 @@ impl From<ChainError> for CliError {
         match error {
             ChainError::Pool(error) => Self::Pool(error),
             other => Self::Chain(other),
+        }
+    }
+}
+
+impl From<DiffError> for CliError {
+    fn from(error: DiffError) -> Self {
+        match error {
+            DiffError::Chain { source: ChainError::Pool(error), .. } => Self::Pool(error),
+            other => Self::Diff(other),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The command line: arguments in, a table or JSON lines out, and an exit code that scripts can rely on.
 
 mod args;
+mod audit;
 mod bench;
 mod check;
 mod config;
+mod diff;
 mod doctor;
 mod error;
 mod logging;
@@ -29,7 +31,7 @@ const AFTER_HELP: &str = "\
 Exit codes:
   0    everything that was asked for was done
   1    a block failed, an input was bad, or the run was interrupted
-  2    the command line is wrong
+  2    the command line is wrong; of `diff` and `audit` also: nothing was compared to the end
   69   no worker is healthy any more
   137  memory could not be committed: refused by the budget or the kernel, or killed by it
 A second SIGINT or SIGTERM ends it at once, with 130 or 143.";
@@ -64,6 +66,10 @@ enum Command {
     Node(Box<node::NodeArgs>),
     /// Run the same blocks under several limits of host memory, and say whether memory makes a difference.
     Check(Box<check::CheckArgs>),
+    /// Run two modules over the same blocks, and say where they first write different things.
+    Diff(Box<diff::DiffArgs>),
+    /// Compare the chain digests of nodes, and find the first block whose results differ.
+    Audit(audit::AuditArgs),
     /// Start one worker, commit, prove it, and exit with 0 or 137.
     Probe(probe::ProbeArgs),
     /// Say what this host grants, and what that means.
@@ -100,6 +106,8 @@ pub fn main() -> ExitCode {
             Command::Serve(args) => serve::run(&args),
             Command::Node(args) => node::run(&args),
             Command::Check(args) => check::run(&args),
+            Command::Diff(args) => diff::run(&args),
+            Command::Audit(args) => audit::run(&args),
             Command::Probe(args) => probe::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Bench(args) => bench::run(&args),

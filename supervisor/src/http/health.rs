@@ -226,7 +226,7 @@ mod tests {
     fn readiness(phase: Phase, ready: usize, failed: usize) -> Readiness {
         let failed = (0..failed).map(|slot| format!("slot {slot} was given up: killed")).collect();
         let progress = "1 GiB of 4 GiB committed".to_owned();
-        Readiness { phase, failed, ready, workers: 4, full: false, progress }
+        Readiness { phase, failed, ready, workers: 4, full: false, progress, extension: None }
     }
 
     #[test]

@@ -178,8 +178,7 @@ impl Backend for Node {
         let daemon = self.state.daemon();
         Ok(Info {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            profile: pool.profile().hash(),
-            module: pool.profile().module,
+            profile: pool.profile().clone(),
             network: daemon.as_ref().and_then(|daemon| daemon.network).or(self.network),
             start_height: self.store.first_height().map_err(internal)?.unwrap_or(self.start_height),
             tip: self.state.tip().map(|tip| (tip.height, tip.hash)),

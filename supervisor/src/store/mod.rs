@@ -161,7 +161,8 @@ impl Store {
     /// Reads of this process, as a guest makes them. It must not outlive the store: what is open stays open until the last
     /// reader is gone.
     pub fn reader(&self) -> StateReader {
-        StateReader::of(self.env.clone(), self.blocks, self.values, self.path.as_path().into())
+        let tables = [self.meta, self.blocks, self.values];
+        StateReader::of(self.env.clone(), tables, self.path.as_path().into())
     }
 
     /// The newest committed block; none in a new store.
@@ -360,7 +361,7 @@ impl Store {
 
 /// The last pair of each key, in the order of keys: neighbours then go into the same page of the tree, which with ten
 /// million pairs stored takes a quarter off a commit. Short keys are stored in this very order, long ones nearly so.
-fn last_by_key(writes: &Writes) -> Vec<(&[u8], &[u8])> {
+pub(crate) fn last_by_key(writes: &Writes) -> Vec<(&[u8], &[u8])> {
     let mut pairs: Vec<_> = writes.iter().collect();
     pairs.reverse();
     pairs.sort_by_key(|&(key, _)| key);

@@ -10,6 +10,7 @@ pub mod guests;
 pub mod hosts;
 pub mod load;
 mod output;
+pub mod peer;
 pub mod pool;
 pub mod random;
 pub mod regtest;

@@ -26,3 +26,5 @@ pub use error::DaemonError;
 pub use follower::Follower;
 pub use settings::{AHEAD_BYTES, Auth, Settings};
 pub use status::Status;
+// Other nodes are asked the same way: see `crate::agreement`.
+pub(crate) use transport::{Capped, Connections, Target, TransportError};

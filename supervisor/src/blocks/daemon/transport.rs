@@ -31,7 +31,7 @@ const QUOTED: usize = 120;
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TransportError {
+pub(crate) enum TransportError {
     #[error("the cookie file cannot be read: {0}")]
     NoCookie(io::Error),
     #[error("HTTP status {status}: {body}")]
@@ -48,16 +48,16 @@ pub(super) enum TransportError {
 
 /// Where a node is, from a URL.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     uri: Uri,
     auth: Auth,
     /// Without name and password, for people.
-    pub(super) shown: String,
+    pub(crate) shown: String,
 }
 
 impl Target {
     /// Takes a URL apart, of which name and password count where `auth` has none.
-    pub(super) fn new(url: &str, auth: &Auth) -> Result<Self, DaemonError> {
+    pub(crate) fn new(url: &str, auth: &Auth) -> Result<Self, DaemonError> {
         let (inside, rest) = cut_userinfo(url);
         let refused = |reason: String| DaemonError::Url { url: rest.clone(), reason };
         let uri: Uri = rest.parse().map_err(|error| refused(format!("it is no URL ({error})")))?;
@@ -97,7 +97,7 @@ fn cut_userinfo(url: &str) -> (Option<(String, String)>, String) {
 
 /// The connections to one node.
 #[derive(Debug)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     agent: Agent,
     target: Target,
     /// The header `Authorization`, for a cookie as it was when last read.
@@ -106,7 +106,7 @@ pub(super) struct Connections {
 
 impl Connections {
     /// To the node at `target`, of which `connections` at most are kept open.
-    pub(super) fn new(target: Target, connections: usize, timeout: Duration) -> Self {
+    pub(crate) fn new(target: Target, connections: usize, timeout: Duration) -> Self {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -215,9 +215,9 @@ fn quote(bytes: &[u8]) -> String {
 
 /// The connections, for answers of at most `limit` bytes.
 #[derive(Debug)]
-pub(super) struct Capped {
-    pub(super) connections: Arc<Connections>,
-    pub(super) limit: u64,
+pub(crate) struct Capped {
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) limit: u64,
 }
 
 impl Capped {
@@ -248,7 +248,7 @@ impl jsonrpc::client::Transport for Capped {
 
 impl Connections {
     /// The node, for people.
-    pub(super) fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.target.shown
     }
 

@@ -12,6 +12,7 @@ use clap::Args;
 use cofferdam_protocol::exit::CommandExit;
 use cofferdam_protocol::fault::Fault;
 use session::Session;
+pub(super) use session::{print_json, read_ahead};
 use tempfile::TempDir;
 
 use super::args::{self, BlockArgs, Policy, PoolArgs};
@@ -148,7 +149,7 @@ impl Home {
     }
 }
 
-fn build_pool(builder: PoolBuilder, store: &Arc<Store>, stop: &Stop) -> Result<Pool, CliError> {
+pub(super) fn build_pool(builder: PoolBuilder, store: &Arc<Store>, stop: &Stop) -> Result<Pool, CliError> {
     let readers = Arc::clone(store);
     let builder = builder.state(store.path()).on_death(move |_| {
         // A dead reader's slot would keep old pages from being used again.
@@ -168,7 +169,7 @@ fn build_pool(builder: PoolBuilder, store: &Arc<Store>, stop: &Stop) -> Result<P
 
 fn print_summary(args: &RunArgs, summary: &Summary) -> Result<(), CliError> {
     if args.json {
-        return session::print_json(&SummaryLine { summary });
+        return print_json(&SummaryLine { summary });
     }
     writeln!(io::stdout(), "{}", summary.to_text()).map_err(CliError::io("standard output"))
 }

@@ -173,10 +173,11 @@ impl<'a, R: Runner> Session<'a, R> {
     }
 }
 
-type Blocks = Receiver<Result<Hashed, BlockError>>;
+/// Blocks as they were read.
+pub(in super::super) type Blocks = Receiver<Result<Hashed, BlockError>>;
 
 /// Reads, checks and hashes blocks on a thread of its own, a few ahead.
-fn read_ahead(source: BlockSource) -> Result<(Blocks, JoinHandle<()>), CliError> {
+pub(in super::super) fn read_ahead(source: BlockSource) -> Result<(Blocks, JoinHandle<()>), CliError> {
     let (sender, receiver) = bounded(AHEAD);
     let read = move || {
         for block in source {
@@ -190,7 +191,7 @@ fn read_ahead(source: BlockSource) -> Result<(Blocks, JoinHandle<()>), CliError>
     Ok((receiver, thread.map_err(CliError::io("a thread to read blocks"))?))
 }
 
-pub(super) fn print_json(line: &impl serde::Serialize) -> Result<(), CliError> {
+pub(in super::super) fn print_json(line: &impl serde::Serialize) -> Result<(), CliError> {
     let print = || -> io::Result<()> {
         let mut out = io::stdout().lock();
         serde_json::to_writer(&mut out, line)?;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::profile::{Hash, Profile};
 use cofferdam_protocol::verdict::{GuestVerdict, HostVerdict};
 use serde_json::Value;
 use thiserror::Error;
@@ -123,10 +123,8 @@ pub struct Snapshot {
 pub struct Info {
     /// The program's version.
     pub version: String,
-    /// Hash of the profile that results depend on.
-    pub profile: Hash,
-    /// SHA-256 of the module.
-    pub module: Hash,
+    /// What results depend on.
+    pub profile: Profile,
     /// The network that the blocks are of, once that is known.
     pub network: Option<Network>,
     /// The first height that this node indexes.

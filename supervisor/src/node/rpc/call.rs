@@ -196,8 +196,12 @@ fn digest(digest: &ChainDigest) -> Value {
 fn info(info: &Info) -> Value {
     json!({
         "version": info.version,
-        "profile": info.profile.to_string(),
-        "module": info.module.to_string(),
+        "profile": info.profile.hash().to_string(),
+        "module": info.profile.module.to_string(),
+        "memory_bytes": info.profile.memory_bytes,
+        "fuel": info.profile.fuel,
+        "output_bytes": info.profile.output_bytes,
+        "engine": info.profile.engine,
         "network": info.network.map(|network| network.to_string()),
         "start_height": info.start_height,
         "tip": info.tip.map(|(height, hash)| json!({ "height": height, "block": hash.to_string() })),

@@ -29,7 +29,7 @@
 //! | `metashrew_snapshot` | | figures of the store, as a *string* that is a JSON object |
 //! | `cofferdam_digest` | \[`height`\] | `{height, block, digest}`: nodes that agree have the same digest |
 //! | `cofferdam_proof` | `key`, \[`height`\] | a proof of what is stored under the key |
-//! | `cofferdam_info` | | `{version, profile, module, network, start_height, tip: {height, block}, daemon_height, lag}` |
+//! | `cofferdam_info` | | `{version, profile, module, memory_bytes, fuel, output_bytes, engine, network, start_height, tip: {height, block}, daemon_height, lag}`; `profile` is the hash of the five after it |
 //!
 //! A height is a number, the same as a string, or `"latest"`, which it also is where it is left out. Behind a colon a
 //! string may go on with a block's hash, which is not looked at. Input and results of `metashrew_` methods are

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use bitcoin::hashes::Hash as _;
-use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::profile::{Hash, Profile};
 use cofferdam_protocol::verdict::{GuestVerdict, HostVerdict};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -166,14 +166,19 @@ impl Backend for Fake {
     fn info(&self) -> Result<Info, CallError> {
         Ok(Info {
             version: "1.2.3".into(),
-            profile: Hash([0x33; 32]),
-            module: Hash([0x44; 32]),
+            profile: profile(),
             network: Some(Network::Regtest),
             start_height: START,
             tip: (!self.empty).then(|| (TIP, hash_of(TIP))),
             daemon_height: Some(TIP + 2),
         })
     }
+}
+
+/// What its results depend on.
+pub(super) fn profile() -> Profile {
+    let engine = "an engine".to_owned();
+    Profile { module: Hash([0x44; 32]), memory_bytes: 1 << 32, fuel: None, output_bytes: 1 << 27, engine }
 }
 
 /// A server, and where it is.

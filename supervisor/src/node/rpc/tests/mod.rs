@@ -92,6 +92,11 @@ async fn every_method_answers() {
     let proof = node.result("cofferdam_proof", json!(["0xff", TIP])).await;
     assert_eq!(proof, json!({ "key": "ff", "height": TIP }));
     let info = node.result("cofferdam_info", json!([])).await;
+    let profile = fake::profile();
+    assert_eq!(info["profile"], profile.hash().to_string());
+    assert_eq!(info["module"], "44".repeat(32));
+    assert_eq!((&info["memory_bytes"], &info["fuel"]), (&json!(1u64 << 32), &Value::Null));
+    assert_eq!((&info["output_bytes"], &info["engine"]), (&json!(1 << 27), &json!("an engine")));
     assert_eq!(info["tip"], json!({ "height": TIP, "block": tip_hash() }));
     assert_eq!(info["lag"], 2);
     assert_eq!(info["network"], "regtest");
