@@ -7,12 +7,13 @@
 //!
 //! Put a store on a local file system: LMDB's locks and map do not work over a network one (lmdb.h, "Caveats").
 
+pub mod copy;
 mod error;
 mod open;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod undo;
 
 use std::path::{Path, PathBuf};
@@ -189,15 +190,7 @@ impl Store {
     pub fn content_hash(&self) -> Result<Hash, StoreError> {
         let fail = |source| self.lmdb("hashing its content", source);
         let txn = self.env.read_txn().map_err(fail)?;
-        let mut hasher = Sha256::new();
-        for entry in self.values.iter(&txn).map_err(fail)? {
-            let (key, value) = entry.map_err(fail)?;
-            for field in [key, value] {
-                hasher.update((field.len() as u64).to_le_bytes());
-                hasher.update(field);
-            }
-        }
-        Ok(Hash(hasher.finalize().into()))
+        hash_values(self.values, &txn).map_err(fail)
     }
 
     /// Frees the reader slots of processes that have ended, and returns how many there were. To be called after a
@@ -243,6 +236,19 @@ impl Store {
     fn damaged(&self, source: LayoutError) -> StoreError {
         StoreError::Damaged { path: self.path.clone(), source }
     }
+}
+
+/// What [`Store::content_hash`] gives.
+fn hash_values(values: Table, txn: &RoTxn<'_>) -> heed::Result<Hash> {
+    let mut hasher = Sha256::new();
+    for entry in values.iter(txn)? {
+        let (key, value) = entry?;
+        for field in [key, value] {
+            hasher.update((field.len() as u64).to_le_bytes());
+            hasher.update(field);
+        }
+    }
+    Ok(Hash(hasher.finalize().into()))
 }
 
 /// The last pair of each key, in the order of keys: neighbours then go into the same page of the tree, which with ten
