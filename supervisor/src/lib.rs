@@ -1,7 +1,7 @@
 //! Cofferdam: a process-isolated pool of committed-memory WebAssembly workers.
 //!
 //! The rooms, from the ground up: [`pool`] (worker processes, their memory, deaths and replacement), [`store`] (the
-//! state, written here alone), [`blocks`] (where blocks come from), [`chain`] (blocks in order on pool and store),
+//! state, written here alone), [`snapshot`] (copies of it, to keep and to go on from), [`blocks`] (where blocks come from), [`chain`] (blocks in order on pool and store),
 //! [`host`] (what this machine grants), and over them [`http`] (the pool as a service), [`cli`], and [`harness`] for tests of
 //! modules and runtimes.
 //!
@@ -16,6 +16,7 @@ pub mod host;
 pub mod http;
 pub mod pool;
 pub mod sample;
+pub mod snapshot;
 pub mod store;
 
 pub use cofferdam_protocol::{exit, fault, profile, status, verdict, writes};

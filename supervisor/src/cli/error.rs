@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::blocks::BlockError;
 use crate::chain::ChainError;
 use crate::pool::PoolError;
+use crate::snapshot::SnapshotError;
 use crate::store::StoreError;
 
 /// Why a command failed.
@@ -23,6 +24,8 @@ pub(super) enum CliError {
     Blocks(#[from] BlockError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     #[error(transparent)]
     Pool(#[from] PoolError),
     #[error(transparent)]

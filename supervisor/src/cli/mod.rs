@@ -11,6 +11,7 @@ mod report;
 mod run;
 mod serve;
 mod signals;
+mod snapshot;
 
 use std::fs;
 use std::io::{self, Write};
@@ -59,6 +60,9 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Run the same blocks under several limits of host memory, and say whether memory makes a difference.
     Check(Box<check::CheckArgs>),
+    /// Take, check and restore snapshots of a store.
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Start one worker, commit, prove it, and exit with 0 or 137.
     Probe(probe::ProbeArgs),
     /// Say what this host grants, and what that means.
@@ -84,6 +88,7 @@ pub fn main() -> ExitCode {
             Command::Run(args) => run::run(&args),
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args),
+            Command::Snapshot(command) => snapshot::run(&command),
             Command::Probe(args) => probe::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Bench(args) => bench::run(&args),

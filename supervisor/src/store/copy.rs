@@ -142,6 +142,9 @@ fn lmdb(path: &Path, doing: &'static str, source: heed::Error) -> StoreError {
     StoreError::Lmdb { path: path.to_owned(), doing, source }
 }
 
+/// The longest name that a network has; those of Bitcoin have ten bytes at most.
+const NETWORK_BYTES: usize = 64;
+
 /// What the data file of a store says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contents {
@@ -205,6 +208,9 @@ pub fn contents(file: &Path, content: bool) -> Result<Contents, ContentsError> {
         return Err(ContentsError::Format(format));
     }
     let network = meta.get(&txn, state::NETWORK_KEY)?;
+    if let Some(name) = network.filter(|name| name.len() > NETWORK_BYTES) {
+        return Err(ContentsError::Meta { what: "its network", found: name.len() });
+    }
     Ok(Contents {
         tip: newest(blocks, &txn)?.ok_or(ContentsError::NoBlock)?,
         profile: Hash(profile),
@@ -261,7 +267,8 @@ fn open_file(file: &Path) -> heed::Result<Env<WithoutTls>> {
     unsafe { options.open(file) }
 }
 
-/// A directory that has no store yet, kept for one: nobody else opens or makes a store there while this exists.
+/// A directory that has no store yet, kept for one: nobody else opens or makes a store there while this exists. What is
+/// unfinished when it is dropped is removed.
 #[derive(Debug)]
 pub struct Vacant {
     path: PathBuf,
@@ -284,14 +291,12 @@ impl Vacant {
         // Again, for somebody may have made a store and closed it meanwhile.
         check_vacant(&path)?;
         let vacant = Self { path, _writer_lock: writer_lock };
-        match fs::remove_file(vacant.unfinished()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::Directory {
-                path: vacant.path.clone(),
-                doing: "what an earlier restore left there cannot be removed",
-                source: error,
-            }),
-            _ => Ok(vacant),
-        }
+        vacant.clear().map_err(|source| StoreError::Directory {
+            path: vacant.path.clone(),
+            doing: "what an earlier restore left there cannot be removed",
+            source,
+        })?;
+        Ok(vacant)
     }
 
     /// The directory, absolute.
@@ -316,7 +321,21 @@ impl Vacant {
             source,
         })?;
         open::sync_names(&self.path)?;
-        Ok(self.path)
+        Ok(self.path.clone())
+    }
+
+    fn clear(&self) -> io::Result<()> {
+        match fs::remove_file(self.unfinished()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Vacant {
+    fn drop(&mut self) {
+        // If it was filled there is nothing of that name, and if this fails the next claim removes it.
+        let _next_time = self.clear();
     }
 }
 
