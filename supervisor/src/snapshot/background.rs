@@ -193,3 +193,116 @@ fn say(taken: &Taken, started: Instant) {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use cofferdam_protocol::profile::Hash;
+
+    use super::*;
+    use crate::store::tests::commit;
+    use crate::store::{Durability, Identity};
+
+    struct Scene {
+        home: tempfile::TempDir,
+        store: Arc<Store>,
+    }
+
+    impl Scene {
+        fn new(tip: u32, value_bytes: usize) -> Self {
+            let home = tempfile::tempdir().unwrap();
+            let identity = Identity { profile: Hash::of(b"profile"), network: None };
+            let store = Store::open(&home.path().join("db"), &identity, Durability::None).unwrap();
+            commit(&store, tip, &[("key", vec![1; value_bytes])]).unwrap();
+            Self { home, store: Arc::new(store) }
+        }
+
+        fn start(&self, interval: u32, taking: Taking) -> Snapshots {
+            let directory = self.home.path().join("snapshots");
+            let interval_blocks = NonZeroU32::new(interval).unwrap();
+            Snapshots::start(Arc::clone(&self.store), Schedule { directory, interval_blocks, taking })
+                .unwrap()
+        }
+
+        fn put(&self, snapshots: &Snapshots, height: u32) {
+            commit(&self.store, height, &[("key", height.to_be_bytes())]).unwrap();
+            snapshots.committed(height);
+        }
+    }
+
+    fn settled(snapshots: &Snapshots) -> Status {
+        loop {
+            let status = snapshots.status();
+            if status.writing.is_none() {
+                return status;
+            }
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn one_is_taken_at_every_multiple_of_the_interval() {
+        let scene = Scene::new(19, 10);
+        let snapshots = scene.start(10, Taking { keep: std::num::NonZeroUsize::new(2), module: None });
+        let mut heights = Vec::new();
+        // Several blocks may be committed at once, and the multiple may be none of them that is told.
+        for height in [20, 21, 29, 33, 39, 40, 41] {
+            scene.put(&snapshots, height);
+            let status = settled(&snapshots);
+            assert_eq!((status.failed, status.skipped), (0, 0), "{status:?}");
+            heights.push(status.newest.unwrap().0);
+        }
+        assert_eq!(heights, [20, 20, 20, 33, 33, 40, 40]);
+        assert_eq!(snapshots.status().taken, 3);
+        let left = std::fs::read_dir(scene.home.path().join("snapshots")).unwrap();
+        assert_eq!(left.filter(|entry| entry.as_ref().unwrap().file_type().unwrap().is_dir()).count(), 2);
+    }
+
+    #[test]
+    fn one_that_is_due_while_another_is_written_is_skipped() {
+        let scene = Scene::new(1, 10);
+        let snapshots = scene.start(10, Taking::default());
+        snapshots.shared.begin(7).unwrap();
+        scene.put(&snapshots, 10);
+        assert_eq!((snapshots.status().skipped, snapshots.status().writing), (1, Some(7)));
+        snapshots.shared.end(Err(SnapshotError::GivenUp));
+        scene.put(&snapshots, 20);
+        assert_eq!(settled(&snapshots).newest.unwrap().0, 20);
+    }
+
+    #[test]
+    fn one_that_fails_is_said_and_the_next_is_taken() {
+        let scene = Scene::new(1, 10);
+        let snapshots = scene.start(10, Taking::default());
+        let directory = scene.home.path().join("snapshots");
+        let other = super::super::directory::Directory::lock(&directory).unwrap();
+        scene.put(&snapshots, 10);
+        let status = settled(&snapshots);
+        assert_eq!(status.failed, 1);
+        assert!(status.last_error.unwrap().contains("another process"));
+        drop(other);
+        scene.put(&snapshots, 20);
+        assert_eq!(settled(&snapshots).newest.unwrap().0, 20);
+    }
+
+    #[test]
+    fn dropped_it_leaves_a_whole_one_or_none() {
+        for _ in 0..5 {
+            let scene = Scene::new(9, 50 << 20);
+            let snapshots = scene.start(10, Taking::default());
+            scene.put(&snapshots, 10);
+            drop(snapshots);
+            assert_eq!(Arc::strong_count(&scene.store), 1, "the thread has ended");
+            let directory = scene.home.path().join("snapshots");
+            for entry in std::fs::read_dir(directory).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_name() != ".lock" {
+                    let whole =
+                        super::super::verify(&entry.path(), false, &super::super::look_here, &mut |_| {
+                            ControlFlow::Continue(())
+                        });
+                    assert_eq!(whole.unwrap().manifest.height, 10);
+                }
+            }
+        }
+    }
+}

@@ -54,26 +54,31 @@ pub fn take(
     if let Err(error) = cleared {
         tracing::warn!("{}: slots of dead readers were not cleared: {error}", reader.path().display());
     }
-    if let Some(taken) = existing(reader, &directory)? {
-        return Ok(taken);
-    }
-    let unfinished = directory.begin()?;
-    let manifest = write(reader, &unfinished, taking, watch)?;
-    tell(watch, Step::Naming)?;
-    let path = unfinished.finish(&manifest)?;
+    let (path, manifest, is_new) = match existing(reader, &directory)? {
+        Some((path, manifest)) => (path, manifest, false),
+        None => {
+            let unfinished = directory.begin()?;
+            let manifest = write(reader, &unfinished, taking, watch)?;
+            tell(watch, Step::Naming)?;
+            (unfinished.finish(&manifest)?, manifest, true)
+        }
+    };
     tell(watch, Step::Done)?;
     let removed = taking.keep.map(|keep| directory.prune(&path, keep)).transpose()?.unwrap_or_default();
-    Ok(Taken { path, manifest, is_new: true, removed })
+    Ok(Taken { path, manifest, is_new, removed })
 }
 
 /// The snapshot of the state that the store is in, if there is one.
-fn existing(reader: &StateReader, directory: &Directory) -> Result<Option<Taken>, SnapshotError> {
+fn existing(
+    reader: &StateReader,
+    directory: &Directory,
+) -> Result<Option<(PathBuf, Manifest)>, SnapshotError> {
     let path = reader.path().to_owned();
     let tip = copy::tip(reader).map_err(|source| SnapshotError::Contents { path: path.clone(), source })?;
     let tip = tip.ok_or(SnapshotError::NothingYet { path })?;
     let path = directory.path().join(name(tip.height, &tip.digest.short()));
     match Manifest::read(&path) {
-        Ok(manifest) => Ok(Some(Taken { path, manifest, is_new: false, removed: Vec::new() })),
+        Ok(manifest) => Ok((manifest.digest == tip.digest).then_some((path, manifest))),
         Err(SnapshotError::NoSnapshot { .. }) if !path.exists() => Ok(None),
         Err(error) => Err(error),
     }
