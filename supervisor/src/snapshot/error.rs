@@ -7,8 +7,7 @@ use cofferdam_worker::state::StateError;
 use thiserror::Error;
 
 use crate::host::size::Bytes;
-use crate::store::StoreError;
-use crate::store::copy::ContentsError;
+use crate::store::{ContentsError, StoreError};
 
 /// Why a snapshot was not taken, not found good, or not restored.
 #[derive(Debug, Error)]

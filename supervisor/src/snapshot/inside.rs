@@ -8,7 +8,7 @@ use cofferdam_protocol::profile::Hash;
 use serde::{Deserialize, Serialize};
 
 use super::{SnapshotError, Watch, hexadecimal};
-use crate::store::copy;
+use crate::store;
 
 /// What the data of a snapshot says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ pub type Look<'l> = &'l dyn Fn(&Path, bool, Watch<'_>) -> Result<Inside, Snapsho
 /// # Errors
 /// [`SnapshotError::Contents`] if it is not a store's.
 pub fn look_here(file: &Path, content: bool, _watch: Watch<'_>) -> Result<Inside, SnapshotError> {
-    let contents = copy::contents(file, content)
+    let contents = store::contents(file, content)
         .map_err(|source| SnapshotError::Contents { path: file.to_owned(), source })?;
     Ok(Inside {
         height: contents.tip.height,

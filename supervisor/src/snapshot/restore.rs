@@ -10,7 +10,7 @@ use super::manifest::{DATA_FILE, Manifest, open_plain};
 use super::transfer::{Transfer, Transferred, check_room, length};
 use super::verify::{check_data, check_length};
 use super::{Inside, Look, SnapshotError, Step, Watch, tell};
-use crate::store::copy::Vacant;
+use crate::store::Vacant;
 
 /// What the snapshot has to be, beside whole. What comes from elsewhere than the snapshot protects against a wrong one; see
 /// [`super`] for what protects against a forged one.
@@ -87,23 +87,23 @@ fn write(
 
 impl Wanted {
     fn check_manifest(&self, manifest: &Manifest, snapshot: &Path) -> Result<(), SnapshotError> {
-        check("height", self.height, Some(manifest.height), snapshot)?;
-        check("digest", self.digest, Some(manifest.digest), snapshot)?;
-        check("SHA-256", self.sha256, Some(manifest.data_sha256), snapshot)
+        check("height", self.height.as_ref(), Some(&manifest.height), snapshot)?;
+        check("digest", self.digest.as_ref(), Some(&manifest.digest), snapshot)?;
+        check("SHA-256", self.sha256.as_ref(), Some(&manifest.data_sha256), snapshot)
     }
 
     fn check_content(&self, inside: &Inside, snapshot: &Path) -> Result<(), SnapshotError> {
-        check("content hash", self.content, inside.content, snapshot)
+        check("content hash", self.content.as_ref(), inside.content.as_ref(), snapshot)
     }
 }
 
 fn check<T: ToString + PartialEq>(
     what: &'static str,
-    wanted: Option<T>,
-    found: Option<T>,
+    wanted: Option<&T>,
+    found: Option<&T>,
     snapshot: &Path,
 ) -> Result<(), SnapshotError> {
-    let (Some(wanted), true) = (&wanted, wanted != found) else { return Ok(()) };
-    let found = found.map_or_else(|| "none".to_owned(), |found| found.to_string());
+    let (Some(wanted), true) = (wanted, wanted != found) else { return Ok(()) };
+    let found = found.map_or_else(|| "none".to_owned(), ToString::to_string);
     Err(SnapshotError::Unwanted { path: snapshot.to_owned(), what, found, wanted: wanted.to_string() })
 }

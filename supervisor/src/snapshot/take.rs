@@ -11,7 +11,7 @@ use super::directory::{Directory, Unfinished, name};
 use super::manifest::{DATA_FILE, Manifest};
 use super::transfer::{Transfer, check_room};
 use super::{SnapshotError, Step, Watch, look_here, tell};
-use crate::store::copy::{self, StoreCopy};
+use crate::store::{self, StoreCopy};
 
 /// What to know and to do beside.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,7 +74,7 @@ fn existing(
     directory: &Directory,
 ) -> Result<Option<(PathBuf, Manifest)>, SnapshotError> {
     let path = reader.path().to_owned();
-    let tip = copy::tip(reader).map_err(|source| SnapshotError::Contents { path: path.clone(), source })?;
+    let tip = store::tip(reader).map_err(|source| SnapshotError::Contents { path: path.clone(), source })?;
     let tip = tip.ok_or(SnapshotError::NothingYet { path })?;
     let path = directory.path().join(name(tip.height, &tip.digest.short()));
     match Manifest::read(&path) {

@@ -273,42 +273,70 @@ fn a_damaged_or_forged_snapshot_is_refused() {
     let good = scene.take(0).unwrap().path;
     let damages: &[(&str, Damage)] = &[
         ("should have", |path| {
-            fs::File::options().write(true).open(path.join("data.mdb")).unwrap().set_len(9000).unwrap()
+            fs::File::options().write(true).open(path.join("data.mdb")).unwrap().set_len(9000).unwrap();
         }),
-        ("SHA-256", |path| flip(&path.join("data.mdb"), 100_000)),
-        ("SHA-256", |path| flip(&path.join("data.mdb"), 0)),
+        ("SHA-256", |path| {
+            flip(&path.join("data.mdb"), 100_000);
+        }),
+        ("SHA-256", |path| {
+            flip(&path.join("data.mdb"), 0);
+        }),
         ("should have 18446744073709551615", |path| {
-            change_manifest(path, |manifest| manifest.data_bytes = u64::MAX)
+            change_manifest(path, |manifest| manifest.data_bytes = u64::MAX);
         }),
-        ("should have 0", |path| change_manifest(path, |manifest| manifest.data_bytes = 0)),
+        ("should have 0", |path| {
+            change_manifest(path, |manifest| manifest.data_bytes = 0);
+        }),
         ("the manifest says height 4294967295", |path| {
-            change_manifest(path, |manifest| manifest.height = u32::MAX)
+            change_manifest(path, |manifest| manifest.height = u32::MAX);
         }),
         ("the manifest says digest", |path| {
-            change_manifest(path, |manifest| manifest.digest = Hash::of(b"x"))
+            change_manifest(path, |manifest| manifest.digest = Hash::of(b"x"));
         }),
         ("the manifest says profile", |path| {
-            change_manifest(path, |manifest| manifest.profile = Hash::of(b"x"))
+            change_manifest(path, |manifest| manifest.profile = Hash::of(b"x"));
         }),
-        ("the manifest says network", |path| change_manifest(path, |manifest| manifest.network = None)),
-        ("the manifest says block", |path| change_manifest(path, |manifest| manifest.block_hash.push('0'))),
-        ("no LMDB data", |path| forge(path, &[])),
-        ("no LMDB data", |path| forge(path, &[7; 50_000])),
-        ("has no manifest.json", |path| fs::remove_file(path.join("manifest.json")).unwrap()),
-        ("no manifest", |path| fs::write(path.join("manifest.json"), [0xff; 100]).unwrap()),
-        ("no manifest", |path| fs::write(path.join("manifest.json"), "[".repeat(9000)).unwrap()),
-        ("longer than", |path| fs::write(path.join("manifest.json"), " ".repeat(1 << 20)).unwrap()),
+        ("the manifest says network", |path| {
+            change_manifest(path, |manifest| manifest.network = None);
+        }),
+        ("the manifest says block", |path| {
+            change_manifest(path, |manifest| manifest.block_hash.push('0'));
+        }),
+        ("no LMDB data", |path| {
+            forge(path, &[]);
+        }),
+        ("no LMDB data", |path| {
+            forge(path, &[7; 50_000]);
+        }),
+        ("has no manifest.json", |path| {
+            fs::remove_file(path.join("manifest.json")).unwrap();
+        }),
+        ("no manifest", |path| {
+            fs::write(path.join("manifest.json"), [0xff; 100]).unwrap();
+        }),
+        ("no manifest", |path| {
+            fs::write(path.join("manifest.json"), "[".repeat(9000)).unwrap();
+        }),
+        ("longer than", |path| {
+            fs::write(path.join("manifest.json"), " ".repeat(1 << 20)).unwrap();
+        }),
         ("a symbolic link", |path| {
-            replace(&path.join("manifest.json"), |at| symlink("/dev/zero", at).unwrap())
+            replace(&path.join("manifest.json"), |at| symlink("/dev/zero", at).unwrap());
         }),
-        ("a symbolic link", |path| replace(&path.join("data.mdb"), |at| symlink("/dev/zero", at).unwrap())),
-        ("a directory", |path| replace(&path.join("data.mdb"), |at| fs::create_dir(at).unwrap())),
+        ("a symbolic link", |path| {
+            replace(&path.join("data.mdb"), |at| symlink("/dev/zero", at).unwrap());
+        }),
+        ("a directory", |path| {
+            replace(&path.join("data.mdb"), |at| fs::create_dir(at).unwrap());
+        }),
         ("a device or a pipe", |path| {
             replace(&path.join("data.mdb"), |at| {
-                nix::unistd::mkfifo(at, nix::sys::stat::Mode::S_IRWXU).unwrap()
+                nix::unistd::mkfifo(at, nix::sys::stat::Mode::S_IRWXU).unwrap();
             });
         }),
-        ("cannot be opened", |path| fs::remove_file(path.join("data.mdb")).unwrap()),
+        ("cannot be opened", |path| {
+            fs::remove_file(path.join("data.mdb")).unwrap();
+        }),
     ];
     for (number, (said, damage)) in damages.iter().enumerate() {
         let path = scene.at(&format!("damaged-{number}"));

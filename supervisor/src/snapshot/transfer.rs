@@ -81,7 +81,7 @@ fn sync(file: &File, path: &Path) -> Result<(), SnapshotError> {
 pub(super) fn check_room(path: &Path, needed: u64) -> Result<(), SnapshotError> {
     let room = statvfs(path)
         .map_err(|error| SnapshotError::file(path, "its free space cannot be found out")(error.into()))?;
-    let available = u64::from(room.blocks_available()).saturating_mul(room.fragment_size());
+    let available = room.blocks_available().saturating_mul(room.fragment_size());
     let needed = needed.saturating_add(SPARE_BYTES);
     if available >= needed {
         return Ok(());

@@ -7,7 +7,8 @@
 //!
 //! Put a store on a local file system: LMDB's locks and map do not work over a network one (lmdb.h, "Caveats").
 
-pub mod copy;
+mod contents;
+mod copy;
 mod error;
 mod open;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod processes;
 #[cfg(test)]
 pub(crate) mod tests;
 mod undo;
+mod vacant;
 
 use std::path::{Path, PathBuf};
 
@@ -26,8 +28,11 @@ use cofferdam_worker::state::{StateReader, Table};
 use heed::{Env, RoTxn, RwTxn, WithoutTls};
 use sha2::{Digest, Sha256};
 
+pub use contents::{Contents, ContentsError, contents, tip};
+pub use copy::StoreCopy;
 pub use error::StoreError;
 use undo::UndoList;
+pub use vacant::Vacant;
 
 /// What a store belongs to. Results of two identities are never mixed.
 #[derive(Clone, Debug, PartialEq, Eq)]
