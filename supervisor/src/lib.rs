@@ -1,9 +1,10 @@
 //! Cofferdam: a process-isolated pool of committed-memory WebAssembly workers.
 //!
 //! The rooms, from the ground up: [`pool`] (worker processes, their memory, deaths and replacement), [`store`] (the
-//! state, written here alone), [`blocks`] (where blocks come from), [`chain`] (blocks in order on pool and store),
-//! [`host`] (what this machine grants), [`agreement`] (of modules, and of nodes), and over them [`http`] (the pool as a service), [`cli`], and [`harness`] for tests of
-//! modules and runtimes.
+//! state, written here alone), [`tree`] (proofs of it) and [`snapshot`] (copies of it, to keep and to go on from),
+//! [`blocks`] (where blocks come from), [`chain`] (blocks in order on pool and store), [`host`] (what this machine grants),
+//! [`agreement`] (of modules, and of nodes), and over them [`http`] (the pool as a service), [`node`] (a chain that is
+//! followed and served), [`cli`], and [`harness`] for tests of modules and runtimes.
 //!
 //! An embedding program calls [`init`] first in its `main`, because workers are this same executable started again.
 //! A test binary has no `main` of its own: it uses [`enable_test_support!`].
@@ -18,6 +19,7 @@ pub mod http;
 pub mod node;
 pub mod pool;
 pub mod sample;
+pub mod snapshot;
 pub mod store;
 pub mod tree;
 

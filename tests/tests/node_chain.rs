@@ -1,7 +1,7 @@
 //! `cofferdam node` and its chain: from files and from a daemon, over reorganisations, to the same store as a node that saw
 //! nothing but the final chain.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cofferdam_tests::support::command::{EARLY_RECORDS, cut_records, guest, shared_blocks, wait_until};
 use cofferdam_tests::support::daemon::Daemon;
@@ -25,7 +25,8 @@ fn branch_a_and_then_branch_b_end_in_the_store_of_branch_b_alone() {
         let common = chain(40);
         (extend(&common, 3, 1), extend(&common, 4, 2))
     };
-    let mut pairs = vec![(place.records("a.blk", &a), place.records("b.blk", &b), "made")];
+    let mut pairs: Vec<(PathBuf, PathBuf, &str)> =
+        vec![(place.records("a.blk", &a), place.records("b.blk", &b), "made")];
     if let (Some(real_a), Some(real_b)) =
         (shared_blocks("regtest-branch-a.blk"), shared_blocks("regtest-branch-b.blk"))
     {

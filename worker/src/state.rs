@@ -146,6 +146,16 @@ impl StateReader {
         hash.ok_or_else(|| StateError::NoProfile { path: self.path.to_path_buf() })
     }
 
+    /// The store's directory, as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The environment that it reads through, for who knows LMDB.
+    pub fn environment(&self) -> &Env<WithoutTls> {
+        &self.env
+    }
+
     /// The state as of now, which stays as it is while the supervisor commits more.
     ///
     /// # Errors

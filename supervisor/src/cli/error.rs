@@ -11,6 +11,7 @@ use crate::agreement::diff::DiffError;
 use crate::blocks::{BlockError, FeedError};
 use crate::chain::ChainError;
 use crate::pool::PoolError;
+use crate::snapshot::SnapshotError;
 use crate::store::StoreError;
 
 /// Why a command failed.
@@ -25,6 +26,8 @@ pub(super) enum CliError {
     Blocks(#[from] BlockError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     #[error(transparent)]
     Pool(#[from] PoolError),
     #[error(transparent)]

@@ -15,6 +15,7 @@ mod report;
 mod run;
 mod serve;
 mod signals;
+mod snapshot;
 mod verify_proof;
 
 use std::fs;
@@ -70,6 +71,9 @@ enum Command {
     Diff(Box<diff::DiffArgs>),
     /// Compare the chain digests of nodes, and find the first block whose results differ.
     Audit(audit::AuditArgs),
+    /// Take, check and restore snapshots of a store.
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Start one worker, commit, prove it, and exit with 0 or 137.
     Probe(probe::ProbeArgs),
     /// Say what this host grants, and what that means.
@@ -108,6 +112,7 @@ pub fn main() -> ExitCode {
             Command::Check(args) => check::run(&args),
             Command::Diff(args) => diff::run(&args),
             Command::Audit(args) => audit::run(&args),
+            Command::Snapshot(command) => snapshot::run(&command),
             Command::Probe(args) => probe::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Bench(args) => bench::run(&args),

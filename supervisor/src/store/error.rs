@@ -31,6 +31,14 @@ pub enum StoreError {
         /// What was found.
         reason: String,
     },
+    /// A store is to be put where something is already.
+    #[error("{} has {found} in it: give an empty directory, or one that does not exist", path.display())]
+    NotVacant {
+        /// The directory.
+        path: PathBuf,
+        /// What was found.
+        found: String,
+    },
     /// Another writer has the store, in this process or another.
     #[error(
         "the store in {path} is being written by another process: stop that one (`fuser {path}/writer.lock` names it) \

@@ -7,13 +7,16 @@
 //!
 //! Put a store on a local file system: LMDB's locks and map do not work over a network one (lmdb.h, "Caveats").
 
+mod contents;
+mod copy;
 mod error;
 mod open;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod undo;
+mod vacant;
 
 use std::path::{Path, PathBuf};
 
@@ -25,8 +28,11 @@ use cofferdam_worker::state::{StateReader, Table};
 use heed::{Env, RoTxn, RwTxn, WithoutTls};
 use sha2::{Digest, Sha256};
 
+pub use contents::{Contents, ContentsError, contents, tip};
+pub use copy::StoreCopy;
 pub use error::StoreError;
 use undo::UndoList;
+pub use vacant::Vacant;
 
 use crate::tree::{Proof, Tree, TreeError};
 
@@ -294,15 +300,7 @@ impl Store {
     pub fn content_hash(&self) -> Result<Hash, StoreError> {
         let fail = |source| self.lmdb("hashing its content", source);
         let txn = self.env.read_txn().map_err(fail)?;
-        let mut hasher = Sha256::new();
-        for entry in self.values.iter(&txn).map_err(fail)? {
-            let (key, value) = entry.map_err(fail)?;
-            for field in [key, value] {
-                hasher.update((field.len() as u64).to_le_bytes());
-                hasher.update(field);
-            }
-        }
-        Ok(Hash(hasher.finalize().into()))
+        hash_values(self.values, &txn).map_err(fail)
     }
 
     /// Frees the reader slots of processes that have ended, and returns how many there were. To be called after a
@@ -357,6 +355,19 @@ impl Store {
     fn damaged(&self, source: LayoutError) -> StoreError {
         StoreError::Damaged { path: self.path.clone(), source }
     }
+}
+
+/// What [`Store::content_hash`] gives.
+fn hash_values(values: Table, txn: &RoTxn<'_>) -> heed::Result<Hash> {
+    let mut hasher = Sha256::new();
+    for entry in values.iter(txn)? {
+        let (key, value) = entry?;
+        for field in [key, value] {
+            hasher.update((field.len() as u64).to_le_bytes());
+            hasher.update(field);
+        }
+    }
+    Ok(Hash(hasher.finalize().into()))
 }
 
 /// The last pair of each key, in the order of keys: neighbours then go into the same page of the tree, which with ten

@@ -21,11 +21,11 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use super::{Durability, Identity, StoreError, Table};
 use crate::tree::Tree;
 
-const DATA_FILE: &str = "data.mdb";
+pub(super) const DATA_FILE: &str = "data.mdb";
 const WRITER_LOCK: &str = "writer.lock";
 /// What may be in a directory without data: our own files, left by a start that was cut short, and what mke2fs(8) puts
 /// into the root of a new file system.
-const NOT_FOREIGN: [&str; 3] = ["lock.mdb", WRITER_LOCK, "lost+found"];
+pub(super) const NOT_FOREIGN: [&str; 3] = ["lock.mdb", WRITER_LOCK, "lost+found"];
 
 /// An environment that this process alone writes.
 pub(super) struct Opened {
@@ -77,7 +77,7 @@ pub(super) fn open(
     Ok(Opened { env, meta, blocks, values, undo, tree, path, writer_lock })
 }
 
-fn make_directory(dir: &Path) -> Result<PathBuf, StoreError> {
+pub(super) fn make_directory(dir: &Path) -> Result<PathBuf, StoreError> {
     fs::create_dir_all(dir).and_then(|()| dir.canonicalize()).map_err(|source| StoreError::Directory {
         path: dir.to_owned(),
         doing: "it cannot be made",
@@ -103,7 +103,7 @@ fn check_directory(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn lock(path: &Path) -> Result<WriterLock, StoreError> {
+pub(super) fn lock(path: &Path) -> Result<WriterLock, StoreError> {
     let name = path.join(WRITER_LOCK);
     let file = File::options().create(true).truncate(false).write(true).open(&name);
     let refused = |source| StoreError::Directory {
@@ -237,7 +237,7 @@ pub(super) fn note_network(
 }
 
 /// Makes the files' names last: LMDB syncs its data, and not the directory that leads to it.
-fn sync_names(path: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_names(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(|source| StoreError::Directory {
         path: path.to_owned(),
         doing: "it cannot be synced to disk",
@@ -256,6 +256,6 @@ fn open_error(path: &Path, source: heed::Error) -> StoreError {
     }
 }
 
-fn not_a_store(path: &Path, reason: String) -> StoreError {
+pub(super) fn not_a_store(path: &Path, reason: String) -> StoreError {
     StoreError::NotAStore { path: path.to_owned(), reason }
 }

@@ -16,11 +16,11 @@ use super::*;
 type Model = BTreeMap<Vec<u8>, BTreeMap<u32, Vec<u8>>>;
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-pub(super) fn identity() -> Identity {
+pub(crate) fn identity() -> Identity {
     Identity { profile: Hash::of(b"profile"), network: None }
 }
 
-pub(super) fn open(dir: &TempDir) -> Result<Store, StoreError> {
+pub(crate) fn open(dir: &TempDir) -> Result<Store, StoreError> {
     Store::open(dir.path(), &identity(), Durability::None)
 }
 
@@ -28,7 +28,7 @@ fn refusal(dir: &TempDir, identity: &Identity) -> String {
     Store::open(dir.path(), identity, Durability::None).unwrap_err().to_string()
 }
 
-pub(super) fn writes<K: AsRef<[u8]>, V: AsRef<[u8]>>(pairs: &[(K, V)]) -> Writes {
+pub(crate) fn writes<K: AsRef<[u8]>, V: AsRef<[u8]>>(pairs: &[(K, V)]) -> Writes {
     let mut bytes = Vec::new();
     for (key, value) in pairs {
         for field in [key.as_ref(), value.as_ref()] {
@@ -40,7 +40,7 @@ pub(super) fn writes<K: AsRef<[u8]>, V: AsRef<[u8]>>(pairs: &[(K, V)]) -> Writes
     Writes::parse(bytes).unwrap()
 }
 
-pub(super) fn record(height: u32, writes: &Writes) -> BlockRecord {
+pub(crate) fn record(height: u32, writes: &Writes) -> BlockRecord {
     BlockRecord {
         height,
         hash: Hash::of(&height.to_le_bytes()).0,
@@ -51,7 +51,7 @@ pub(super) fn record(height: u32, writes: &Writes) -> BlockRecord {
     }
 }
 
-pub(super) fn commit<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+pub(crate) fn commit<K: AsRef<[u8]>, V: AsRef<[u8]>>(
     store: &Store,
     height: u32,
     pairs: &[(K, V)],

@@ -9,6 +9,7 @@ pub mod following;
 pub mod guests;
 pub mod hosts;
 pub mod load;
+pub mod node;
 mod output;
 pub mod peer;
 pub mod pool;

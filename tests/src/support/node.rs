@@ -58,7 +58,8 @@ pub fn node(db: &Path) -> Cofferdam<'static> {
 
 /// What the guest comes to after `blocks`, the first of them at height 0: its sum and the height, as its view returns them.
 pub fn expected_sum(blocks: &[Vec<u8>]) -> String {
-    let mix = |sum: u64, more: u8| (sum ^ u64::from(more)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let mix =
+        |sum: u64, more: u8| (sum ^ u64::from(more)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     let mut sum = 0;
     for (height, block) in (0u32..).zip(blocks) {
         sum = height.to_le_bytes().iter().chain(block).fold(sum, |sum, byte| mix(sum, *byte));
@@ -153,7 +154,11 @@ pub fn call(client: &mut Client, method: &str, params: &Value) -> Result<Value, 
     let body = serde_json::to_vec(&request).expect("it is JSON");
     let response = client.post("/", &["Content-Type: application/json"], &body);
     let mut answer = response.json();
-    assert_eq!((response.status, &answer["id"], &answer["jsonrpc"]), (200, &json!(7), &json!("2.0")), "{answer}");
+    assert_eq!(
+        (response.status, &answer["id"], &answer["jsonrpc"]),
+        (200, &json!(7), &json!("2.0")),
+        "{answer}"
+    );
     match answer["error"].take() {
         Value::Null => Ok(answer["result"].take()),
         error => Err(error),

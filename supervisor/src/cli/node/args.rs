@@ -1,11 +1,13 @@
 //! Arguments of `cofferdam node`: those of the node that it replaces, under the same names, and its own.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use cofferdam_protocol::profile::Hash;
 
 use super::super::args::{Policy, PoolArgs};
 use super::super::error::CliError;
@@ -14,6 +16,7 @@ use crate::blocks::{BlockInput, Network};
 use crate::chain::Batch;
 use crate::host::size::Bytes;
 use crate::node::rpc::Cors;
+use crate::snapshot::{Schedule, Taking};
 
 /// What is on disk when a block counts as committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -222,6 +225,19 @@ pub(in super::super) struct NodeArgs {
     #[arg(long)]
     pub(super) state_tree: bool,
 
+    /// Take snapshots of the state into this directory while blocks are indexed; `cofferdam snapshot restore` starts a node from
+    /// one.
+    #[arg(long, value_name = "DIR")]
+    snapshot_directory: Option<PathBuf>,
+
+    /// How many blocks lie between two snapshots.
+    #[arg(long, value_name = "BLOCKS", default_value = "1000")]
+    snapshot_interval: NonZeroU32,
+
+    /// How many snapshots are kept: the newest.
+    #[arg(long, value_name = "N", default_value = "3")]
+    snapshot_keep: NonZeroUsize,
+
     /// /readyz fails while the daemon is more blocks ahead than this.
     #[arg(long, value_name = "BLOCKS", default_value_t = 2)]
     pub(super) max_lag: u32,
@@ -297,6 +313,13 @@ impl NodeArgs {
             network,
             ..daemon::Settings::new(url.clone())
         }))
+    }
+
+    /// The snapshots to take, if any: of what this module makes of the chain.
+    pub(super) fn snapshots(&self, module: Hash) -> Option<Schedule> {
+        let taking = Taking { module: Some(module), keep: Some(self.snapshot_keep) };
+        let (directory, interval_blocks) = (self.snapshot_directory.clone()?, self.snapshot_interval);
+        Some(Schedule { directory, interval_blocks, taking })
     }
 
     fn credentials(&self) -> Result<Auth, CliError> {

@@ -24,6 +24,7 @@ use crate::http::{self, Service, Settings};
 use crate::node::rpc::{self, Cors, RpcSettings};
 use crate::node::{Ended, Freshness, Indexer, Node, NodeError, NodeState, Source, Tip};
 use crate::pool::{Pool, PoolBuilder};
+use crate::snapshot::Snapshots;
 use crate::store::{BlockRecord, Durability, Identity, Store};
 use sd_notify::NotifyState;
 
@@ -178,11 +179,17 @@ fn index(parts: &Parts, pool: &Arc<Pool>) -> Outcome {
         batch: args.durability.batch(),
         redundant: args.redundancy > 1,
     };
+    let schedule = args.snapshots(pool.profile().module);
+    let snapshots = schedule.map(|schedule| Snapshots::start(Arc::clone(store), schedule)).transpose();
+    let snapshots = snapshots.map_err(CliError::Snapshot)?;
     let observer = {
         let (state, service) = (Arc::clone(state), service.clone());
         Box::new(move |outcome: &crate::chain::Outcome| {
             state.committed(outcome);
             service.note_block(outcome);
+            if let Some(snapshots) = &snapshots {
+                snapshots.committed(outcome.height);
+            }
         })
     };
     let mut pipeline = Pipeline::resume(Arc::clone(pool), Arc::clone(store), settings, observer)?;
