@@ -55,13 +55,14 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     let tip = store.tip()?.map(|record| tip_of(&record));
     let freshness = Freshness { lag: args.max_lag, silence: args.max_silence };
     let state = NodeState::new(tip, args.label.clone(), freshness, args.daemon_rpc_url.is_some());
-    let service = Service::starting(Settings {
+    let settings = Settings {
         queue: args.queue,
         queue_wait: args.queue_wait,
         // Blocks need no turn, but a worker.
         reserved: usize::from(args.redundancy),
         ..Settings::default()
-    });
+    };
+    let service = Service::starting(settings, args.max_block_bytes.0);
     let parts = Parts { args: args.clone(), stop, store, state: Arc::new(state), service };
     let runtime = Runtime::new().map_err(CliError::io("the runtime"))?;
     let exit = runtime.block_on(serve(Arc::new(parts), builder));
