@@ -10,7 +10,7 @@ use cofferdam_tests::support::command::{send, wait_until};
 use cofferdam_tests::support::daemon::Daemon;
 use cofferdam_tests::support::node::{Node, Place, contents, node};
 use cofferdam_tests::support::random::{Random, seed};
-use cofferdam_tests::support::regtest::{chain, extend_with};
+use cofferdam_tests::support::regtest::chain;
 use nix::sys::signal::Signal;
 
 const KILLS: usize = 50;
@@ -101,27 +101,28 @@ impl Drop for Disk<'_> {
 fn a_full_disk_is_waited_for_and_costs_nothing() {
     let place = Place::default();
     let mount = place.at("disk");
-    let Some(disk) = Disk::mount(&mount, "2m") else {
+    let Some(disk) = Disk::mount(&mount, "16m") else {
         eprintln!("SKIPPED: no file system can be mounted here (that takes root): a full disk was not tried");
         return;
     };
-    let blocks = extend_with(&chain(20), 600, 0, 100);
-    let daemon = Daemon::start(&blocks[..20]);
+    let blocks = chain(3020);
+    let mut adopted = 20;
+    let daemon = Daemon::start(&blocks[..adopted]);
     let db = mount.join("db");
     for durability in ["batch", "block"] {
         let node = Node::start(
             node(&db).with(&format!("--durability {durability} --daemon-rpc-url {}", daemon.url())),
         );
-        let tip = usize::try_from(wait_until("it is there", || node.height())).expect("a short chain");
-        node.await_tip(&blocks[tip]);
+        node.await_tip(&blocks[adopted - 1]);
         disk.fill();
-        daemon.adopt(&blocks[..(tip + 300).min(blocks.len())]);
+        // So many that the room within the file does not do.
+        adopted += 1500;
+        daemon.adopt(&blocks[..adopted]);
         wait_until("it says that the disk is full", || {
             let (status, text) = node.readiness();
             (status == 503 && text.contains("Make room on the disk")).then_some(())
         });
         disk.free();
-        let adopted = (tip + 300).min(blocks.len());
         node.await_tip(&blocks[adopted - 1]);
         node.await_ready();
         node.end();
@@ -134,11 +135,11 @@ fn a_full_disk_is_waited_for_and_costs_nothing() {
 fn a_node_that_is_asked_to_end_while_the_disk_is_full_ends_and_says_why() {
     let place = Place::default();
     let mount = place.at("disk");
-    let Some(disk) = Disk::mount(&mount, "2m") else {
+    let Some(disk) = Disk::mount(&mount, "16m") else {
         eprintln!("SKIPPED: no file system can be mounted here (that takes root): a full disk was not tried");
         return;
     };
-    let blocks = extend_with(&chain(20), 300, 0, 100);
+    let blocks = chain(1520);
     let daemon = Daemon::start(&blocks[..20]);
     let db = mount.join("db");
     let node = Node::start(node(&db).with(&format!("--daemon-rpc-url {}", daemon.url())));

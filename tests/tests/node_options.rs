@@ -1,7 +1,7 @@
 //! The options of `cofferdam node`: from the command line, the environment and a file; those of the node that it replaces; and
 //! what is said when they are wrong, or the daemon is.
 
-use cofferdam_tests::support::command::wait_until;
+use cofferdam_tests::support::command::{Cofferdam, wait_until};
 use cofferdam_tests::support::daemon::Daemon;
 use cofferdam_tests::support::node::{Node, Place, contents, node};
 use cofferdam_tests::support::regtest::chain;
@@ -14,15 +14,18 @@ fn options_come_from_a_file_the_environment_and_the_command_line_in_this_order()
     let config = place.at("node.toml");
     let text = format!("daemon-rpc-url = \"{}\"\nexit-at = 5\nlabel = \"from the file\"\n", daemon.url());
     std::fs::write(&config, text).expect("it can be written");
-    let end = |db: &str, command: fn(cofferdam_tests::support::command::Cofferdam<'static>) -> _| {
-        let db = place.at(db);
-        let command: cofferdam_tests::support::command::Cofferdam<'_> = command(node(&db));
-        Node::start(command.path("--config", &config)).running.finish().expect_code(0);
+    let end = |name: &str, change: &dyn Fn(Cofferdam<'static>) -> Cofferdam<'static>| {
+        let db = place.at(name);
+        let command = change(node(&db)).path("--config", &config);
+        Node::start(command).running.finish().expect_code(0);
         contents(&db).0.len()
     };
-    assert_eq!(end("file", |command| command), 6);
-    assert_eq!(end("variable", |command| command.variable("COFFERDAM_EXIT_AT", "7")), 8);
-    assert_eq!(end("argument", |command| command.variable("COFFERDAM_EXIT_AT", "7").with("--exit-at 9")), 10);
+    assert_eq!(end("file", &|command| command), 6);
+    assert_eq!(end("variable", &|command| command.variable("COFFERDAM_EXIT_AT", "7")), 8);
+    assert_eq!(
+        end("argument", &|command| command.variable("COFFERDAM_EXIT_AT", "7").with("--exit-at 9")),
+        10
+    );
     std::fs::write(&config, "exit-att = 5\n").expect("it can be written");
     let refused = node(&place.at("db")).path("--config", &config).output().expect_code(2);
     assert!(refused.stderr.contains("exit-att") && refused.stderr.contains("node.toml"), "{refused}");

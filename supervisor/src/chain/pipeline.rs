@@ -205,7 +205,7 @@ impl Pipeline {
         });
         // A panic there is one here.
         let other = other.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        agreed(height, one?, other)
+        agreed(height, one?, &other)
     }
 
     fn take(&mut self, outcome: Outcome, sha256: Hash, verdict: GuestVerdict) -> Result<(), ChainError> {
@@ -239,8 +239,8 @@ impl Pipeline {
 }
 
 /// The result that two workers came to; of one whose host failed it, that one.
-fn agreed(height: u32, one: JobResult, other: JobResult) -> Result<JobResult, ChainError> {
-    for lost in [&one, &other] {
+fn agreed(height: u32, one: JobResult, other: &JobResult) -> Result<JobResult, ChainError> {
+    for lost in [&one, other] {
         if matches!(lost.verdict, Verdict::Host(_)) {
             return Ok(lost.clone());
         }
@@ -255,6 +255,6 @@ fn agreed(height: u32, one: JobResult, other: JobResult) -> Result<JobResult, Ch
     Err(ChainError::Disagreement {
         height,
         workers: [one.worker.pid, other.worker.pid],
-        results: [said(&one), said(&other)],
+        results: [said(&one), said(other)],
     })
 }

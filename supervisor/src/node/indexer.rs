@@ -119,6 +119,8 @@ impl Indexer<'_> {
                     self.pipeline.flush()?;
                     at_tip = true;
                     self.state.set_at_tip(true);
+                    // Of workers, and of others who read the store and were killed.
+                    self.store.clear_stale_readers()?;
                     tracing::info!("block {height} is the newest, and is indexed");
                     if self.exit_at_tip {
                         return Ok(Ended::Reached(height));

@@ -130,6 +130,13 @@ impl NodeState {
         Some((daemon + 1).saturating_sub(next))
     }
 
+    /// Has a commit that fails for want of room not be tried again, so that whoever waits for it hears of it.
+    pub(crate) fn give_up_commits(&self) {
+        if let Some(commits) = self.commits.get() {
+            commits.give_up();
+        }
+    }
+
     pub(crate) fn watch_commits(&self, commits: CommitWatch) {
         // There is one pipeline.
         let _ = self.commits.set(commits);

@@ -195,15 +195,7 @@ fn index(parts: &Parts, pool: &Arc<Pool>) -> Outcome {
     };
     let mut pipeline = Pipeline::resume(Arc::clone(pool), Arc::clone(store), settings, observer)?;
     state.watch_commits(pipeline.watch());
-    let commits = pipeline.watch();
-    let is_asked = || {
-        let asked = stop.is_asked();
-        if asked {
-            commits.give_up();
-        }
-        asked
-    };
-    index_sources(parts, &mut pipeline, &is_asked)
+    index_sources(parts, &mut pipeline, &|| stop.is_asked())
 }
 
 /// Indexes files, if there are any, and then follows the daemon, if there is one.
@@ -304,6 +296,7 @@ async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Out
                 if parts.stop.is_asked() {
                     // The indexing thread commits what it took, and then says so.
                     parts.service.drain();
+                    parts.state.give_up_commits();
                     let since = *asked.get_or_insert_with(Instant::now);
                     if since.elapsed() > parts.args.drain_timeout {
                         // A block that takes too long is cut off, and is the first of the next run.
