@@ -30,10 +30,10 @@ fn sixteen_clients_are_answered_as_by_a_quiet_node_while_blocks_are_indexed() {
     thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
-                let (node, over, sums) = (&node, &over, &sums);
+                let (address, over, sums) = (node.address, &over, &sums);
                 scope.spawn(move || {
                     let mut random = Random::new(first_seed.wrapping_add(number));
-                    let mut client = Client::connect(node.address);
+                    let mut client = Client::connect(address);
                     let (mut newest, mut answers) = (u64::from(first), 0);
                     // Each has some answers at least, however fast the chain is.
                     while !over.load(Ordering::Relaxed) || answers < 20 {
@@ -69,16 +69,16 @@ fn a_view_that_never_ends_delays_no_block() {
     let node = Node::start(node(&db).with(&format!("--workers 2 --daemon-rpc-url {}", daemon.url())));
     node.await_tip(&blocks[9]);
     node.await_ready();
+    // More of them than there are workers; the input says for ever.
+    let forever = json!(["slow_sum", "0x00000000", "latest"]);
     thread::scope(|scope| {
-        // More of them than there are workers; the input says for ever.
-        let forever = json!(["slow_sum", "0x00000000", "latest"]);
         let clients: Vec<_> = (0..4)
             .map(|_| {
-                let (node, forever) = (&node, &forever);
+                let (address, forever) = (node.address, &forever);
                 scope.spawn(move || {
                     let body =
                         json!({"jsonrpc": "2.0", "id": 1, "method": "metashrew_view", "params": forever});
-                    let mut client = Client::connect(node.address);
+                    let mut client = Client::connect(address);
                     // Cut off by the end of the node.
                     let _ = client.try_post(
                         "/",
