@@ -15,7 +15,7 @@ fn index_files(db: &Path, files: &[&Path]) {
     for file in files {
         command = command.arg(*file);
     }
-    Node::start(command).running.finish().expect_code(0);
+    Node::to_the_end(command).expect_code(0);
 }
 
 #[test]
@@ -114,9 +114,8 @@ fn a_daemon_is_followed_over_reorganisations() {
     node.end();
 
     let alone = place.at("alone");
-    let node =
-        Node::start(self::node(&alone).with(&format!("--exit-at 77 --daemon-rpc-url {}", daemon.url())));
-    node.running.finish().expect_code(0);
+    Node::to_the_end(self::node(&alone).with(&format!("--exit-at 77 --daemon-rpc-url {}", daemon.url())))
+        .expect_code(0);
     assert_eq!(contents(&db), contents(&alone));
 }
 
@@ -142,15 +141,16 @@ fn a_reorganisation_that_is_too_deep_stops_the_node_with_the_reason() {
     let (a, b) = (extend(&common, 6, 1), extend(&common, 7, 2));
     let daemon = Daemon::start(&a);
     let db = place.at("db");
-    let command = || node(&db).with(&format!("--max-reorg-depth 5 --daemon-rpc-url {}", daemon.url()));
-    let node = Node::start(command());
+    let command =
+        |depth| node(&db).with(&format!("--max-reorg-depth {depth} --daemon-rpc-url {}", daemon.url()));
+    let node = Node::start(command(5));
     node.await_tip(&a[25]);
     daemon.adopt(&b);
     let output = node.running.finish().expect_code(1);
     assert!(output.stderr.contains("max-reorg-depth"), "{output}");
     assert_eq!(contents(&db).0.len(), 26, "nothing was taken back");
     // Allowed, it goes on.
-    let node = Node::start(command().with("--max-reorg-depth 6"));
+    let node = Node::start(command(6));
     node.await_tip(&b[26]);
     node.end();
 }
@@ -162,13 +162,12 @@ fn a_block_that_traps_stops_the_chain_or_is_skipped() {
     let file = place.records("chain.blk", &blocks);
     let command = |db: &str| {
         let node = node(&place.at(db)).path("--blocks", &file).with("--exit-at tip");
-        // The last one counts.
         node.path("--indexer", &guest("cli_traps_at_7.wat"))
     };
-    let output = Node::start(command("stop")).running.finish().expect_code(1);
+    let output = Node::to_the_end(command("stop")).expect_code(1);
     assert!(output.stderr.contains("block 7") && output.stderr.contains("trap"), "{output}");
     assert!(output.stderr.contains("ended at block Some(6)"), "{output}");
-    let output = Node::start(command("skip").with("--on-guest-failure skip")).running.finish().expect_code(0);
+    let output = Node::to_the_end(command("skip").with("--on-guest-failure skip")).expect_code(0);
     assert!(output.stderr.contains("ended at block Some(11)"), "{output}");
 }
 
@@ -179,10 +178,10 @@ fn two_workers_that_disagree_stop_the_node_before_the_block() {
     let file = place.records("chain.blk", &blocks);
     let (db, alone) = (place.at("db"), place.at("alone"));
     let command = |db: &Path| node(db).path("--blocks", &file).with("--exit-at tip --redundancy 2");
-    let output = Node::start(command(&db).with("--plant-fault 5:lie")).running.finish().expect_code(1);
+    let output = Node::to_the_end(command(&db).with("--plant-fault 5:lie")).expect_code(1);
     assert!(output.stderr.contains("block 5 has different results on workers"), "{output}");
     assert_eq!(contents(&db).0.len(), 5);
-    Node::start(command(&db)).running.finish().expect_code(0);
+    Node::to_the_end(command(&db)).expect_code(0);
     index_files(&alone, &[&file]);
     assert_eq!(contents(&db), contents(&alone));
 }

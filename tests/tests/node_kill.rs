@@ -19,7 +19,7 @@ const KILLS: usize = 50;
 fn undisturbed(place: &Place, daemon: &Daemon, tip: usize) -> (Vec<String>, String) {
     let db = place.at("undisturbed");
     let command = node(&db).with(&format!("--exit-at {tip} --daemon-rpc-url {}", daemon.url()));
-    Node::start(command).running.finish().expect_code(0);
+    Node::to_the_end(command).expect_code(0);
     contents(&db)
 }
 
@@ -61,7 +61,7 @@ fn fifty_kills_in_the_middle_of_a_sync_leave_whole_blocks_and_the_same_end() {
     assert!(partial >= KILLS / 4, "{partial} of {KILLS} kills were in the middle of the sync");
     daemon.switch(|switches| switches.delay = Duration::ZERO);
     let command = node(&db).with(&format!("--exit-at 1499 --daemon-rpc-url {}", daemon.url()));
-    Node::start(command).running.finish().expect_code(0);
+    Node::to_the_end(command).expect_code(0);
     assert_eq!(contents(&db), expected);
 }
 

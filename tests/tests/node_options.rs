@@ -17,7 +17,7 @@ fn options_come_from_a_file_the_environment_and_the_command_line_in_this_order()
     let end = |name: &str, change: &dyn Fn(Cofferdam<'static>) -> Cofferdam<'static>| {
         let db = place.at(name);
         let command = change(node(&db)).path("--config", &config);
-        Node::start(command).running.finish().expect_code(0);
+        Node::to_the_end(command).expect_code(0);
         contents(&db).0.len()
     };
     assert_eq!(end("file", &|command| command), 6);
@@ -39,11 +39,11 @@ fn every_option_of_the_replaced_node_is_taken_or_its_substitute_named() {
     daemon.switch(|switches| switches.credentials = Some("user:secret".to_owned()));
     let db = place.at("db");
     let command = node(&db).with(&format!(
-        "--daemon-rpc-url {} --auth user:secret --start-block 0 --host 127.0.0.1 --label main --exit-at 9 --cors * \
+        "--daemon-rpc-url {} --auth user:secret --start-block 0 --label main --exit-at 9 --cors * \
          --max-reorg-depth 50 --reorg-check-threshold 6 --pipeline-size 4 --enable-preview --view-concurrency 8",
         daemon.url()
     ));
-    let output = Node::start(command).running.finish().expect_code(0);
+    let output = Node::to_the_end(command).expect_code(0);
     for option in
         ["--reorg-check-threshold has no effect", "--enable-preview has no effect", "--workers says how many"]
     {
@@ -85,10 +85,10 @@ fn what_is_wrong_with_the_daemon_is_said_and_waited_for_or_the_end() {
 
     // Does not.
     daemon.switch(|switches| switches.credentials = Some("user:secret".to_owned()));
-    let output = Node::start(command(&daemon)).running.finish().expect_code(1);
+    let output = Node::to_the_end(command(&daemon)).expect_code(1);
     assert!(output.stderr.contains("--auth"), "{output}");
     daemon.switch(|switches| switches.credentials = None);
     daemon.switch(|switches| switches.network = "main");
-    let output = Node::start(command(&daemon)).running.finish().expect_code(1);
+    let output = Node::to_the_end(command(&daemon)).expect_code(1);
     assert!(output.stderr.contains("regtest"), "{output}");
 }

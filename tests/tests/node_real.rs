@@ -69,6 +69,6 @@ fn five_hundred_blocks_of_a_real_node_and_a_reorganisation() {
     node.end();
 
     // And one that sees nothing but the final chain.
-    Node::start(follow(&alone, &bitcoind).with("--exit-at 502")).running.finish().expect_code(0);
+    Node::to_the_end(follow(&alone, &bitcoind).with("--exit-at 502")).expect_code(0);
     assert_eq!(contents(&db), contents(&alone));
 }

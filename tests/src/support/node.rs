@@ -52,7 +52,8 @@ impl Place {
 /// `cofferdam node` for `chain.wat` on small workers, with its state in `db`.
 pub fn node(db: &Path) -> Cofferdam<'static> {
     // By variables, so that an argument can say otherwise.
-    let command = Cofferdam::new(["node"]).path("--indexer", &guest("chain.wat")).path("--db-path", db);
+    let command =
+        Cofferdam::new(["node"]).path("--db-path", db).variable("COFFERDAM_INDEXER", guest("chain.wat"));
     command.variable("COFFERDAM_MEMORY", "16MiB").variable("COFFERDAM_SPARES", "0")
 }
 
@@ -72,12 +73,18 @@ impl Node {
     /// Starts the command on an address of its own, and waits until it listens.
     pub fn start(command: Cofferdam<'_>) -> Self {
         let address = address();
-        let mut running = command.with(&format!("--port {}", address.port())).start();
+        let mut running = command.with(&format!("--host {} --port {}", address.ip(), address.port())).start();
         wait_until("the node listens", || {
             assert!(running.is_running(), "it has ended: {}", running.ended().stderr);
             std::net::TcpStream::connect(address).ok()
         });
         Self { running, address }
+    }
+
+    /// Runs a command that is to end by itself, on an address of its own, to its end.
+    pub fn to_the_end(command: Cofferdam<'_>) -> Output {
+        let address = address();
+        command.with(&format!("--host {} --port {}", address.ip(), address.port())).output()
     }
 
     /// A call: its result, or its error.
