@@ -78,7 +78,7 @@ fn a_daemon_is_followed_over_reorganisations() {
     let common = chain(50);
     let daemon = Daemon::start(&common);
     let db = place.at("db");
-    let node = Node::start(self::node(&db).with(&format!("--daemon-rpc-url {}", daemon.url())));
+    let node = Node::start(node(&db).with(&format!("--daemon-rpc-url {}", daemon.url())));
     node.await_tip(&common[49]);
     node.await_ready();
     assert_eq!(node.sum(&json!("latest")), Ok(json!(expected_sum(&common))));

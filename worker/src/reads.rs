@@ -143,7 +143,9 @@ mod tests {
 
     const SEED: Seed = Seed(3, 4);
 
-    fn writes(pairs: &[(&[u8], &[u8])]) -> Writes {
+    type Pair<'a> = (&'a [u8], &'a [u8]);
+
+    fn writes(pairs: &[Pair<'_>]) -> Writes {
         let mut bytes = Vec::new();
         for field in pairs.iter().flat_map(|(key, value)| [*key, *value]) {
             let at = bytes.len();
@@ -154,7 +156,7 @@ mod tests {
     }
 
     /// Layers of these heights and pairs, given oldest first.
-    fn layers(all: &[(u32, &[(&[u8], &[u8])])]) -> Layers {
+    fn layers(all: &[(u32, &[Pair<'_>])]) -> Layers {
         let mut arena = InputArena::create(1 << 20).unwrap();
         let (mut offset, mut list) = (0, Vec::new());
         for (height, pairs) in all {

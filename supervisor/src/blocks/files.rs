@@ -191,7 +191,7 @@ mod tests {
             match feed.next(Duration::from_secs(60)) {
                 Ok(Some(FeedEvent::Block(block))) => events.push(block.block.height.to_string()),
                 Ok(Some(FeedEvent::Rewind { fork, depth })) => {
-                    events.push(format!("rewind to {fork:?}, {depth}"))
+                    events.push(format!("rewind to {fork:?}, {depth}"));
                 }
                 Ok(Some(FeedEvent::AtTip { height, .. })) => events.push(format!("tip {height}")),
                 Ok(None) => events.push("nothing".to_owned()),

@@ -33,7 +33,7 @@ pub enum Source {
     /// A daemon, for ever.
     Daemon(daemon::Follower),
     /// Files, to their end.
-    Files(FileFeed),
+    Files(Box<FileFeed>),
 }
 
 impl Source {

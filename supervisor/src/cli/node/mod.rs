@@ -212,7 +212,7 @@ fn index_sources(parts: &Parts, pipeline: &mut Pipeline, is_asked: &(dyn Fn() ->
     if let Some(files) = open_files(parts)? {
         let keeps_on = args.daemon_rpc_url.is_some();
         indexer.exit_at_tip = exit_at_tip && !keeps_on;
-        ended = indexer.run(&mut Source::Files(files)).map_err(error_of)?;
+        ended = indexer.run(&mut Source::Files(Box::new(files))).map_err(error_of)?;
         indexer.exit_at_tip = exit_at_tip;
     }
     let Some(settings) = args.daemon(noted_network(parts)?)? else { return Ok(ended) };
