@@ -15,7 +15,11 @@ use serde_json::{Value, json};
 const LAST: u32 = 438;
 
 fn diff(a: &Path, b: &Path) -> Cofferdam<'static> {
-    Cofferdam::new(["diff", "--json", "--memory", "16MiB"]).path("--indexer", a).path("--compare", b)
+    diff_within("16MiB", a, b)
+}
+
+fn diff_within(memory: &str, a: &Path, b: &Path) -> Cofferdam<'static> {
+    Cofferdam::new(["diff", "--json", "--memory", memory]).path("--indexer", a).path("--compare", b)
 }
 
 /// The same over the blocks that follow each other.
@@ -100,8 +104,7 @@ fn one_byte_planted_at_a_random_height_is_found() {
 fn a_module_is_equal_to_itself_over_every_bundled_block() {
     let files = Files::new();
     let sample = files.add("sample.wasm", cofferdam::sample::MODULE);
-    let output = diff(&sample, &sample).with("--memory 64MiB").output();
-    let output = output.expect_code(0);
+    let output = diff_within("64MiB", &sample, &sample).output().expect_code(0);
     let report = equal(&output);
     assert_eq!(
         ["blocks", "first_height", "last_height"].map(|name| number(&report, name)),
@@ -227,7 +230,7 @@ fn an_interruption_is_no_agreement() {
 #[test]
 fn memory_for_one_of_two_is_refused_beforehand() {
     const MIB: u64 = 1 << 20;
-    // Enough for a worker of 256 MiB and what is beside it, and not for two.
+    // Enough for one worker and what is beside it, and not for two.
     let Some(cgroup) = ChildCgroup::limited_to(1100 * MIB) else { return };
     let memory = "--memory 512MiB --max-output-bytes 8MiB --max-block-bytes 8MiB";
     let one = Cofferdam::new(["run", "--json", "--spares", "0"]).with(memory).within(&cgroup);
