@@ -80,9 +80,14 @@ impl FileFeed {
                 self.first = Some(block);
                 break;
             }
-            if known(height) == Some(hash) {
-                common = Some((height, hash));
-                continue;
+            match known(height) {
+                Some(indexed) if indexed == hash => {
+                    common = Some((height, hash));
+                    continue;
+                }
+                Some(_) => {}
+                // What is indexed begins above it.
+                None => continue,
             }
             // A store that begins at this height has nothing below it to agree on.
             let fork = height.checked_sub(1).filter(|below| known(*below).is_some());
@@ -170,9 +175,20 @@ mod tests {
     }
 
     fn open(files: &Files, blocks: &[Block], indexed: &[Block], depth: u32) -> Result<FileFeed, FeedError> {
+        open_from(files, blocks, 0, indexed, depth)
+    }
+
+    /// The chain `blocks` in a file, beside what is indexed from the height `first` on.
+    fn open_from(
+        files: &Files,
+        blocks: &[Block],
+        first: u32,
+        indexed: &[Block],
+        depth: u32,
+    ) -> Result<FileFeed, FeedError> {
         let bytes = bytes_of(blocks);
         let path = files.add("blk00000.dat", records_of(Network::Regtest, &bytes));
-        let known: BTreeMap<u32, BlockHash> = (0..).zip(indexed.iter().map(Block::block_hash)).collect();
+        let known: BTreeMap<u32, BlockHash> = (first..).zip(indexed.iter().map(Block::block_hash)).collect();
         let tip = known.last_key_value().map(|(height, hash)| (*height, *hash));
         FileFeed::open(
             &[input(path)],
@@ -230,9 +246,15 @@ mod tests {
         );
         let error = open(&files, &b, &a, 2).unwrap_err();
         assert!(matches!(error, FeedError::TooDeep { height: 5, tip: 7, max_reorg_depth: 2, .. }), "{error}");
-        // Nothing is common.
-        let (a, b) = (chain(0, 1, 3), chain(0, 2, 2));
-        assert_eq!(events(open(&files, &b, &a, 3).unwrap()), ["rewind to None, 3", "0", "1", "tip 1"]);
+        // Nothing of what is indexed, from height 2 on, is common.
+        let (a, b) = (chain(2, 1, 3), chain(2, 2, 2));
+        assert_eq!(
+            events(open_from(&files, &b, 2, &a[2..], 3).unwrap()),
+            ["rewind to None, 3", "2", "3", "tip 3"]
+        );
+        assert!(matches!(open_from(&files, &b, 2, &a[2..], 2), Err(FeedError::TooDeep { .. })));
+        // And all of it.
+        assert_eq!(events(open_from(&files, &a, 2, &a[2..4], 3).unwrap()), ["4", "tip 4"]);
     }
 
     #[test]
