@@ -1,7 +1,7 @@
 //! The bytes of the embedded state store, which the supervisor writes and the workers read.
 //!
-//! The store is one LMDB environment (a directory with `data.mdb` and `lock.mdb`) of four tables, the last of which only
-//! the supervisor reads:
+//! The store is one LMDB environment (a directory with `data.mdb` and `lock.mdb`) of four tables. The last of them
+//! is the supervisor's alone, as is the one more of a store that keeps a state tree:
 //!
 //! | table | key | value |
 //! |---|---|---|

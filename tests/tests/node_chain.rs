@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use cofferdam_tests::support::command::{EARLY_RECORDS, cut_records, guest, shared_blocks, wait_until};
+use cofferdam_tests::support::command::{
+    Cofferdam, EARLY_RECORDS, cut_records, guest, shared_blocks, wait_until,
+};
 use cofferdam_tests::support::daemon::Daemon;
 use cofferdam_tests::support::node::{Node, Place, contents, expected_sum, hash_text, node};
 use cofferdam_tests::support::regtest::{chain, extend, extend_with};
@@ -196,4 +198,39 @@ fn large_blocks_are_fetched_ahead() {
     node.await_tip(&blocks[12]);
     assert_eq!(node.sum(&json!("latest")), Ok(json!(expected_sum(&blocks))));
     node.end();
+}
+
+#[test]
+fn snapshots_are_taken_as_blocks_are_indexed_and_a_node_starts_from_one() {
+    let place = Place::default();
+    let blocks = chain(60);
+    let daemon = Daemon::start(&blocks[..31]);
+    let (db, snapshots, other) = (place.at("db"), place.at("snapshots"), place.at("other"));
+    let node = Node::start(
+        node(&db)
+            .with(&format!("--snapshot-interval 30 --daemon-rpc-url {}", daemon.url()))
+            .path("--snapshot-directory", &snapshots),
+    );
+    node.await_tip(&blocks[30]);
+    let snapshot = wait_until("it is there", || {
+        let names = std::fs::read_dir(&snapshots)
+            .ok()?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.into_iter().find(|name| name.starts_with("snapshot-"))
+    });
+    let digest = node.ask("cofferdam_digest", &json!([30]));
+    daemon.adopt(&blocks);
+    node.await_tip(&blocks[59]);
+    node.end();
+    assert!(snapshot.contains("30"), "{snapshot}");
+
+    // Wherever it is taken to, it goes on as the first one did.
+    let restore =
+        Cofferdam::new(["snapshot", "restore"]).arg(snapshots.join(&snapshot)).path("--db-path", &other);
+    restore.arg("--digest").arg(digest["digest"].as_str().expect("a hash")).output().expect_code(0);
+    let before = daemon.calls("getblock");
+    let url = daemon.url();
+    Node::to_the_end(self::node(&other).with(&format!("--exit-at 59 --daemon-rpc-url {url}"))).expect_code(0);
+    assert_eq!(contents(&other), contents(&db));
+    assert_eq!(daemon.calls("getblock") - before, 29, "the rest was in the snapshot");
 }

@@ -13,7 +13,7 @@ use cofferdam_protocol::verdict::GuestVerdict;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::{ChainError, Outcome, digest, hash_bytes};
-use crate::store::{BlockRecord, Store, StoreError};
+use crate::store::{BlockRecord, Store, StoreError, Transaction};
 
 /// What is committed at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,31 +198,58 @@ impl Work {
     }
 
     fn obey(&mut self, orders: &Receiver<Order>) -> Result<(), StoreError> {
-        let mut due: Option<Instant> = None;
-        loop {
-            let order = match due {
-                Some(due) => orders.recv_deadline(due),
-                None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
+        while let Ok(order) = orders.recv() {
             match order {
+                Order::Block(ran) => self.commit_from(ran, orders)?,
+                // Nothing waits. Whoever asked may have gone.
+                Order::Flush(done) => drop(done.send(())),
+                Order::From(digest) => self.digest = digest,
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits a block, together with those that come in time. Each is written as it comes, so that when it is time little is
+    /// left to do.
+    fn commit_from(&mut self, first: Box<Ran>, orders: &Receiver<Order>) -> Result<(), StoreError> {
+        let store = Arc::clone(&self.store);
+        let due = Instant::now() + self.batch.age;
+        let begun = store.begin(first.outcome.height);
+        self.take(first);
+        let mut written = begun.and_then(|transaction| self.write_newest(transaction));
+        let mut asked = None;
+        while written.is_ok() && !self.is_full() {
+            match orders.recv_deadline(due) {
                 Ok(Order::Block(ran)) => {
                     self.take(ran);
-                    due.get_or_insert_with(|| Instant::now() + self.batch.age);
-                    if !self.is_full() {
-                        continue;
-                    }
-                    self.commit()?;
+                    written = written.and_then(|transaction| self.write_newest(transaction));
                 }
                 Ok(Order::Flush(done)) => {
-                    self.commit()?;
-                    // Whoever asked may have gone.
-                    let _ = done.send(());
+                    asked = Some(done);
+                    break;
                 }
+                // It is given after a flush, when nothing waits.
                 Ok(Order::From(digest)) => self.digest = digest,
-                Err(RecvTimeoutError::Timeout) => self.commit()?,
-                Err(RecvTimeoutError::Disconnected) => return self.commit(),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
-            due = None;
+        }
+        match written.and_then(Transaction::commit) {
+            Ok(()) => {}
+            Err(error) => self.commit_again(error)?,
+        }
+        self.announce();
+        if let Some(done) = asked {
+            // Whoever asked may have gone.
+            let _ = done.send(());
+        }
+        Ok(())
+    }
+
+    /// Writes the block that was taken in last.
+    fn write_newest<'s>(&self, transaction: Transaction<'s>) -> Result<Transaction<'s>, StoreError> {
+        match self.waiting.last() {
+            Some((ran, record)) => transaction.put(record, ran.outcome.result.writes()),
+            None => Ok(transaction),
         }
     }
 
@@ -250,27 +277,24 @@ impl Work {
             || self.waiting.iter().map(bytes).sum::<u64>() >= self.batch.bytes
     }
 
-    /// Commits what waits. Room on a full disk is waited for.
-    fn commit(&mut self) -> Result<(), StoreError> {
+    /// Commits what waits, after that has failed. Room on a full disk is waited for.
+    fn commit_again(&mut self, mut error: StoreError) -> Result<(), StoreError> {
         const FIRST_PAUSE: Duration = Duration::from_millis(100);
         // Somebody may be waiting for this thread to end.
         const LONGEST_PAUSE: Duration = Duration::from_secs(1);
         let mut pause = FIRST_PAUSE;
-        loop {
+        while error.is_full_disk() && !self.shared.impatient.load(Ordering::Acquire) {
+            self.stall(&error);
+            thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
             let blocks: Vec<_> =
                 self.waiting.iter().map(|(ran, record)| (record, ran.outcome.result.writes())).collect();
             match self.store.commit_all(&blocks) {
-                Ok(()) => break,
-                Err(error) if error.is_full_disk() && !self.shared.impatient.load(Ordering::Acquire) => {
-                    self.stall(&error);
-                    thread::sleep(pause);
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                Err(error) => return Err(error),
+                Ok(()) => return Ok(()),
+                Err(again) => error = again,
             }
         }
-        self.announce();
-        Ok(())
+        Err(error)
     }
 
     fn stall(&self, error: &StoreError) {

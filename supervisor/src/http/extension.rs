@@ -1,7 +1,11 @@
 //! What an application over the service adds to its health, figures and status: a node, its chain.
 
 use std::fmt;
+use std::sync::Arc;
 
+use bytes::Bytes;
+use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::verdict::Verdict;
 use serde_json::Value;
 
 use super::answer::Answer;
@@ -12,8 +16,6 @@ use super::request::Request;
 use super::service::{Inner, Service};
 use crate::chain::Outcome;
 use crate::pool::{Input, StateLayer};
-use cofferdam_protocol::profile::Hash;
-use cofferdam_protocol::verdict::Verdict;
 
 /// An application over the service.
 pub trait Extension: Send + Sync + fmt::Debug {
@@ -65,7 +67,7 @@ pub(crate) struct InternalAnswer {
     pub(crate) verdict: Verdict,
     pub(crate) detail: String,
     /// The result of a view, the pairs of a block.
-    pub(crate) output: bytes::Bytes,
+    pub(crate) output: Bytes,
 }
 
 /// Why an [`InternalJob`] has no answer.
@@ -83,7 +85,7 @@ pub(crate) enum InternalProblem {
 
 impl Service {
     /// Adds what `extension` has to say. The first one that is added stays.
-    pub fn extend(&self, extension: std::sync::Arc<dyn Extension>) {
+    pub fn extend(&self, extension: Arc<dyn Extension>) {
         // There is one application over a service.
         let _ = self.0.extension.set(extension);
     }
@@ -101,7 +103,7 @@ impl Service {
         // Nobody is told the digest of these.
         let body = Received { input: Input::from(input), sha256: Hash([0; 32]), held: Vec::new() };
         let request = Request { lane: Lane::Views, height, export, body, layers, base, deadline: None };
-        match std::sync::Arc::clone(&self.0).answer(request).await {
+        match Arc::clone(&self.0).answer(request).await {
             Ok(answer) => Ok(InternalAnswer {
                 verdict: answer.verdict,
                 detail: answer.detail.clone(),

@@ -15,6 +15,7 @@ mod open;
 mod processes;
 #[cfg(test)]
 pub(crate) mod tests;
+mod transaction;
 mod undo;
 mod vacant;
 
@@ -25,13 +26,14 @@ pub use cofferdam_protocol::state::BlockRecord;
 use cofferdam_protocol::state::{self, LayoutError, VersionKey};
 use cofferdam_protocol::writes::Writes;
 use cofferdam_worker::state::{StateReader, Table};
-use heed::{Env, RoTxn, RwTxn, WithoutTls};
+use heed::{Env, RoTxn, WithoutTls};
 use sha2::{Digest, Sha256};
 
 pub use contents::{Contents, ContentsError, contents, tip};
 pub use copy::StoreCopy;
 pub use error::StoreError;
-use undo::UndoList;
+pub use transaction::Transaction;
+pub(crate) use transaction::last_by_key;
 pub use vacant::Vacant;
 
 use crate::tree::{Proof, Tree, TreeError};
@@ -233,22 +235,12 @@ impl Store {
     /// As [`Store::commit`]; [`StoreError::NotWritten`] names the last block that was written, and none of them was
     /// committed.
     pub fn commit_all(&self, blocks: &[(&BlockRecord, &Writes)]) -> Result<(), StoreError> {
-        let fail = |height| move |source| StoreError::NotWritten { path: self.path.clone(), height, source };
         let Some((first, _)) = blocks.first() else { return Ok(()) };
-        let mut last = first.height;
-        // Dropped by an early return, the transaction is aborted.
-        let mut txn = self.env.write_txn().map_err(fail(last))?;
+        let mut transaction = self.begin(first.height)?;
         for (record, writes) in blocks {
-            last = record.height;
-            self.check_above_tip(&txn, last)?;
-            let pairs = last_by_key(writes);
-            self.put_pairs(&mut txn, last, &pairs).map_err(fail(last))?;
-            if let Some(tree) = self.tree {
-                tree.apply(&mut txn, last, &pairs).map_err(|source| self.tree_error(last, source))?;
-            }
-            self.blocks.put(&mut txn, &last.to_be_bytes(), &record.encode()).map_err(fail(last))?;
+            transaction = transaction.put(record, writes)?;
         }
-        txn.commit().map_err(fail(last))
+        transaction.commit()
     }
 
     /// The network's name, if it is noted.
@@ -314,31 +306,6 @@ impl Store {
             .map_err(|source| self.lmdb("clearing the slots of dead readers", source))
     }
 
-    fn check_above_tip(&self, txn: &RoTxn<'_>, height: u32) -> Result<(), StoreError> {
-        let last = self.blocks.last(txn).map_err(|source| self.lmdb("reading the tip", source))?;
-        let Some((key, _)) = last else { return Ok(()) };
-        let tip = state::block_height(key).map_err(|source| self.damaged(source))?;
-        if height > tip {
-            return Ok(());
-        }
-        Err(StoreError::NotAboveTip { path: self.path.clone(), height, tip })
-    }
-
-    fn put_pairs(&self, txn: &mut RwTxn<'_>, height: u32, pairs: &[(&[u8], &[u8])]) -> heed::Result<()> {
-        let mut list = (self.undo_depth > 0).then(|| UndoList::new(height));
-        for (key, value) in pairs {
-            let version = VersionKey::new(key, height);
-            self.values.put(txn, version.as_bytes(), &version.stored(value))?;
-            if let Some(list) = &mut list {
-                list.push(self.undo, txn, &version)?;
-            }
-        }
-        match list {
-            Some(list) => list.finish(self.undo, txn).and_then(|()| self.prune_undo(txn, height)),
-            None => Ok(()),
-        }
-    }
-
     fn lmdb(&self, doing: &'static str, source: heed::Error) -> StoreError {
         StoreError::Lmdb { path: self.path.clone(), doing, source }
     }
@@ -368,14 +335,4 @@ fn hash_values(values: Table, txn: &RoTxn<'_>) -> heed::Result<Hash> {
         }
     }
     Ok(Hash(hasher.finalize().into()))
-}
-
-/// The last pair of each key, in the order of keys: neighbours then go into the same page of the tree, which with ten
-/// million pairs stored takes a quarter off a commit. Short keys are stored in this very order, long ones nearly so.
-pub(crate) fn last_by_key(writes: &Writes) -> Vec<(&[u8], &[u8])> {
-    let mut pairs: Vec<_> = writes.iter().collect();
-    pairs.reverse();
-    pairs.sort_by_key(|&(key, _)| key);
-    pairs.dedup_by_key(|&mut (key, _)| key);
-    pairs
 }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::exit::CommandExit;
+use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
@@ -26,7 +27,6 @@ use crate::node::{Ended, Freshness, Indexer, Node, NodeError, NodeState, Source,
 use crate::pool::{Pool, PoolBuilder};
 use crate::snapshot::Snapshots;
 use crate::store::{BlockRecord, Durability, Identity, Store};
-use sd_notify::NotifyState;
 
 /// Bytes that blocks which are not committed yet may take, for those who run on them.
 const LAYER_BYTES: u64 = 256 << 20;
