@@ -252,6 +252,14 @@ fn real_nodes_answer_what_an_audit_asks() {
     let found = parting(&audit(&[a, c]).output().expect_code(1).object());
     assert_eq!((number(&found, "height"), text(&found, "cause").as_str()), (30, "blocks"), "{found}");
 
+    // A worker that gave a wrong result, once; the only one, so that it is the one that is asked.
+    let wrong = start("e", &daemon, "--workers 1 --plant-fault 25:lie");
+    wrong.await_tip(&blocks[39]);
+    let output = audit(&[a, &wrong]).output().expect_code(1);
+    let found = parting(&output.object());
+    assert_eq!((number(&found, "height"), text(&found, "cause").as_str()), (25, "results"), "{output}");
+    wrong.end();
+
     let small = start("d", &daemon, "--memory 32MiB");
     small.await_tip(&blocks[39]);
     let output = audit(&[a, &small]).output().expect_code(2);

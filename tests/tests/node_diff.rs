@@ -163,10 +163,7 @@ fn people_are_told_the_key_and_both_values() {
     assert!(lines[0].starts_with("block 9 differs ("), "{output}");
     assert_eq!((lines[1], lines[2]), ("  key  0x53756d \"Sum\" (3 bytes)", "  A    absent"), "{output}");
     assert!(lines[3].starts_with("  B    0x") && lines[3].ends_with(" (8 bytes)"), "{output}");
-    assert_eq!(
-        lines[4],
-        "  2 keys differ in all of this block: 0 with another value, 1 in A alone, 1 in B alone"
-    );
+    assert_eq!(lines[4], "  2 keys of this block differ: 0 with another value, 1 in A alone, 1 in B alone");
     assert_eq!(lines[5], "equal before it: 9 blocks (heights 0 to 8), 18 keys: 9 completed");
 }
 
