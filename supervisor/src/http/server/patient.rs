@@ -18,11 +18,16 @@ pub(super) struct Patient<S> {
     waiting: Option<Pin<Box<Sleep>>>,
     /// Runs while what still comes is read away, after all was written.
     lingering: Option<Pin<Box<Sleep>>>,
+    /// Runs, after all was written, while nothing has come yet.
+    quiet: Option<Pin<Box<Sleep>>>,
 }
+
+/// How long a client that is still sending may pause just when it is answered.
+const PAUSE: Duration = Duration::from_millis(250);
 
 impl<S> Patient<S> {
     pub(super) fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, waiting: None, lingering: None }
+        Self { stream, patience, waiting: None, lingering: None, quiet: None }
     }
 
     /// Passes on what a write came to, if it is over, or its time is.
@@ -54,11 +59,14 @@ impl<S: AsyncRead + Unpin> Patient<S> {
                     }
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => match &mut self.lingering {
-                    // Nothing was on its way.
-                    None => return Poll::Ready(()),
-                    Some(timer) => return timer.as_mut().poll(context),
-                },
+                Poll::Pending => {
+                    let quiet = || Box::pin(sleep(PAUSE));
+                    let timer = match &mut self.lingering {
+                        Some(lingering) => lingering,
+                        None => self.quiet.get_or_insert_with(quiet),
+                    };
+                    return timer.as_mut().poll(context);
+                }
             }
         }
     }
