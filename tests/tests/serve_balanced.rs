@@ -184,8 +184,17 @@ fn start_time(pid: u32) -> Option<u64> {
     text.rsplit_once(") ")?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// A run with all disturbances. Its tally, and from when to when the process that was killed with -9 went.
-fn disturbed(kind: Kind, retries: Retries, requests: u64) -> Option<(Tally, (Instant, Instant))> {
+/// What came of a run with all disturbances.
+struct Disturbed {
+    tally: Tally,
+    /// From when to when the process that was killed with -9 went.
+    kill: (Instant, Instant),
+    /// How many connections to a host the balancer found nobody listening for: nginx asks no host how it is, so it tries one
+    /// that is just being started again.
+    refused: usize,
+}
+
+fn disturbed(kind: Kind, retries: Retries, requests: u64) -> Option<Disturbed> {
     let _one = exclusively("serve-balanced");
     let network = Network::new();
     let works = Arc::new(works());
@@ -261,7 +270,8 @@ fn disturbed(kind: Kind, retries: Retries, requests: u64) -> Option<(Tally, (Ins
     assert!(tally.requests >= requests);
     let met = tally.attempts.keys().any(|attempts| attempts.as_str() > "1");
     assert!(met || retries == Retries::Off, "no kill met a job: {:?}", tally.attempts);
-    Some((tally, (killed, gone)))
+    let refused = balancer.log().matches("connect() failed (111").count();
+    Some(Disturbed { tally, kill: (killed, gone), refused })
 }
 
 /// Says what failed, for whoever has to find out why.
@@ -290,20 +300,27 @@ fn report(failures: &[Failure], begun: Instant, (killed, gone): (Instant, Instan
 }
 
 fn assert_none_failed(kind: Kind) {
-    if let Some((tally, _)) = disturbed(kind, Retries::On, requests()) {
+    if let Some(Disturbed { tally, .. }) = disturbed(kind, Retries::On, requests()) {
         assert!(tally.failures.is_empty(), "{} of {} failed", tally.failures.len(), tally.requests);
     }
 }
 
 fn assert_only_those_in_flight_failed(kind: Kind) {
-    let Some((tally, (killed, gone))) = disturbed(kind, Retries::Off, requests() / 4) else { return };
+    let Some(Disturbed { tally, kill: (killed, gone), refused }) =
+        disturbed(kind, Retries::Off, requests() / 4)
+    else {
+        return;
+    };
     let others = tally.failures.iter().filter(|Failure { what, outcome }| {
         let in_flight = outcome.ended >= killed && outcome.began <= gone + SLACK;
         what.starts_with("WRONG") || !in_flight
     });
-    assert_eq!(others.count(), 0, "of {} failures", tally.failures.len());
+    assert!(others.count() <= refused, "of {} failures, {refused} were refused", tally.failures.len());
     let clients: BTreeSet<_> = tally.failures.iter().map(|failure| failure.outcome.client).collect();
-    assert_eq!(clients.len(), tally.failures.len(), "of a client, more than what it had in flight failed");
+    assert!(
+        clients.len() + refused >= tally.failures.len(),
+        "of a client, more than what it had in flight failed"
+    );
     // Otherwise nothing was in flight, or something was sent twice.
     assert!(!clients.is_empty(), "no request failed");
 }
