@@ -21,6 +21,7 @@ pub mod pool;
 pub mod sample;
 pub mod snapshot;
 pub mod store;
+mod sync;
 pub mod tree;
 
 pub use cofferdam_protocol::{exit, fault, profile, status, verdict, writes};

@@ -245,6 +245,26 @@ fn two_workers_that_disagree_commit_nothing() {
 }
 
 #[test]
+fn a_worker_does_not_agree_with_itself_while_the_other_is_being_replaced() {
+    let (_directory, store) = store(LEDGER);
+    let lie = Fault { height: 5, attempts: 1, kind: FaultKind::Lie };
+    let builder = small(LEDGER).state(store.path()).layer_bytes(1 << 20).workers(2).faults(vec![lie]);
+    let pool = Arc::new(build(builder));
+    let redundant = PipelineSettings { redundant: true, ..settings(LAZY) };
+    let mut pipeline = pipeline(&pool, &store, redundant);
+    push_all(&mut pipeline, (0..5).map(|height| block(0, height)));
+    // The one that lies is left.
+    let honest = pool.health().slots[1].pid.expect("it is ready");
+    send(honest, Signal::SIGKILL);
+    wait_until("its death is seen", || (pool.health().deaths() == 1).then_some(()));
+    let error = pipeline.push(block(0, 5)).expect_err("one of them lies");
+    assert!(
+        matches!(&error, ChainError::Disagreement { workers, .. } if workers[0] != workers[1]),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_block_that_does_not_follow_is_refused() {
     let (_directory, store) = store(LEDGER);
     let pool = Arc::new(build(small(LEDGER).state(store.path()).layer_bytes(1 << 20)));

@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::{ChainError, Outcome, digest, hash_bytes};
 use crate::store::{BlockRecord, Store, StoreError, Transaction};
+use crate::sync::lock;
 
 /// What is committed at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,10 +175,6 @@ impl Drop for Committer {
 
 fn after(tip: Option<u32>) -> u64 {
     tip.map_or(0, |tip| u64::from(tip) + 1)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// The thread's own.

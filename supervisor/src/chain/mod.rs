@@ -46,6 +46,14 @@ pub enum ChainError {
     /// That thread could not be started.
     #[error("a thread to commit blocks: {0}")]
     Thread(#[source] std::io::Error),
+    /// Two workers were to agree, and only one is in service.
+    #[error(
+        "block {height} could not be run on two workers: only one is in service; nothing of it was committed"
+    )]
+    OneWorker {
+        /// The block.
+        height: u32,
+    },
     /// Two workers came to different results: the host, the module or the pool is at fault, and no result can be trusted.
     #[error(
         "block {height} has different results on workers {} and {}: {} and {}; nothing of it was committed",
@@ -267,7 +275,8 @@ fn hash_bytes(hash: BlockHash) -> [u8; 32] {
     hash.to_byte_array()
 }
 
-fn hash_of(bytes: [u8; 32]) -> BlockHash {
+/// The hash that is stored as these bytes.
+pub(crate) fn hash_of(bytes: [u8; 32]) -> BlockHash {
     use bitcoin::hashes::Hash as _;
     BlockHash::from_byte_array(bytes)
 }

@@ -14,6 +14,10 @@ use crate::blocks::SourceBlock;
 use crate::pool::{Job, JobResult, MAX_LAYERS, Pool, StateLayer};
 use crate::store::Store;
 
+/// How long a second worker is waited for, and how often it is tried, where two are to agree.
+const PATIENCE: Duration = Duration::from_mins(1);
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// How a [`Pipeline`] works.
 #[derive(Clone, Copy, Debug)]
 pub struct PipelineSettings {
@@ -203,9 +207,20 @@ impl Pipeline {
             let other = scope.spawn(|| self.pool.call(job));
             (self.pool.call(job), other.join())
         });
+        let one = one?;
         // A panic there is one here.
-        let other = other.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        agreed(height, one?, &other)
+        let mut other = other.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        // While a worker is being replaced, one may have done both, and would agree with itself.
+        let deadline = Instant::now() + PATIENCE;
+        let is_guests = |result: &JobResult| matches!(result.verdict, Verdict::Guest(_));
+        while other.worker.pid == one.worker.pid && is_guests(&one) && is_guests(&other) {
+            if Instant::now() >= deadline {
+                return Err(ChainError::OneWorker { height });
+            }
+            thread::sleep(PAUSE);
+            other = self.pool.call(job)?;
+        }
+        agreed(height, one, &other)
     }
 
     fn take(&mut self, outcome: Outcome, sha256: Hash, verdict: GuestVerdict) -> Result<(), ChainError> {

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -19,6 +20,7 @@ use crate::host::size::Bytes;
 use crate::pool::admission::Budget;
 use crate::pool::{Limits, Pool, PoolBuilder, PoolError, need_of};
 use crate::sample;
+use crate::store::Store;
 
 /// Reads the module; that of the sample indexer if no file is named.
 pub(super) fn read_module(path: Option<&Path>) -> Result<Vec<u8>, CliError> {
@@ -28,6 +30,17 @@ pub(super) fn read_module(path: Option<&Path>) -> Result<Vec<u8>, CliError> {
     let read = File::open(path).and_then(|file| file.take(MAX_MODULE_BYTES + 1).read_to_end(&mut module));
     read.map_err(|source| CliError::Module { path: path.to_owned(), source })?;
     Ok(module)
+}
+
+/// Has the guests of a pool read `store`, which this process writes.
+pub(super) fn reading(builder: PoolBuilder, store: &Arc<Store>) -> PoolBuilder {
+    let readers = Arc::clone(store);
+    builder.state(store.path()).on_death(move |_| {
+        // A dead reader's slot would keep old pages from being used again.
+        if let Err(error) = readers.clear_stale_readers() {
+            tracing::warn!("{error}");
+        }
+    })
 }
 
 /// What the module is called in reports: the name of its file.
@@ -299,6 +312,11 @@ impl PoolArgs {
             builder = builder.spares(spares);
         }
         self.cache.apply(self.memory.apply(builder))
+    }
+
+    /// How many workers were asked for, if that was said.
+    pub(super) fn workers(&self) -> Option<usize> {
+        self.workers
     }
 
     /// As [`PoolArgs::builder`]; where the number of workers is not given, the most that there is memory for, within these

@@ -10,8 +10,9 @@ use futures_util::stream::{self, Stream};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::service::{Phase, Service, lock};
+use super::service::{Phase, Service};
 use super::snapshot::Snapshot;
+use crate::sync::lock;
 
 const EVERY: Duration = Duration::from_secs(1);
 

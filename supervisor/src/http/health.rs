@@ -8,9 +8,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::service::{Inner, Phase, lock};
+use super::service::{Inner, Phase};
 use crate::host::size::Bytes;
 use crate::pool::{Health, SlotState};
+use crate::sync::lock;
 
 /// What the status page says first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -4,7 +4,8 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::service::{Inner, lock};
+use super::service::Inner;
+use crate::sync::lock;
 
 /// A worker's death is noticed within this.
 const TICK: Duration = Duration::from_millis(50);

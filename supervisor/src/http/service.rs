@@ -1,7 +1,7 @@
 //! The heart of the server: one pool at a time, the gate before it, and the way of a request from one to the other.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -20,6 +20,7 @@ use super::problem::Problem;
 use super::settings::Settings;
 use super::snapshot::{Module, Recent, Swap};
 use crate::pool::{DeathCounts, Health, JobResult, Pool, ResetHandle, StartProgress};
+use crate::sync::lock;
 
 /// How many of the last jobs the status shows.
 const RECENT: usize = 50;
@@ -91,11 +92,6 @@ impl Past {
             self.deaths.merge(&gone.health().deaths_by_verdict());
         }
     }
-}
-
-/// Locks `mutex`, poisoned or not: what is behind these is complete at every step.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Service {

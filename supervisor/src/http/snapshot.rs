@@ -10,8 +10,9 @@ use serde_json::Value;
 use super::answer::Answer;
 use super::health::{Readiness, State};
 use super::history::{Latency, Totals};
-use super::service::{Inner, lock};
+use super::service::Inner;
 use crate::pool::SlotHealth;
+use crate::sync::lock;
 
 /// Which module is served.
 #[derive(Clone, Debug, Default, Serialize)]

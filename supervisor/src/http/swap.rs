@@ -8,9 +8,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::service::{Service, lock};
+use super::service::Service;
 use super::snapshot::{Swap, millis};
 use crate::pool::{Pool, PoolBuilder, PoolError};
+use crate::sync::lock;
 
 /// How long the old pool may take to give up a worker: as long as a job may run.
 const PATIENCE_BEYOND_DEADLINE: Duration = Duration::from_secs(5);

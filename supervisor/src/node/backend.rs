@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::rpc::{At, Backend, CallError, ChainDigest, Info, Snapshot};
 use super::state::NodeState;
 use crate::blocks::{BlockHash, Network};
+use crate::chain::hash_of;
 use crate::http::{InternalAnswer, InternalJob, InternalProblem, Service};
 use crate::pool::StateLayer;
 use crate::store::{BlockRecord, Proven, Store};
@@ -185,11 +186,6 @@ impl Backend for Node {
             daemon_height: daemon.and_then(|daemon| daemon.tip).map(|(height, _)| height),
         })
     }
-}
-
-fn hash_of(bytes: [u8; 32]) -> BlockHash {
-    use bitcoin::hashes::Hash as _;
-    BlockHash::from_byte_array(bytes)
 }
 
 fn internal(error: impl std::fmt::Display) -> CallError {

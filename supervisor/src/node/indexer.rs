@@ -174,8 +174,7 @@ impl Indexer<'_> {
         self.state.begin_rewind();
         let taken_back = self.pipeline.roll_back(fork);
         let tip = self.store.tip();
-        let tip =
-            tip.map(|record| record.map(|record| Tip { height: record.height, hash: hash_of(record.hash) }));
+        let tip = tip.map(|record| record.as_ref().map(Tip::of));
         // Whatever came of it: who waits for it to be over must not wait for ever.
         self.state.end_rewind(tip.as_ref().ok().copied().flatten(), depth);
         let (taken_back, _) = (taken_back?, tip?);
@@ -183,11 +182,6 @@ impl Indexer<'_> {
         tracing::warn!("reorganisation: {taken_back} blocks were taken back, to {fork}");
         Ok(())
     }
-}
-
-fn hash_of(bytes: [u8; 32]) -> crate::blocks::BlockHash {
-    use bitcoin::hashes::Hash as _;
-    crate::blocks::BlockHash::from_byte_array(bytes)
 }
 
 /// Says, loudly, which block stops the chain and why.

@@ -1,15 +1,17 @@
 //! What is known of the chain at this moment: written by the thread that indexes, read by everybody else.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::blocks::{BlockHash, daemon};
-use crate::chain::{CommitWatch, Outcome, Times};
+use crate::chain::{CommitWatch, Outcome, Times, hash_of};
 use crate::http::{Extension, Figure};
+use crate::store::BlockRecord;
+use crate::sync::lock;
 
 /// How fresh the tip must be for the node to be ready.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +29,13 @@ pub struct Tip {
     pub height: u32,
     /// Its hash.
     pub hash: BlockHash,
+}
+
+impl Tip {
+    /// The block that `record` is of.
+    pub fn of(record: &BlockRecord) -> Self {
+        Self { height: record.height, hash: hash_of(record.hash) }
+    }
 }
 
 /// The chain, as others than the indexing thread see it.
@@ -61,10 +70,6 @@ pub struct Work {
     pub waiting: Duration,
     /// Since the first block.
     pub elapsed: Duration,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl NodeState {

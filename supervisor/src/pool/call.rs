@@ -15,8 +15,9 @@ use super::attempt::{Answer, Flight, Lost};
 use super::job::{FailedAttempt, Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
 use super::layers::LayerArena;
 use super::settings::Settings;
-use super::worker::{IdleWorker, Worker, after, lock};
+use super::worker::{IdleWorker, Worker, after};
 use super::{Channel, MAX_EXPORT_BYTES, MAX_LAYERS, PoolError};
+use crate::sync::lock;
 
 /// How many workers that were dead already one job can meet without that counting as attempts. That a worker had not begun is
 /// its own word, so there is a bound.

@@ -217,7 +217,7 @@ impl OomLedger {
 
     /// Reads the counts while nobody else does, so that they are compared in the order of their reading.
     fn refresh(&self) -> MutexGuard<'_, Credits> {
-        let mut credits = super::worker::lock(&self.credits);
+        let mut credits = crate::sync::lock(&self.credits);
         let counts = OomCounts::read(self.cgroup.as_ref());
         credits.update(counts, Instant::now());
         credits

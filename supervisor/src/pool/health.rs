@@ -6,7 +6,7 @@ use cofferdam_protocol::status::Phase;
 use cofferdam_protocol::verdict::HostVerdict;
 
 use super::slot::{Slot, Slots};
-use super::worker::lock;
+use crate::sync::lock;
 
 /// What one slot is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

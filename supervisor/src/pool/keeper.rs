@@ -30,7 +30,8 @@ use super::process;
 use super::restart::{DeathKind, Decision, Restarts};
 use super::settings::Settings;
 use super::slot::{Slot, StartFailure};
-use super::worker::{IdleWorker, Link, Silence, Worker, after, lock};
+use super::worker::{IdleWorker, Link, Silence, Worker, after};
+use crate::sync::lock;
 
 /// What all slots of a pool share.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use cofferdam_protocol::arena::{InputArena, Span};
 use cofferdam_protocol::layer::{self, Layer, Seed};
 use cofferdam_protocol::writes::Writes;
 
-use super::worker::lock;
+use crate::sync::lock;
 
 /// Bytes of an arena for pools that have no layers: there must be some.
 const NO_LAYERS: u64 = 4096;

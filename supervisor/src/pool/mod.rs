@@ -67,11 +67,12 @@ pub use uncommitted::Uncommitted;
 
 pub use settings::Limits;
 
+use crate::sync::lock;
 use call::Desk;
 use size::Size;
 use slot::Slots;
 use ticket::{Followed, Queued};
-use worker::{after, lock};
+use worker::after;
 
 /// What runs jobs: a [`Pool`], or the [`Uncommitted`] way that it is compared with.
 pub trait Runner {

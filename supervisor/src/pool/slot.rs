@@ -17,7 +17,8 @@ use super::death::KillReason;
 use super::health::DeathCounts;
 use super::keeper::{Common, Keeper};
 use super::settings::Settings;
-use super::worker::{Worker, after, lock};
+use super::worker::{Worker, after};
+use crate::sync::lock;
 
 /// Every slot of a pool.
 #[derive(Debug)]

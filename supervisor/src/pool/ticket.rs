@@ -9,8 +9,8 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use super::call::{Course, Desk, Permit};
-use super::worker::lock;
 use super::{Job, JobResult, PoolError};
+use crate::sync::lock;
 
 /// A job in the queue, with the way to tell its ticket.
 #[derive(Debug)]

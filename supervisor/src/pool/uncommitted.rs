@@ -22,8 +22,8 @@ use cofferdam_worker::{compile, engine};
 
 use super::job::{Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
 use super::settings::Settings;
-use super::worker::lock;
 use super::{PoolError, Runner};
+use crate::sync::lock;
 
 /// A guest in this process, on memory that is not committed: see [`super::PoolBuilder::build_uncommitted`].
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::arena::{InputArena, OutputArena};
@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use super::Channel;
 use super::death::{Death, KillReason, Ring};
 use super::job::WorkerInfo;
+use crate::sync::lock;
 
 /// The moment `duration` from now; of a duration beyond all clocks, one that nobody will see.
 pub(super) fn after(duration: Duration) -> Instant {
@@ -27,11 +28,6 @@ pub(super) fn after(duration: Duration) -> Instant {
 
 /// How long a worker may take from closing its pipe to its end: a crash closes pipes last, so next to nothing.
 const DYING: Duration = Duration::from_secs(5);
-
-/// Locks `mutex`, poisoned or not: every critical section of the pool leaves its data consistent at each step.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A worker process. Shared by its slot's thread, which waits for its death, and by whoever runs a job on it.
 #[derive(Debug)]

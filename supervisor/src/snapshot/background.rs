@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::{SnapshotError, Step, Taken, Taking, take};
 use crate::host::size::Bytes;
 use crate::store::Store;
+use crate::sync::lock;
 
 /// Where and how often.
 #[derive(Clone, Debug)]
@@ -187,11 +188,6 @@ fn say(taken: &Taken, started: Instant) {
     for path in &taken.removed {
         tracing::info!("snapshot: removed {}, as only the newest are kept", path.display());
     }
-}
-
-/// A panic while it was held left a status that is a little old.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

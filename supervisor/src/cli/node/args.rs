@@ -343,6 +343,12 @@ impl NodeArgs {
                 "where do blocks come from? Give --daemon-rpc-url, --blocks, or both".to_owned(),
             ));
         }
+        if self.pool.workers().is_some_and(|workers| workers < usize::from(self.redundancy)) {
+            return Err(CliError::Usage(format!(
+                "--redundancy {0} needs --workers {0} or more",
+                self.redundancy
+            )));
+        }
         self.replaced.check()
     }
 }

@@ -26,7 +26,7 @@ use crate::node::rpc::{self, Cors, RpcSettings};
 use crate::node::{Ended, Freshness, Indexer, Node, NodeError, NodeState, Source, Tip};
 use crate::pool::{Pool, PoolBuilder};
 use crate::snapshot::Snapshots;
-use crate::store::{BlockRecord, Durability, Identity, Store};
+use crate::store::{Durability, Identity, Store};
 
 /// Bytes that blocks which are not committed yet may take, for those who run on them.
 const LAYER_BYTES: u64 = 256 << 20;
@@ -52,7 +52,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     let store = Store::open(&args.db_path, &Identity { profile, network }, Durability::Block)?;
     let store = if args.state_tree { store.with_tree()? } else { store };
     let store = Arc::new(store.with_undo(args.max_reorg_depth));
-    let tip = store.tip()?.map(|record| tip_of(&record));
+    let tip = store.tip()?.map(|record| Tip::of(&record));
     let freshness = Freshness { lag: args.max_lag, silence: args.max_silence };
     let state = NodeState::new(tip, args.label.clone(), freshness, args.daemon_rpc_url.is_some());
     let settings = Settings {
@@ -77,22 +77,11 @@ fn describe(args: &NodeArgs, module: Vec<u8>) -> PoolBuilder {
     builder.layer_bytes(LAYER_BYTES).faults(args.plant_fault.clone())
 }
 
-fn tip_of(record: &BlockRecord) -> Tip {
-    use bitcoin::hashes::Hash as _;
-    Tip { height: record.height, hash: crate::blocks::BlockHash::from_byte_array(record.hash) }
-}
-
 /// Serves while blocks are indexed, until that ends or somebody asks.
 async fn serve(parts: Arc<Parts>, builder: PoolBuilder) -> Result<CommandExit, CliError> {
     parts.service.extend(Arc::clone(&parts.state) as Arc<dyn http::Extension>);
     let server = listen(&parts)?;
-    let readers = Arc::clone(&parts.store);
-    let builder = builder.state(parts.store.path()).on_death(move |_| {
-        // A dead reader's slot would keep old pages from being used again.
-        if let Err(error) = readers.clear_stale_readers() {
-            tracing::warn!("{error}");
-        }
-    });
+    let builder = shared::reading(builder, &parts.store);
     let started = {
         let parts = Arc::clone(&parts);
         let name = shared::module_name(parts.args.indexer.as_deref());
@@ -110,9 +99,6 @@ async fn serve(parts: Arc<Parts>, builder: PoolBuilder) -> Result<CommandExit, C
     tell_systemd(&[NotifyState::Ready]);
     let ended = index_beside(&parts, &pool)?;
     let ended = watch(&parts, &pool, ended).await;
-    if let Some(Err(error)) = &ended {
-        tracing::error!("{error}");
-    }
     drain(&parts, pool, server).await;
     match ended {
         None => Ok(CommandExit::Success),
@@ -219,9 +205,9 @@ fn index_sources(parts: &Parts, pipeline: &mut Pipeline, is_asked: &(dyn Fn() ->
     if !matches!(ended, Ended::OutOfFiles) {
         return Ok(ended);
     }
-    let tip = store.tip()?.map(|record| tip_of(&record));
+    let tip = store.tip()?.map(|record| Tip::of(&record));
     let known = Arc::clone(store);
-    let known = move |height| known.block(height).ok().flatten().map(|record| tip_of(&record).hash);
+    let known = move |height| known.block(height).ok().flatten().map(|record| Tip::of(&record).hash);
     let follower = Follower::start(settings, tip.map(|tip| (tip.height, tip.hash)), known);
     let follower = follower.map_err(|error| error_of(NodeError::Feed(error.into())))?;
     indexer.run(&mut Source::Daemon(follower)).map_err(error_of)
@@ -238,8 +224,8 @@ fn open_files(parts: &Parts) -> Result<Option<FileFeed>, CliError> {
         max_block_bytes: args.max_block_bytes.0,
         ..Options::default()
     };
-    let tip = store.tip()?.map(|record| tip_of(&record));
-    let known = |height| store.block(height).ok().flatten().map(|record| tip_of(&record).hash);
+    let tip = store.tip()?.map(|record| Tip::of(&record));
+    let known = |height| store.block(height).ok().flatten().map(|record| Tip::of(&record).hash);
     let bar = super::logging::bar(None, "scanning blocks {bar:40} {bytes}/{total_bytes} {eta}");
     let feed = FileFeed::open(
         &inputs,

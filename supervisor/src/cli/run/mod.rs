@@ -150,13 +150,7 @@ impl Home {
 }
 
 pub(super) fn build_pool(builder: PoolBuilder, store: &Arc<Store>, stop: &Stop) -> Result<Pool, CliError> {
-    let readers = Arc::clone(store);
-    let builder = builder.state(store.path()).on_death(move |_| {
-        // A dead reader's slot would keep old pages from being used again.
-        if let Err(error) = readers.clear_stale_readers() {
-            tracing::warn!("{error}");
-        }
-    });
+    let builder = args::reading(builder, store);
     let bar = logging::bar(None, "committing memory {bar:40} {bytes}/{total_bytes}");
     let pool = builder.build_with(&mut |progress| {
         bar.set_length(progress.total_bytes);
