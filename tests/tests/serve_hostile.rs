@@ -335,7 +335,8 @@ fn a_busy_connection_is_not_the_one_that_makes_room() {
 #[test]
 fn what_is_no_http_is_never_taken_for_a_block() {
     const MADE_UP: u64 = 2000;
-    let besieged = Besieged::new(script());
+    // Among what is made up are blocks that tell the guest to go round for ever: fuel ends them, and soon.
+    let besieged = Besieged::new(script().with("--fuel 1000000"));
     let requests = |besieged: &Besieged| {
         besieged.server.metrics().get("cofferdam_requests_total{kind=\"view\",verdict=\"completed\"}")
     };
