@@ -9,7 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 
 /// How long a side looks before it sleeps: about what a sleep and a wake-up cost, so that looking in vain costs at
 /// most as much again.
@@ -29,7 +30,7 @@ pub enum Woken {
 /// Waits until `pipe` can be read, or is closed; for ever, if need be.
 ///
 /// # Errors
-/// What poll(2) says.
+/// What ppoll(2) says.
 pub fn until_readable(pipe: &impl AsFd) -> nix::Result<()> {
     wait([pipe.as_fd()], None).map(drop)
 }
@@ -37,7 +38,7 @@ pub fn until_readable(pipe: &impl AsFd) -> nix::Result<()> {
 /// Waits until `pipe` can be read, or is closed, or `bell` can be read, or for `deadline`.
 ///
 /// # Errors
-/// What poll(2) says.
+/// What ppoll(2) says.
 pub fn until_readable_or(pipe: &impl AsFd, bell: &impl AsFd, deadline: Instant) -> nix::Result<Woken> {
     wait([pipe.as_fd(), bell.as_fd()], Some(deadline))
 }
@@ -45,14 +46,15 @@ pub fn until_readable_or(pipe: &impl AsFd, bell: &impl AsFd, deadline: Instant) 
 /// The pipe is the first of `descriptors`.
 fn wait<const N: usize>(descriptors: [BorrowedFd<'_>; N], deadline: Option<Instant>) -> nix::Result<Woken> {
     let started = Instant::now();
-    while started.elapsed() < SPIN {
-        if let Some(woken) = woken_within([descriptors[0]], PollTimeout::ZERO)? {
+    let look = deadline.map_or(SPIN, |deadline| SPIN.min(deadline.saturating_duration_since(started)));
+    while started.elapsed() < look {
+        if let Some(woken) = woken_within([descriptors[0]], Some(Duration::ZERO))? {
             return Ok(woken);
         }
         thread::yield_now();
     }
     loop {
-        if let Some(woken) = woken_within(descriptors, timeout(deadline))? {
+        if let Some(woken) = woken_within(descriptors, deadline.map(until))? {
             return Ok(woken);
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -63,10 +65,11 @@ fn wait<const N: usize>(descriptors: [BorrowedFd<'_>; N], deadline: Option<Insta
 
 fn woken_within<const N: usize>(
     descriptors: [BorrowedFd<'_>; N],
-    timeout: PollTimeout,
+    patience: Option<Duration>,
 ) -> nix::Result<Option<Woken>> {
     let mut polled = descriptors.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
-    match poll(&mut polled, timeout) {
+    // In nanoseconds: poll(2) has milliseconds, of which a short job takes a hundredth.
+    match ppoll(&mut polled, patience.map(TimeSpec::from_duration), None) {
         Ok(0) | Err(Errno::EINTR) => Ok(None),
         Ok(_) if polled[0].any() == Some(false) => Ok(Some(Woken::Bell)),
         Ok(_) => Ok(Some(Woken::Pipe)),
@@ -74,11 +77,10 @@ fn woken_within<const N: usize>(
     }
 }
 
-fn timeout(deadline: Option<Instant>) -> PollTimeout {
-    let Some(deadline) = deadline else { return PollTimeout::NONE };
-    // Rounded up, or the last fraction of a millisecond would be spent in a loop without waiting.
-    let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
-    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+/// The time until `deadline`, as long as the kernel can count.
+fn until(deadline: Instant) -> Duration {
+    const LONGEST: Duration = Duration::from_hours(24);
+    deadline.saturating_duration_since(Instant::now()).min(LONGEST)
 }
 
 #[cfg(test)]

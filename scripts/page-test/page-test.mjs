@@ -11,11 +11,12 @@ const NARROW = { width: 360, height: 740 };
 const WAIT = 15_000;
 
 const [address, folder, ...rest] = process.argv.slice(2);
-if (!address || !folder || rest.some((option) => option !== "--full")) {
-  console.error("usage: node page-test.mjs URL FOLDER [--full]\n\n  --full  the screenshots are of the whole page, not of the first screen");
+if (!address || !folder || rest.some((option) => !["--full", "--chain"].includes(option))) {
+  console.error("usage: node page-test.mjs URL FOLDER [--full] [--chain]\n\n  --full   the screenshots are of the whole page, not of the first screen\n  --chain  the server is a node: the page has to tell of its chain");
   process.exit(2);
 }
 const fullPage = rest.includes("--full");
+const isNode = rest.includes("--chain");
 const origin = new URL(address).origin;
 mkdirSync(folder, { recursive: true });
 
@@ -59,6 +60,20 @@ function tooWide() {
   const names = wide.slice(0, 5).map((element) => `${element.tagName.toLowerCase()}${element.id && "#" + element.id}.${element.className}: ends at ${Math.round(element.getBoundingClientRect().right)} px`);
   const whole = document.documentElement.scrollWidth;
   return whole > width ? [`the page is ${whole} px wide in a window of ${width} px`, ...names] : names;
+}
+
+/** The page of a node tells of its chain what the server says of it; any other page has no such section. */
+async function chain(page) {
+  const section = page.locator("#chain");
+  if (!isNode) return await section.isVisible() ? "there is a chain, and the server has none" : [];
+  if (!await section.isVisible()) return "there is no section on the chain";
+  const said = (await (await page.request.get(new URL("/v1/status", address).href)).json()).chain;
+  const problems = [];
+  const height = await page.locator("#chain-counts > div", { hasText: "Height" }).locator("dd").textContent();
+  if (height.replace(/\D/g, "") !== String(said.height)) problems.push(`the height is “${height}”, the server says ${said.height}`);
+  const hash = await page.locator("#chain-hash").textContent();
+  if (!hash.includes(said.hash.slice(-8)) && !hash.includes(said.hash.slice(0, 8))) problems.push(`the newest block is “${hash}”, the server says ${said.hash}`);
+  return problems;
 }
 
 /** Opens whatever can be opened. */
@@ -153,6 +168,7 @@ try {
       let after = before;
       for (const until = Date.now() + WAIT; after === before && Date.now() < until; after = await figures()) await page.waitForTimeout(100);
       check(`${what}: snapshots are applied`, after !== before ? [] : `no figure changed in ${WAIT / 1000} s: ${before}`);
+      check(`${what}: ${isNode ? "the chain is told of" : "no chain is told of"}`, await chain(page));
       const drawn = await page.evaluate(() => [...document.querySelectorAll(".plot svg")].map((svg) => svg.querySelectorAll("text").length));
       check(`${what}: both plots have axes`, drawn.length === 2 && drawn.every((count) => count > 4) ? [] : `texts in the plots: ${drawn}`);
 

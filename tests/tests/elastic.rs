@@ -3,19 +3,23 @@
 use std::time::Duration;
 
 use cofferdam::fault::Fault;
-use cofferdam::pool::{Begun, Job, Pool, PoolError};
+use cofferdam::pool::{Aloft, Begun, Job, Pool, PoolError};
 use cofferdam::verdict::{HostVerdict, Verdict};
 use cofferdam_tests::support::guests::{Act, SCRIPT, good_block, good_pair};
 use cofferdam_tests::support::pool::{
-    assert_good_block, build, is_running, limits, pairs, small, wait_until, workers,
+    assert_good_block, build, is_running, limits, pairs, send, small, wait_until, workers,
 };
+use nix::sys::signal::Signal;
 
 cofferdam::enable_test_support!();
 
 const LONG: Duration = Duration::from_secs(20);
 
 fn begin(pool: &Pool, job: Job, patience: Duration) -> Begun {
-    pool.begin(job, patience).expect("the pool takes jobs")
+    match pool.begin(job, patience).expect("the pool takes jobs") {
+        Begun::Aloft(aloft) => Begun::Later(aloft.follow().expect("it is followed")),
+        begun => begun,
+    }
 }
 
 #[test]
@@ -86,4 +90,47 @@ fn a_job_that_loses_its_worker_while_it_is_begun_is_run_again() {
     // What happened in a slot is known when the slot is no more.
     assert!(pool.shrink(LONG));
     assert_eq!((pool.health().slots.len(), pool.health().deaths()), (0, 1));
+}
+
+/// A job that a worker is at, and that nobody has looked at yet.
+fn aloft(pool: &Pool, job: Job) -> Aloft {
+    match pool.begin(job, Duration::ZERO).expect("the pool takes jobs") {
+        Begun::Aloft(aloft) => aloft,
+        begun => panic!("a worker was idle, and nobody has looked: {begun:?}"),
+    }
+}
+
+#[test]
+fn a_reactor_waits_for_a_short_job_a_long_one_and_one_that_loses_its_worker() {
+    let pool = build(small(SCRIPT).limits(limits(Duration::from_secs(2), 0)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let land = |job: Aloft| runtime.block_on(job.land()).unwrap();
+    assert_eq!(pairs(&land(aloft(&pool, good_block(1)))), [good_pair(1)]);
+    assert_eq!(land(aloft(&pool, Act::Spin(30_000_000).block(2))).verdict, Verdict::COMPLETED);
+    assert_eq!(land(aloft(&pool, Act::Spin(0).block(3))).verdict, Verdict::Host(HostVerdict::Deadline));
+    wait_until("the worker is replaced", || (pool.health().ready() == 1).then_some(()));
+    let spins = aloft(&pool, Act::Spin(0).block(4));
+    let Begun::Aloft(spins) = spins.look(Duration::from_millis(5)).unwrap() else {
+        panic!("it runs for ever")
+    };
+    send(workers(&pool)[0], Signal::SIGKILL);
+    assert_eq!(land(spins).verdict, Verdict::Host(HostVerdict::Killed));
+}
+
+#[test]
+fn a_job_that_is_dropped_while_it_is_aloft_costs_no_worker() {
+    let pool = build(small(SCRIPT).limits(limits(LONG, 0)));
+    let before = workers(&pool);
+    drop(aloft(&pool, Act::Spin(10_000_000).block(1)));
+    // It waits for the worker that is still at the other one.
+    assert_good_block(&pool, 2);
+    assert_eq!((workers(&pool), pool.health().deaths()), (before, 0));
+}
+
+#[test]
+fn a_drain_does_not_wait_for_whoever_holds_a_job_that_is_aloft() {
+    let pool = build(small(SCRIPT).limits(limits(LONG, 0)));
+    let spins = aloft(&pool, Act::Spin(0).block(1));
+    assert!(!pool.drain(Duration::from_millis(50)));
+    assert!(matches!(spins.look(LONG), Err(PoolError::Draining)));
 }

@@ -1,15 +1,13 @@
 //! What clients of `cofferdam node` are answered: views at any height while blocks are indexed, previews, proofs.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
 
 use cofferdam_tests::support::command::{Cofferdam, wait_until};
 use cofferdam_tests::support::daemon::Daemon;
 use cofferdam_tests::support::node::{Node, Place, call, expected_sum, hash_text, node};
 use cofferdam_tests::support::random::{Random, seed};
-use cofferdam_tests::support::regtest::{chain, extend, extend_with};
+use cofferdam_tests::support::regtest::{chain, extend};
 use cofferdam_tests::support::serve::Client;
 use serde_json::{Value, json};
 
@@ -177,47 +175,4 @@ fn values_are_proved_against_the_root_at_every_height() {
     node.end();
     let refused = self::node(&without).with("--state-tree --daemon-rpc-url http://127.0.0.1:1").output();
     assert!(refused.expect_code(1).stderr.contains("no state tree"));
-}
-
-/// Blocks a second from the first to the last one, while so many clients ask for views one after the other; and how many
-/// views a second they were answered.
-fn rates(db: &Path, daemon: &Daemon, blocks: &[Vec<u8>], clients: u64) -> (f64, f64) {
-    let node = Node::start(node(db).with(&format!("--workers 2 --daemon-rpc-url {}", daemon.url())));
-    let first = wait_until("a block is indexed", || node.height());
-    let (address, began, over) = (node.address, Instant::now(), AtomicBool::new(false));
-    let (over, mut answers) = (&over, 0);
-    thread::scope(|scope| {
-        let ask = move |number| {
-            let (mut random, mut client, mut answers) = (Random::new(number), Client::connect(address), 0u32);
-            while !over.load(Ordering::Relaxed) {
-                let at = random.below(u64::from(first) + 1);
-                call(&mut client, "metashrew_view", &json!(["sum", "0x", at])).expect("it is indexed");
-                answers += 1;
-            }
-            answers
-        };
-        let asking: Vec<_> = (0..clients).map(|number| scope.spawn(move || ask(number))).collect();
-        node.await_tip(&blocks[blocks.len() - 1]);
-        over.store(true, Ordering::Relaxed);
-        answers = asking.into_iter().map(|client| client.join().expect("each answer is right")).sum();
-    });
-    let seconds = began.elapsed().as_secs_f64();
-    node.end();
-    let indexed = u32::try_from(blocks.len()).expect("a short chain") - first;
-    (f64::from(indexed) / seconds, f64::from(answers) / seconds)
-}
-
-#[test]
-#[ignore = "a measurement"]
-fn measure_blocks_beside_views() {
-    let place = Place::default();
-    let blocks = extend_with(&chain(1), 200, 0, 1_000_000);
-    let daemon = Daemon::start(&blocks);
-    for round in 0..3 {
-        for clients in [0, 1, 16] {
-            let db = place.at(&format!("db-{round}-{clients}"));
-            let (rate, views) = rates(&db, &daemon, &blocks, clients);
-            println!("{clients} clients: {rate:.0} blocks of 1 MB a second, {views:.0} views a second");
-        }
-    }
 }

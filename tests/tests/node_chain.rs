@@ -179,7 +179,8 @@ fn two_workers_that_disagree_stop_the_node_before_the_block() {
     let blocks = chain(12);
     let file = place.records("chain.blk", &blocks);
     let (db, alone) = (place.at("db"), place.at("alone"));
-    let command = |db: &Path| node(db).path("--blocks", &file).with("--exit-at tip --redundancy 2");
+    let command =
+        |db: &Path| node(db).path("--blocks", &file).with("--exit-at tip --workers 2 --redundancy 2");
     let output = Node::to_the_end(command(&db).with("--plant-fault 5:lie")).expect_code(1);
     assert!(output.stderr.contains("block 5 has different results on workers"), "{output}");
     assert_eq!(contents(&db).0.len(), 5);

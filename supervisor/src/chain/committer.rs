@@ -30,6 +30,10 @@ pub struct Batch {
 impl Batch {
     /// Every block by itself, as soon as it has run.
     pub const SINGLE: Self = Self { blocks: 1, bytes: 0, age: Duration::ZERO };
+
+    /// Several together, while there are many to come: so few that those which run meanwhile find room in layers
+    /// ([`crate::pool::MAX_LAYERS`]), and that the last commit, which nothing overlaps, is short.
+    pub const CATCHING_UP: Self = Self { blocks: 32, bytes: 64 << 20, age: Duration::from_millis(500) };
 }
 
 /// Hears of every block once it is committed.

@@ -14,7 +14,6 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::args::{self, PoolArgs};
@@ -102,7 +101,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<CommandExit, CliError> {
     describe(args, module.clone()).profile()?;
     let (asks, asked) = mpsc::unbounded_channel();
     listen_to_signals(&asks)?;
-    let runtime = Runtime::new().map_err(CliError::io("the runtime"))?;
+    let runtime = server::runtime(args.pool.workers().unwrap_or(1)).map_err(CliError::io("the runtime"))?;
     let exit = runtime.block_on(serve(args, module, asks, asked));
     // What still runs in a thread is a pool that was cut off.
     runtime.shutdown_timeout(Duration::from_millis(100));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::wait;
 use tokio::time::timeout_at;
 use tracing::Instrument;
 
@@ -13,7 +14,7 @@ use super::body::{Held, Received};
 use super::gate::{Lane, Refusal, Turn};
 use super::problem::Problem;
 use super::service::{Generation, Inner};
-use crate::pool::{Begun, Job, JobResult, PoolError, StateLayer, Ticket};
+use crate::pool::{Aloft, Begun, Job, JobResult, PoolError, StateLayer, Ticket};
 
 /// One request for a job, read and understood.
 pub(super) struct Request {
@@ -59,7 +60,23 @@ enum Step {
 struct Later {
     run: Run,
     generation: Arc<Generation>,
-    ticket: Ticket,
+    way: Way,
+}
+
+/// How the result of a job is waited for.
+enum Way {
+    Aloft(Aloft),
+    Ticket(Ticket),
+}
+
+impl Way {
+    /// Waits for the result.
+    async fn end(self) -> Result<JobResult, PoolError> {
+        match self {
+            Self::Aloft(aloft) => aloft.land().await,
+            Self::Ticket(ticket) => ticket.await,
+        }
+    }
 }
 
 impl Run {
@@ -98,27 +115,27 @@ impl Inner {
         joined.unwrap_or_else(|error| Err(Problem::Internal(error.to_string())))
     }
 
-    /// Begins a job on the pool that serves now. Most are done by then: to hand them to another thread and back would
-    /// cost more than they do.
+    /// Begins a job on the pool that serves now. This thread, which serves other connections, too, waits for it for a moment:
+    /// in that a short job is done, and to sleep and be woken would take as long.
     fn begin(&self, run: Run) -> Result<Step, Problem> {
-        /// How long this thread, which serves other connections, too, may wait for a worker.
-        const MOMENT: Duration = Duration::from_micros(200);
         loop {
             let generation = self.generation().ok_or_else(|| self.not_serving())?;
-            match generation.pool.begin(run.job.clone(), MOMENT) {
+            let way = match generation.pool.begin(run.job.clone(), wait::SPIN) {
                 Ok(Begun::Done(result)) => return Ok(Step::Done(Done { run, generation, result: *result })),
-                Ok(Begun::Later(ticket)) => return Ok(Step::Later(Later { run, generation, ticket })),
+                Ok(Begun::Aloft(aloft)) => Way::Aloft(aloft),
+                Ok(Begun::Later(ticket)) => Way::Ticket(ticket),
                 // Replaced since; the next one takes it.
-                Err(error) if self.is_replaced(&generation, &error) => {}
+                Err(error) if self.is_replaced(&generation, &error) => continue,
                 Err(error) => return Err(self.problem(error)),
-            }
+            };
+            return Ok(Step::Later(Later { run, generation, way }));
         }
     }
 
     async fn follow(self: Arc<Self>, mut later: Later) -> Result<Arc<Answer>, Problem> {
         loop {
-            let Later { run, generation, ticket } = later;
-            let step = match ticket.await {
+            let Later { run, generation, way } = later;
+            let step = match way.end().await {
                 Ok(result) => Step::Done(Done { run, generation, result }),
                 // Not begun by a pool that was replaced meanwhile: the next one takes it.
                 Err(error) if self.is_replaced(&generation, &error) => self.begin(run)?,

@@ -1,5 +1,6 @@
 //! One attempt at a job: the round trip to one worker, and the checks of what it says.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,11 @@ impl Flight {
             layers: job.layers.iter().map(StateLayer::layer).collect(),
         });
         frame::send(&mut link.requests, &request).map_err(Failure::from_frame)
+    }
+
+    /// What can be read when the answer is there, or never will be.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.idle.link.descriptor()
     }
 
     /// Waits for the answer until `until`; none if it has not come by then, and may still come.

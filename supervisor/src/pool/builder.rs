@@ -11,7 +11,7 @@ use cofferdam_protocol::message::{CommitStrategy, MemoryPlan, ResetStrategy};
 use cofferdam_protocol::profile::{Hash, Profile};
 use cofferdam_worker::state::StateReader;
 use cofferdam_worker::{engine, module};
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::bounded;
 
 use super::admission::{Budget, Need};
 use super::artifact::{self, ArtifactOrigin, Source};
@@ -241,7 +241,7 @@ impl PoolBuilder {
         let need = need(&settings, count);
         let (desk, slots, origin) = start::slots(&settings, count, &source, &need, progress)?;
         let (queue, queued) = bounded(self.queue);
-        let (following, followed) = unbounded();
+        let (followers, followed) = ticket::Followers::new();
         let dispatchers = ticket::dispatchers(settings.workers, &queued, &followed, &desk);
         Ok(Pool {
             profile,
@@ -251,7 +251,7 @@ impl PoolBuilder {
             slots,
             size: Size::new(Arc::clone(&settings), self.admission),
             queue: Mutex::new(Some(queue)),
-            followed: Mutex::new(Some(following)),
+            followers,
             dispatchers: Mutex::new(dispatchers),
         })
     }

@@ -3,15 +3,17 @@
 //! Handing a job to another thread and back costs more than the round trip to the worker, so no thread stands in
 //! between.
 
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::message::Call;
 use cofferdam_protocol::verdict::{HostVerdict, Verdict};
-use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::attempt::{Answer, Flight, Lost};
+use super::idle::Idle;
 use super::job::{FailedAttempt, Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
 use super::layers::LayerArena;
 use super::settings::Settings;
@@ -29,8 +31,7 @@ pub(super) struct Desk {
     settings: Arc<Settings>,
     /// Where jobs find what the state does not hold yet.
     pub(super) layers: Arc<LayerArena>,
-    /// Tokens of idle workers, first in, first out: so that the one that was used last has the longest time to reset.
-    idle: Channel<IdleWorker>,
+    idle: Idle,
     /// As many as there may be jobs at a time: with spares there are more workers than that.
     permits: Channel<()>,
     /// Disconnected when no worker will ever come again.
@@ -66,17 +67,22 @@ impl Course {
     fn new(started: Instant) -> Self {
         Self { started, attempt: 1, unbegun: 0, failed: Vec::new(), flight: None }
     }
+
+    /// What can be read when there is something to look at.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.flight.as_ref().map(Flight::descriptor)
+    }
 }
 
-/// What came of beginning a job.
+/// What a look at a job that was begun shows.
 #[derive(Debug)]
-pub(super) enum Begun {
+pub(super) enum Look {
     /// It is done.
-    Done(JobResult),
-    /// A worker is at it; [`Desk::finish`] follows it.
-    Aloft(Course, Permit),
-    /// No worker was idle: it was not begun.
-    NoWorker,
+    Landed(Box<JobResult>),
+    /// A worker is at it.
+    Aloft(Course),
+    /// Its worker failed it: [`Desk::finish`] does the rest, and may have to wait for that.
+    Lost(Course),
 }
 
 impl Desk {
@@ -89,7 +95,7 @@ impl Desk {
         Self {
             settings,
             layers,
-            idle: unbounded(),
+            idle: Idle::new(),
             permits,
             closed: Mutex::new(open()),
             draining: AtomicBool::new(false),
@@ -99,29 +105,17 @@ impl Desk {
 
     /// Puts a worker where callers find it.
     pub(super) fn put_idle(&self, worker: IdleWorker) {
-        // Both ends live as long as the desk.
-        let _ = self.idle.0.send(worker);
+        self.idle.put(worker);
     }
 
     /// Takes every idle worker that `keep` does not want.
     pub(super) fn take_idle_unless(&self, keep: impl Fn(&Worker) -> bool) -> Vec<IdleWorker> {
-        let mut taken = Vec::new();
-        for _ in 0..self.idle.1.len() {
-            let Ok(idle) = self.idle.1.try_recv() else { break };
-            if keep(&idle.worker) { self.put_idle(idle) } else { taken.push(idle) }
-        }
-        taken
+        self.idle.take_unless(keep)
     }
 
     /// Takes an idle worker, waiting for one for at most `patience`.
     pub(super) fn take_idle_within(&self, patience: Duration) -> Option<IdleWorker> {
-        let deadline = after(patience);
-        loop {
-            let idle = self.idle.1.recv_deadline(deadline).ok()?;
-            if idle.worker.is_alive() {
-                return Some(idle);
-            }
-        }
+        self.idle.take_by(after(patience))
     }
 
     /// Says that no worker will ever come again.
@@ -167,22 +161,31 @@ impl Desk {
         self.finish(Course::new(started), job)
     }
 
-    /// Begins `job` if a worker is idle at this moment, and waits for its answer for at most `patience`.
-    pub(super) fn begin(&self, job: &Job, patience: Duration) -> Result<Begun, PoolError> {
-        let started = Instant::now();
+    /// Begins `job` if a worker is idle at this moment; none if there is no such worker.
+    pub(super) fn begin(&self, job: &Job) -> Result<Option<(Course, Permit)>, PoolError> {
+        let mut course = Course::new(Instant::now());
         self.check_job(job)?;
         self.check_open()?;
-        let Ok(()) = self.permits.1.try_recv() else { return Ok(Begun::NoWorker) };
+        let Ok(()) = self.permits.1.try_recv() else { return Ok(None) };
         let permit = Permit(self.permits.0.clone());
-        let Some(idle) = self.try_idle() else { return Ok(Begun::NoWorker) };
-        let mut course = Course::new(started);
-        let mut flight = self.take_off(idle, job, course.attempt);
-        match flight.await_answer(job, started + patience) {
-            Some(Ok(answer)) => Ok(Begun::Done(self.land(flight, answer, course))),
-            landed => {
-                flight.failure = landed.and_then(Result::err);
+        let Some(idle) = self.idle.try_take() else { return Ok(None) };
+        course.flight = Some(self.take_off(idle, job, course.attempt));
+        Ok(Some((course, permit)))
+    }
+
+    /// Looks at a job that was begun, until `deadline`.
+    pub(super) fn look(&self, mut course: Course, job: &Job, deadline: Instant) -> Look {
+        let Some(mut flight) = course.flight.take() else { return Look::Lost(course) };
+        match flight.await_answer(job, deadline) {
+            Some(Ok(answer)) => Look::Landed(Box::new(self.land(flight, answer, course))),
+            Some(Err(failure)) => {
+                flight.failure = Some(failure);
                 course.flight = Some(flight);
-                Ok(Begun::Aloft(course, permit))
+                Look::Lost(course)
+            }
+            None => {
+                course.flight = Some(flight);
+                Look::Aloft(course)
             }
         }
     }
@@ -272,29 +275,17 @@ impl Desk {
         if self.draining.load(Ordering::Acquire) { Err(PoolError::Draining) } else { Ok(()) }
     }
 
-    /// The worker that has been idle for longest, if there is one.
-    fn try_idle(&self) -> Option<IdleWorker> {
-        loop {
-            let idle = self.idle.1.try_recv().ok()?;
-            // The token of a worker that has died meanwhile is dropped here.
-            if idle.worker.is_alive() {
-                return Some(idle);
-            }
-        }
-    }
-
-    /// The worker that has been idle for longest; waits for one if there is none.
+    /// An idle worker; waits for one if there is none.
     fn take_idle(&self) -> Result<IdleWorker, PoolError> {
-        if let Some(idle) = self.try_idle() {
+        if let Some(idle) = self.idle.try_take() {
             return Ok(idle);
         }
         loop {
-            let idle = select! {
-                recv(self.idle.1) -> idle => idle.map_err(|_| PoolError::NoWorker)?,
+            select! {
+                recv(self.idle.units()) -> _ => {}
                 recv(self.closing()) -> _ => return Err(self.no_worker()),
-            };
-            // The token of a worker that has died meanwhile is dropped here.
-            if idle.worker.is_alive() {
+            }
+            if let Some(idle) = self.idle.claim() {
                 return Ok(idle);
             }
         }

@@ -22,6 +22,7 @@
 //! The pool knows nothing of any chain: a block is bytes at a height.
 
 pub mod admission;
+mod aloft;
 mod artifact;
 mod attempt;
 mod builder;
@@ -31,6 +32,7 @@ mod death;
 mod dying;
 mod error;
 mod health;
+mod idle;
 mod job;
 mod keeper;
 mod layers;
@@ -53,6 +55,7 @@ use cofferdam_protocol::profile::Profile;
 use cofferdam_protocol::writes::Writes;
 use crossbeam_channel::{Receiver, Sender};
 
+pub use aloft::Aloft;
 pub use artifact::{ArtifactOrigin, default_cache_directory};
 pub(crate) use builder::need_of;
 pub use builder::{PoolBuilder, Progress, StartProgress};
@@ -71,7 +74,7 @@ use crate::sync::lock;
 use call::Desk;
 use size::Size;
 use slot::Slots;
-use ticket::{Followed, Queued};
+use ticket::{Followers, Queued};
 use worker::after;
 
 /// What runs jobs: a [`Pool`], or the [`Uncommitted`] way that it is compared with.
@@ -121,7 +124,9 @@ impl<R: Runner + ?Sized> Runner for Arc<R> {
 pub enum Begun {
     /// It is done.
     Done(Box<JobResult>),
-    /// It runs, or waits for a worker.
+    /// A worker is at it, and whoever began it can wait for that.
+    Aloft(Aloft),
+    /// It waits for a worker, or a thread of the pool waits for the one that is at it.
     Later(Ticket),
 }
 
@@ -136,8 +141,8 @@ pub struct Pool {
     size: Size,
     /// None once the pool is draining.
     queue: Mutex<Option<Sender<Queued>>>,
-    /// Where jobs go that were begun and not waited for. None once the pool is draining.
-    followed: Mutex<Option<Sender<Followed>>>,
+    /// Where jobs go that were begun and not waited for.
+    followers: Followers,
     /// Empty once the pool is drained. Locked while it is being drained, so that a second drain waits for the first.
     dispatchers: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -170,21 +175,17 @@ impl Pool {
     }
 
     /// Begins `job` in this thread, and waits for at most `patience`: for a caller that must not wait long, an executor's
-    /// thread, say. A short job is done by then, without having been handed to another thread; of a longer one, and of
-    /// one for which no worker is idle, there is a [`Ticket`].
+    /// thread, say. A short job may be done by then, without having been handed to another thread; a longer one is
+    /// [`Aloft`]. Of one for which no worker is idle there is a [`Ticket`].
     ///
     /// # Errors
     /// As [`Pool::call`] and [`Pool::submit`].
     pub fn begin(&self, job: Job, patience: Duration) -> Result<Begun, PoolError> {
-        match self.desk.begin(&job, patience)? {
-            call::Begun::Done(result) => Ok(Begun::Done(Box::new(result))),
-            call::Begun::Aloft(course, permit) => {
-                let followed = lock(&self.followed);
-                let followed = followed.as_ref().ok_or(PoolError::Draining)?;
-                Ok(Begun::Later(ticket::follow(followed, job, course, permit)))
-            }
-            call::Begun::NoWorker => self.submit(job).map(Begun::Later),
-        }
+        let Some((course, permit)) = self.desk.begin(&job)? else {
+            return self.submit(job).map(Begun::Later);
+        };
+        let aloft = Aloft::new(&self.desk, &self.followers, job, course, permit);
+        if patience.is_zero() { Ok(Begun::Aloft(aloft)) } else { aloft.look(patience) }
     }
 
     /// What every result of this pool depends on.
@@ -267,7 +268,7 @@ impl Pool {
         self.desk.draining.store(true, Ordering::Release);
         // Queued jobs are answered by `Draining` as soon as a dispatcher gets to them.
         *lock(&self.queue) = None;
-        *lock(&self.followed) = None;
+        self.followers.close();
         let finished = self.slots.are_stopped() || self.desk.wait_for_running_jobs(deadline);
         self.slots.stop(&self.desk, deadline);
         for dispatcher in dispatchers.drain(..) {

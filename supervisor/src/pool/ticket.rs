@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError, unbounded};
 
 use super::call::{Course, Desk, Permit};
 use super::{Job, JobResult, PoolError};
@@ -123,13 +123,32 @@ pub(super) fn submit(queue: &Sender<Queued>, job: Job) -> Result<Ticket, PoolErr
     }
 }
 
-/// Has a job that was begun followed to its end.
-pub(super) fn follow(followed: &Sender<Followed>, job: Job, course: Course, permit: Permit) -> Ticket {
-    let shared = Arc::new(Shared::default());
-    let completion = Completion(Some(Arc::clone(&shared)));
-    // If nobody receives, the completion says that the job is lost.
-    let _ = followed.send(Followed { job, course, permit, completion });
-    Ticket(shared)
+/// The way to the threads that follow jobs which were begun. Cheap to clone; closed for all at once.
+#[derive(Clone, Debug)]
+pub(super) struct Followers(Arc<Mutex<Option<Sender<Followed>>>>);
+
+impl Followers {
+    /// The way, and where it leads.
+    pub(super) fn new() -> (Self, Receiver<Followed>) {
+        let (following, followed) = unbounded();
+        (Self(Arc::new(Mutex::new(Some(following)))), followed)
+    }
+
+    /// Has a job that was begun followed to its end.
+    pub(super) fn follow(&self, job: Job, course: Course, permit: Permit) -> Result<Ticket, PoolError> {
+        let following = lock(&self.0);
+        let following = following.as_ref().ok_or(PoolError::Draining)?;
+        let shared = Arc::new(Shared::default());
+        let completion = Completion(Some(Arc::clone(&shared)));
+        // If nobody receives, the completion says that the job is lost.
+        let _ = following.send(Followed { job, course, permit, completion });
+        Ok(Ticket(shared))
+    }
+
+    /// Takes no more. What was taken is followed to its end.
+    pub(super) fn close(&self) {
+        *lock(&self.0) = None;
+    }
 }
 
 /// Starts the threads that work off the queue, and those that follow jobs which were begun elsewhere: of each as many as

@@ -1,6 +1,7 @@
 //! One worker process as the supervisor sees it, and the token that stands for it while it is idle.
 
 use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -192,6 +193,11 @@ impl Link {
         output: OutputArena,
     ) -> Self {
         Self { requests, replies, reader: FrameReader::new(), bell, input, output }
+    }
+
+    /// What can be read when a message has come, or none will.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.replies.as_fd()
     }
 
     /// Receives one message, or gives up at `deadline`. A worker that is known to be ending, and has sent nothing, has

@@ -34,6 +34,24 @@ pub fn extend_with(chain: &[Vec<u8>], count: u32, branch: u32, bytes: usize) -> 
     chain
 }
 
+/// That chain with `count` more blocks that have the transactions of `block`, all of them the same.
+#[must_use]
+pub fn extend_filled(chain: &[Vec<u8>], count: u32, block: &[u8]) -> Vec<Vec<u8>> {
+    let filling: Block = deserialize(block).expect("a block");
+    let merkle_root = filling.compute_merkle_root().expect("it has transactions");
+    let mut chain = chain.to_vec();
+    for _ in 0..count {
+        let last = chain.last().expect("a chain has a genesis block");
+        let previous: Block = deserialize(last).expect("a block of these tests");
+        let mut next = genesis_block(Network::Regtest);
+        next.txdata.clone_from(&filling.txdata);
+        next.header.prev_blockhash = previous.block_hash();
+        next.header.merkle_root = merkle_root;
+        chain.push(serialize(&mined(next)));
+    }
+    chain
+}
+
 fn mine(previous: &Block, height: u32, branch: u32, bytes: usize) -> Block {
     let mut block = genesis_block(Network::Regtest);
     block.header.version = Version::from_consensus(4);
@@ -49,7 +67,11 @@ fn mine(previous: &Block, height: u32, branch: u32, bytes: usize) -> Block {
         left -= size;
     }
     block.header.merkle_root = block.compute_merkle_root().expect("there is a transaction");
-    // Every other hash meets regtest's target.
+    mined(block)
+}
+
+/// Every other hash meets regtest's target.
+fn mined(mut block: Block) -> Block {
     while !block.header.target().is_met_by(block.block_hash()) {
         block.header.nonce += 1;
     }

@@ -1,8 +1,9 @@
 //! The HTTP face beside a server that does nothing: what a request to an empty guest costs, one at a time and with many
 //! connections, by one worker and by as many as there are processors.
 //!
-//! Client and server share the process and the machine, and both servers are the same axum on the same runtime: what they
-//! differ in is the guest and the way to it.
+//! Client and servers share the process and the machine, each with a runtime of its own: the one of `cofferdam serve`, and
+//! tokio's default one for the bare server. Both are the same axum: what they differ in is the guest and the way to it.
+//! `scripts/bench-serve/run` measures the same from outside, beside `wasmtime serve`.
 
 use std::iter;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
 use super::{Bench, CliError, Figure, guests, nanos, throughput};
-use crate::http;
+use crate::http::{self, server};
 
 /// How many connections ask at the same time.
 const CONNECTIONS: [usize; 2] = [1, 32];
@@ -41,15 +42,19 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, CliError> {
 
 fn with_workers(bench: &Bench<'_>, workers: usize) -> Result<Vec<Figure>, CliError> {
     bench.doing(format!("starting servers, workers: {workers}"));
-    let runtime = Runtime::new().map_err(CliError::io("the runtime"))?;
+    let failed = |error| CliError::io("a runtime")(error);
+    let our_runtime = server::runtime(workers).map_err(failed)?;
+    let bare_runtime = Runtime::new().map_err(failed)?;
+    let clients = server::runtime(1).map_err(failed)?;
     let pool = Arc::new(bench.builder(guests::EMPTY).workers(workers).build()?);
-    let measured = runtime.block_on(async {
-        let ours = serve(http::router(&pool)).await?;
-        let bare = serve(Router::new().route("/v1/blocks/{height}", post(|_: Bytes| async { "" }))).await?;
-        figures(bench, ours, bare, workers).await
-    });
+    // Within it: the service's own tasks are its, too.
+    let router = our_runtime.block_on(async { http::router(&pool) });
+    let ours = our_runtime.block_on(serve(router))?;
+    let nothing = Router::new().route("/v1/blocks/{height}", post(|_: Bytes| async { "" }));
+    let bare = bare_runtime.block_on(serve(nothing))?;
+    let measured = clients.block_on(figures(bench, ours, bare, workers));
     // The routes hold the pool, too: it ends here, and its memory is free for what is measured next.
-    runtime.shutdown_timeout(Duration::from_secs(10));
+    our_runtime.shutdown_timeout(Duration::from_secs(10));
     drop(pool);
     measured
 }

@@ -31,7 +31,7 @@ impl Durable {
     pub(super) fn batch(self) -> Batch {
         match self {
             Self::Block => Batch::SINGLE,
-            Self::Batch => Batch { blocks: 32, bytes: Bytes::mib(64).0, age: Duration::from_secs(1) },
+            Self::Batch => Batch::CATCHING_UP,
         }
     }
 }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use cofferdam_protocol::exit::CommandExit;
 use sd_notify::NotifyState;
-use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use self::args::ExitAt;
@@ -64,7 +63,8 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     };
     let service = Service::starting(settings, args.max_block_bytes.0);
     let parts = Parts { args: args.clone(), stop, store, state: Arc::new(state), service };
-    let runtime = Runtime::new().map_err(CliError::io("the runtime"))?;
+    // One for blocks, one for views.
+    let runtime = server::runtime(args.pool.workers().unwrap_or(2)).map_err(CliError::io("the runtime"))?;
     let exit = runtime.block_on(serve(Arc::new(parts), builder));
     runtime.shutdown_timeout(Duration::from_millis(100));
     exit

@@ -8,9 +8,11 @@ mod connections;
 mod patient;
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::thread;
 use std::time::Duration;
 
 use axum::Router;
@@ -21,6 +23,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
@@ -61,6 +64,17 @@ impl Default for Bounds {
             write_timeout: Duration::from_secs(30),
         }
     }
+}
+
+/// The runtime for a server over so many workers: no more threads than those, nor than there are processors. Requests then
+/// wake few threads, which where processors are few costs more than all else that is done for a small one.
+///
+/// # Errors
+/// The system's, if there are no threads to be had.
+pub fn runtime(workers: usize) -> io::Result<Runtime> {
+    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = workers.min(processors).max(1);
+    Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
 /// Serves `router` on `listener` until `service` closes; then lets what runs finish, for at most `grace`. Returns how many
