@@ -67,12 +67,16 @@ async function chain(page) {
   const section = page.locator("#chain");
   if (!isNode) return await section.isVisible() ? "there is a chain, and the server has none" : [];
   if (!await section.isVisible()) return "there is no section on the chain";
-  const said = (await (await page.request.get(new URL("/v1/status", address).href)).json()).chain;
-  const problems = [];
-  const height = await page.locator("#chain-counts > div", { hasText: "Height" }).locator("dd").textContent();
-  if (height.replace(/\D/g, "") !== String(said.height)) problems.push(`the height is “${height}”, the server says ${said.height}`);
-  const hash = await page.locator("#chain-hash").textContent();
-  if (!hash.includes(said.hash.slice(-8)) && !hash.includes(said.hash.slice(0, 8))) problems.push(`the newest block is “${hash}”, the server says ${said.hash}`);
+  let problems = [];
+  // The page and the answer can be of different moments: again, until they agree.
+  for (const until = Date.now() + WAIT; Date.now() < until; await page.waitForTimeout(200)) {
+    const said = (await (await page.request.get(new URL("/v1/status", address).href)).json()).chain;
+    const height = await page.locator("#chain-counts > div", { hasText: "Height" }).locator("dd").textContent();
+    const hash = await page.locator("#chain-hash").textContent();
+    const isShown = said.hash && (hash.includes(said.hash.slice(-8)) || hash.includes(said.hash.slice(0, 8)));
+    if (isShown && height.replace(/\D/g, "") === String(said.height)) return [];
+    problems = [`the page says “${height}” and “${hash}”, the server ${said.height} and ${said.hash}`];
+  }
   return problems;
 }
 

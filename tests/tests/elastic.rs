@@ -5,7 +5,7 @@ use std::time::Duration;
 use cofferdam::fault::Fault;
 use cofferdam::pool::{Aloft, Begun, Job, Pool, PoolError};
 use cofferdam::verdict::{HostVerdict, Verdict};
-use cofferdam_tests::support::guests::{Act, SCRIPT, good_block, good_pair};
+use cofferdam_tests::support::guests::{Act, SCRIPT, good_block, good_pair, key_value_flush};
 use cofferdam_tests::support::pool::{
     assert_good_block, build, is_running, limits, pairs, send, small, wait_until, workers,
 };
@@ -133,4 +133,27 @@ fn a_drain_does_not_wait_for_whoever_holds_a_job_that_is_aloft() {
     let spins = aloft(&pool, Act::Spin(0).block(1));
     assert!(!pool.drain(Duration::from_millis(50)));
     assert!(matches!(spins.look(LONG), Err(PoolError::Draining)));
+}
+
+#[test]
+fn a_job_that_is_aloft_when_a_drain_begins_is_followed_within_the_grace() {
+    let pool = build(small(SCRIPT).limits(limits(LONG, 0)));
+    let job = aloft(&pool, Act::Spin(100_000_000).block(1));
+    std::thread::scope(|scope| {
+        let drained = scope.spawn(|| pool.drain(LONG));
+        wait_until("it takes no more", || pool.submit(good_block(2)).is_err().then_some(()));
+        assert_eq!(job.follow().unwrap().wait().unwrap().verdict, Verdict::COMPLETED);
+        assert!(drained.join().unwrap());
+    });
+}
+
+#[test]
+fn an_answer_with_much_output_is_left_to_a_thread_of_the_pool() {
+    const BYTES: usize = 300 << 10;
+    let pool = build(small(SCRIPT).memory(8 << 20).limits(limits(LONG, 0)));
+    let value = vec![7; BYTES];
+    let block = Act::Flush(&key_value_flush(&[b"key", &value])).block(1);
+    let Begun::Later(ticket) = aloft(&pool, block).look(LONG).unwrap() else { panic!("it is much") };
+    assert_eq!(pairs(&ticket.wait().unwrap()), [(b"key".to_vec(), value)]);
+    assert_good_block(&pool, 2);
 }

@@ -203,24 +203,21 @@ impl Pipeline {
         if !self.settings.redundant {
             return Ok(self.pool.call(job)?);
         }
-        let (one, other) = thread::scope(|scope| {
-            let other = scope.spawn(|| self.pool.call(job));
-            (self.pool.call(job), other.join())
-        });
-        let one = one?;
-        // A panic there is one here.
-        let mut other = other.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        // While a worker is being replaced, one may have done both, and would agree with itself.
         let deadline = Instant::now() + PATIENCE;
         let is_guests = |result: &JobResult| matches!(result.verdict, Verdict::Guest(_));
-        while other.worker.pid == one.worker.pid && is_guests(&one) && is_guests(&other) {
+        loop {
+            // The first worker is taken before the second is asked for: whichever is handed out, they are two.
+            let begun = self.pool.begin(job.clone(), Duration::ZERO)?;
+            let (other, one) = (self.pool.call(job)?, begun.wait()?);
+            // While a worker is being replaced, one may have done both, and would agree with itself.
+            if other.worker.pid != one.worker.pid || !is_guests(&one) || !is_guests(&other) {
+                return agreed(height, one, &other);
+            }
             if Instant::now() >= deadline {
                 return Err(ChainError::OneWorker { height });
             }
             thread::sleep(PAUSE);
-            other = self.pool.call(job)?;
         }
-        agreed(height, one, &other)
     }
 
     fn take(&mut self, outcome: Outcome, sha256: Hash, verdict: GuestVerdict) -> Result<(), ChainError> {

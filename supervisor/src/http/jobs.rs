@@ -49,6 +49,9 @@ pub(super) async fn view(
     handle(service, what, headers, body).await
 }
 
+/// Bytes of JSON from which on they are put together in a thread of their own.
+const MUCH_BYTES: u64 = 256 << 10;
+
 type What = (Lane, u32, Option<String>);
 
 async fn handle(service: Service, what: Result<What, Problem>, headers: HeaderMap, body: Body) -> Response {
@@ -89,8 +92,14 @@ async fn answer(
         Some(key) => inner.answers.get(key, work.in_current_span()).await?,
     };
     let format = Format::of(headers);
-    let held = inner.room_for(answer.response_bytes(format)).await?;
-    Ok(answer.respond(format, held))
+    let bytes = answer.response_bytes(format);
+    let held = inner.room_for(bytes).await?;
+    if format == Format::Bytes || bytes < MUCH_BYTES {
+        return Ok(answer.respond(format, held));
+    }
+    // Others wait behind this one.
+    let response = tokio::task::spawn_blocking(move || answer.respond(format, held)).await;
+    response.map_err(|error| Problem::Internal(error.to_string()))
 }
 
 /// What makes two requests the same.

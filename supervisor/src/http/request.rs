@@ -14,7 +14,7 @@ use super::body::{Held, Received};
 use super::gate::{Lane, Refusal, Turn};
 use super::problem::Problem;
 use super::service::{Generation, Inner};
-use crate::pool::{Aloft, Begun, Job, JobResult, PoolError, StateLayer, Ticket};
+use crate::pool::{Begun, Job, JobResult, PoolError, StateLayer};
 
 /// One request for a job, read and understood.
 pub(super) struct Request {
@@ -60,23 +60,7 @@ enum Step {
 struct Later {
     run: Run,
     generation: Arc<Generation>,
-    way: Way,
-}
-
-/// How the result of a job is waited for.
-enum Way {
-    Aloft(Aloft),
-    Ticket(Ticket),
-}
-
-impl Way {
-    /// Waits for the result.
-    async fn end(self) -> Result<JobResult, PoolError> {
-        match self {
-            Self::Aloft(aloft) => aloft.land().await,
-            Self::Ticket(ticket) => ticket.await,
-        }
-    }
+    begun: Begun,
 }
 
 impl Run {
@@ -118,24 +102,31 @@ impl Inner {
     /// Begins a job on the pool that serves now. This thread, which serves other connections, too, waits for it for a moment:
     /// in that a short job is done, and to sleep and be woken would take as long.
     fn begin(&self, run: Run) -> Result<Step, Problem> {
+        /// From so much on it takes longer to copy than to hand over to another thread.
+        const MUCH_BYTES: usize = 256 << 10;
+        let is_large = run.job.input().len() > MUCH_BYTES;
         loop {
             let generation = self.generation().ok_or_else(|| self.not_serving())?;
-            let way = match generation.pool.begin(run.job.clone(), wait::SPIN) {
-                Ok(Begun::Done(result)) => return Ok(Step::Done(Done { run, generation, result: *result })),
-                Ok(Begun::Aloft(aloft)) => Way::Aloft(aloft),
-                Ok(Begun::Later(ticket)) => Way::Ticket(ticket),
-                // Replaced since; the next one takes it.
-                Err(error) if self.is_replaced(&generation, &error) => continue,
-                Err(error) => return Err(self.problem(error)),
+            let job = run.job.clone();
+            let begun = if is_large {
+                generation.pool.submit(job).map(Begun::Later)
+            } else {
+                generation.pool.begin(job, wait::SPIN)
             };
-            return Ok(Step::Later(Later { run, generation, way }));
+            match begun {
+                Ok(Begun::Done(result)) => return Ok(Step::Done(Done { run, generation, result: *result })),
+                Ok(begun) => return Ok(Step::Later(Later { run, generation, begun })),
+                // Replaced since; the next one takes it.
+                Err(error) if self.is_replaced(&generation, &error) => {}
+                Err(error) => return Err(self.problem(error)),
+            }
         }
     }
 
     async fn follow(self: Arc<Self>, mut later: Later) -> Result<Arc<Answer>, Problem> {
         loop {
-            let Later { run, generation, way } = later;
-            let step = match way.end().await {
+            let Later { run, generation, begun } = later;
+            let step = match begun.land().await {
                 Ok(result) => Step::Done(Done { run, generation, result }),
                 // Not begun by a pool that was replaced meanwhile: the next one takes it.
                 Err(error) if self.is_replaced(&generation, &error) => self.begin(run)?,

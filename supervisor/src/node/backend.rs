@@ -75,10 +75,14 @@ impl Node {
         let next = height.saturating_add(1);
         let job = InternalJob { height: next, export: None, input: block, layers: Vec::new(), base: None };
         let answer = self.run(job).await?;
-        let writes = Writes::parse(answer.output.into()).map_err(internal)?;
         let pool = self.service.pool().ok_or_else(|| CallError::NotReady("no worker is ready".to_owned()))?;
-        // Too many blocks wait for their commit at this moment, or other previews.
-        let layer = pool.layer(next, &writes).ok_or(CallError::Saturated)?;
+        // It can be much, and the arena is shared with the chain.
+        let laid = tokio::task::spawn_blocking(move || {
+            let writes = Writes::parse(answer.output.into()).map_err(internal)?;
+            // Too many blocks wait for their commit at this moment, or other previews.
+            pool.layer(next, &writes).ok_or(CallError::Saturated)
+        });
+        let layer = laid.await.map_err(internal)??;
         Ok(Ground { height: next, layers: vec![layer], base: Some(height) })
     }
 

@@ -17,7 +17,8 @@ use super::{Begun, Job, JobResult, PoolError};
 /// death that does not show on the pipe, it learns nothing, so a thread follows what takes longer.
 const SHORT: Duration = Duration::from_millis(10);
 
-/// A job that a worker is at. Dropping it does not stop the job: a thread of the pool follows it to its end.
+/// A job that a worker is at. Dropping it does not stop the job: a thread of the pool follows it to its end. While it is held
+/// and neither looked at nor waited for, nobody ends it when its time is over.
 #[derive(Debug)]
 #[must_use = "the job's result is only to be had through it"]
 pub struct Aloft {
@@ -46,8 +47,8 @@ impl Aloft {
         Self { flown, desk: Arc::clone(desk), followers: followers.clone() }
     }
 
-    /// What comes of it within `patience`: it is done, or still aloft, or its worker is lost, and a [`Ticket`] stands for the
-    /// rest of its way.
+    /// What comes of it within `patience`: it is done, or still aloft, or there is a [`Ticket`] for the rest of its way, which
+    /// takes time: its worker is lost, or has much to say.
     ///
     /// # Errors
     /// [`PoolError::Draining`].
@@ -60,7 +61,7 @@ impl Aloft {
                 self.flown = Some(Box::new(Flown { job, course, permit }));
                 Ok(Begun::Aloft(self))
             }
-            Look::Lost(course) => self.followers.follow(job, course, permit).map(Begun::Later),
+            Look::Long(course) => self.followers.follow(job, course, permit).map(Begun::Later),
         }
     }
 
@@ -72,7 +73,9 @@ impl Aloft {
     /// # Panics
     /// Outside of such a runtime.
     pub async fn land(mut self) -> Result<JobResult, PoolError> {
-        let until = Instant::now() + SHORT;
+        let short = Instant::now() + SHORT;
+        let deadline = self.flown.as_ref().and_then(|flown| flown.course.deadline());
+        let until = deadline.map_or(short, |deadline| deadline.min(short));
         loop {
             if !self.is_readable_by(until).await {
                 return self.follow()?.await;

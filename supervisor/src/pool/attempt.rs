@@ -35,8 +35,10 @@ pub(super) struct Flight {
     id: u64,
     /// The job's wall-clock time, and when it is over.
     limit: Duration,
-    deadline: Instant,
+    pub(super) deadline: Instant,
     output_limit: u64,
+    /// What the worker said, until it is checked.
+    reply: Option<Reply>,
     /// Why there will be no answer, if that is known.
     pub(super) failure: Option<Failure>,
 }
@@ -52,6 +54,7 @@ impl Flight {
             limit,
             deadline: after(limit),
             output_limit: limits.output_bytes,
+            reply: None,
             failure: None,
         };
         flight.failure = flight.send(job, attempt).err();
@@ -79,16 +82,34 @@ impl Flight {
         self.idle.link.descriptor()
     }
 
-    /// Waits for the answer until `until`; none if it has not come by then, and may still come.
-    pub(super) fn await_answer(&mut self, job: &Job, until: Instant) -> Option<Result<Answer, Failure>> {
-        if let Some(failure) = self.failure.take() {
-            return Some(Err(failure));
+    /// Waits until `until` for what the worker says, or for why it will say nothing; whether either has come.
+    pub(super) fn await_reply(&mut self, until: Instant) -> bool {
+        if self.reply.is_some() || self.failure.is_some() {
+            return true;
         }
         match self.idle.link.receive(until.min(self.deadline)) {
-            Ok(reply) => Some(self.check(job, reply)),
-            Err(Silence::Timeout) if Instant::now() < self.deadline => None,
-            Err(Silence::Timeout) => Some(Err(Failure::Kill(KillReason::Deadline(self.limit)))),
-            Err(Silence::Frame(error)) => Some(Err(Failure::from_frame(error))),
+            Ok(reply) => self.reply = Some(reply),
+            Err(Silence::Timeout) if Instant::now() < self.deadline => return false,
+            Err(Silence::Timeout) => self.failure = Some(Failure::Kill(KillReason::Deadline(self.limit))),
+            Err(Silence::Frame(error)) => self.failure = Some(Failure::from_frame(error)),
+        }
+        true
+    }
+
+    /// Bytes of output that the worker says there are; none before it has said anything.
+    pub(super) fn output_bytes(&self) -> Option<u64> {
+        self.reply.as_ref().map(|reply| reply.output.length)
+    }
+
+    /// Waits for the answer until `until`, and checks it; none if it has not come by then, and may still come.
+    pub(super) fn await_answer(&mut self, job: &Job, until: Instant) -> Option<Result<Answer, Failure>> {
+        if !self.await_reply(until) {
+            return None;
+        }
+        match (self.failure.take(), self.reply.take()) {
+            (Some(failure), _) => Some(Err(failure)),
+            (None, Some(reply)) => Some(self.check(job, reply)),
+            (None, None) => None,
         }
     }
 

@@ -72,6 +72,11 @@ impl Course {
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.flight.as_ref().map(Flight::descriptor)
     }
+
+    /// When the time of the attempt is over.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.flight.as_ref().map(|flight| flight.deadline)
+    }
 }
 
 /// What a look at a job that was begun shows.
@@ -81,8 +86,8 @@ pub(super) enum Look {
     Landed(Box<JobResult>),
     /// A worker is at it.
     Aloft(Course),
-    /// Its worker failed it: [`Desk::finish`] does the rest, and may have to wait for that.
-    Lost(Course),
+    /// Its worker failed it, or has much to say: [`Desk::finish`] does the rest, which takes time.
+    Long(Course),
 }
 
 impl Desk {
@@ -113,9 +118,9 @@ impl Desk {
         self.idle.take_unless(keep)
     }
 
-    /// Takes an idle worker, waiting for one for at most `patience`.
+    /// Takes the worker that has been idle for longest, waiting for one for at most `patience`.
     pub(super) fn take_idle_within(&self, patience: Duration) -> Option<IdleWorker> {
-        self.idle.take_by(after(patience))
+        self.idle.take_oldest_by(after(patience))
     }
 
     /// Says that no worker will ever come again.
@@ -175,19 +180,18 @@ impl Desk {
 
     /// Looks at a job that was begun, until `deadline`.
     pub(super) fn look(&self, mut course: Course, job: &Job, deadline: Instant) -> Look {
-        let Some(mut flight) = course.flight.take() else { return Look::Lost(course) };
-        match flight.await_answer(job, deadline) {
-            Some(Ok(answer)) => Look::Landed(Box::new(self.land(flight, answer, course))),
-            Some(Err(failure)) => {
-                flight.failure = Some(failure);
-                course.flight = Some(flight);
-                Look::Lost(course)
-            }
-            None => {
-                course.flight = Some(flight);
-                Look::Aloft(course)
+        /// From so much on it takes longer to copy than to hand over to another thread.
+        const MUCH_BYTES: u64 = 256 << 10;
+        let Some(mut flight) = course.flight.take() else { return Look::Long(course) };
+        let is_there = flight.await_reply(deadline);
+        if is_there && flight.output_bytes().is_some_and(|bytes| bytes <= MUCH_BYTES) {
+            match flight.await_answer(job, deadline) {
+                Some(Ok(answer)) => return Look::Landed(Box::new(self.land(flight, answer, course))),
+                landed => flight.failure = landed.and_then(Result::err),
             }
         }
+        course.flight = Some(flight);
+        if is_there { Look::Long(course) } else { Look::Aloft(course) }
     }
 
     /// Follows a job to its final result.
@@ -202,7 +206,7 @@ impl Desk {
                     self.take_off(self.take_idle()?, job, course.attempt)
                 }
             };
-            let failure = match flight.failure.take().map_or_else(|| flight.await_end(job), Err) {
+            let failure = match flight.await_end(job) {
                 Ok(answer) => return Ok(self.land(flight, answer, course)),
                 Err(failure) => failure,
             };

@@ -24,11 +24,15 @@ impl Idle {
         Self { tokens: Mutex::default(), units: unbounded() }
     }
 
-    /// Puts a worker where others find it.
+    /// Puts a worker where others find it, unless it has died meanwhile.
     pub(super) fn put(&self, worker: IdleWorker) {
-        lock(&self.tokens).push_back(worker);
-        // Both ends live as long as this.
-        let _ = self.units.0.send(());
+        let mut tokens = lock(&self.tokens);
+        // Looked at under the lock: whoever clears away the tokens of a worker that has died comes after it is known to be dead.
+        if worker.worker.is_alive() {
+            tokens.push_back(worker);
+            // Both ends live as long as this.
+            let _ = self.units.0.send(());
+        }
     }
 
     /// Something that can be received when there is a worker to [`claim`](Self::claim).
@@ -59,11 +63,12 @@ impl Idle {
         None
     }
 
-    /// Takes a worker, waiting for one until `deadline`.
-    pub(super) fn take_by(&self, deadline: Instant) -> Option<IdleWorker> {
+    /// Takes the worker that has been idle for longest, waiting for one until `deadline`.
+    pub(super) fn take_oldest_by(&self, deadline: Instant) -> Option<IdleWorker> {
         loop {
             self.units.1.recv_deadline(deadline).ok()?;
-            if let Some(idle) = self.claim() {
+            let oldest = lock(&self.tokens).pop_front();
+            if let Some(idle) = oldest.filter(|idle| idle.worker.is_alive()) {
                 return Some(idle);
             }
         }

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Who does what: a caller's thread takes an idle worker, a token that can only be moved (`worker`),
-//! speaks to its pipes itself (`call`, `attempt`), and puts the token back only after an answer that proves the worker sound;
+//! speaks to its pipes itself (`call`, `attempt`; `aloft` where an executor waits for that), and puts the token back to the
+//! `idle` ones only after an answer that proves the worker sound;
 //! a token that is not put back is a worker that ends. One thread a slot (`slot`, `keeper`) starts workers, waits for their
 //! deaths (`dying`, `death`) and replaces them ([`restart`]). The rest asks questions: whether the memory is there
 //! ([`admission`], [`cgroup`]), and where the compiled module comes from (`artifact`).
@@ -128,6 +129,35 @@ pub enum Begun {
     Aloft(Aloft),
     /// It waits for a worker, or a thread of the pool waits for the one that is at it.
     Later(Ticket),
+}
+
+impl Begun {
+    /// Waits for the result, in this thread.
+    ///
+    /// # Errors
+    /// As [`Pool::call`].
+    pub fn wait(self) -> Result<JobResult, PoolError> {
+        match self {
+            Self::Done(result) => Ok(*result),
+            Self::Aloft(aloft) => aloft.follow()?.wait(),
+            Self::Later(ticket) => ticket.wait(),
+        }
+    }
+
+    /// Waits for the result, as [`Aloft::land`] does.
+    ///
+    /// # Errors
+    /// As [`Pool::call`].
+    ///
+    /// # Panics
+    /// As [`Aloft::land`].
+    pub async fn land(self) -> Result<JobResult, PoolError> {
+        match self {
+            Self::Done(result) => Ok(*result),
+            Self::Aloft(aloft) => aloft.land().await,
+            Self::Later(ticket) => ticket.await,
+        }
+    }
 }
 
 /// A pool of committed workers. Cheap to share behind an [`Arc`]; dropping it ends every worker.
@@ -268,8 +298,9 @@ impl Pool {
         self.desk.draining.store(true, Ordering::Release);
         // Queued jobs are answered by `Draining` as soon as a dispatcher gets to them.
         *lock(&self.queue) = None;
-        self.followers.close();
         let finished = self.slots.are_stopped() || self.desk.wait_for_running_jobs(deadline);
+        // Not before: what is aloft may still have to be followed.
+        self.followers.close();
         self.slots.stop(&self.desk, deadline);
         for dispatcher in dispatchers.drain(..) {
             // A dispatcher that panicked has lost its jobs' tickets, whose holders are told; nothing to add here.
