@@ -92,6 +92,25 @@ fn a_job_that_loses_its_worker_while_it_is_begun_is_run_again() {
     assert_eq!((pool.health().slots.len(), pool.health().deaths()), (0, 1));
 }
 
+#[test]
+fn the_worker_that_was_used_last_goes_next_unless_it_is_still_being_reset() {
+    const TRIES: u32 = 100;
+    // 64 MiB to zero take a thousand times as long as to hand the next block over.
+    let dirty = "(module (memory (export \"memory\") 1024)
+        (func (export \"_start\") (memory.fill (i32.const 0) (i32.const 1) (i32.const 0x4000000))))";
+    let pool = build(small(dirty).memory(64 << 20).workers(2));
+    let pid = |height| pool.call(&Job::block(height, Vec::new())).unwrap().worker.pid;
+    // Either process may be held up for longer than that, but not every time.
+    assert!((0..TRIES).any(|height| pid(height) != pid(height)), "one resets while the other runs");
+    let pool = build(small(SCRIPT).workers(2));
+    let pid = |height| {
+        let result = assert_good_block(&pool, height);
+        result.reset.wait(LONG).expect("it is reset");
+        result.worker.pid
+    };
+    assert!((0..TRIES).any(|height| pid(height) == pid(height)), "it is awake, and its caches are warm");
+}
+
 /// A job that a worker is at, and that nobody has looked at yet.
 fn aloft(pool: &Pool, job: Job) -> Aloft {
     match pool.begin(job, Duration::ZERO).expect("the pool takes jobs") {

@@ -17,7 +17,8 @@ use cofferdam::verdict::{GuestVerdict, Verdict};
 use cofferdam_tests::support::guests::{Act, LEDGER, SCRIPT, good_input, good_pair};
 use cofferdam_tests::support::pool::{build, send, small, wait_until};
 use cofferdam_tests::support::random::{Random, seed};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 cofferdam::enable_test_support!();
@@ -149,9 +150,11 @@ fn workers_that_die_cost_nothing_of_what_is_not_committed() {
     for block in blocks() {
         if random.below(10) == 0 {
             let ready = |slot: &SlotHealth| matches!(slot.state, SlotState::Idle | SlotState::Busy);
-            let pid =
-                wait_until("a worker is ready", || pool.health().slots.iter().find(|slot| ready(slot))?.pid);
-            send(pid, Signal::SIGKILL);
+            // One that is said to be ready may be dying of the last time.
+            wait_until("a worker is killed", || {
+                let pid = pool.health().slots.iter().find(|slot| ready(slot))?.pid?;
+                kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).ok()
+            });
         }
         assert!(matches!(pipeline.push(block).expect("the chain goes on"), Pushed::Taken));
     }
