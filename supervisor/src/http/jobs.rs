@@ -17,7 +17,7 @@ use super::body::{self, Bounds};
 use super::gate::Lane;
 use super::idempotency::Key;
 use super::problem::Problem;
-use super::request::Request;
+use super::request::{MUCH_BYTES, Request};
 use super::service::{Inner, Service};
 use super::trace;
 
@@ -48,9 +48,6 @@ pub(super) async fn view(
     let what = export.and_then(|export| Ok((Lane::Views, height_of_query(query.as_deref())?, Some(export))));
     handle(service, what, headers, body).await
 }
-
-/// Bytes of JSON from which on they are put together in a thread of their own.
-const MUCH_BYTES: u64 = 256 << 10;
 
 type What = (Lane, u32, Option<String>);
 
@@ -94,10 +91,9 @@ async fn answer(
     let format = Format::of(headers);
     let bytes = answer.response_bytes(format);
     let held = inner.room_for(bytes).await?;
-    if format == Format::Bytes || bytes < MUCH_BYTES {
+    if format == Format::Bytes || bytes < MUCH_BYTES as u64 {
         return Ok(answer.respond(format, held));
     }
-    // Others wait behind this one.
     let response = tokio::task::spawn_blocking(move || answer.respond(format, held)).await;
     response.map_err(|error| Problem::Internal(error.to_string()))
 }

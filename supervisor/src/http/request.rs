@@ -16,6 +16,10 @@ use super::problem::Problem;
 use super::service::{Generation, Inner};
 use crate::pool::{Begun, Job, JobResult, PoolError, StateLayer};
 
+/// Bytes from which on it takes longer to copy them, hash them, or write them as JSON than to hand them to another thread: by the
+/// ones that serve, others would wait for it.
+pub(super) const MUCH_BYTES: usize = 256 << 10;
+
 /// One request for a job, read and understood.
 pub(super) struct Request {
     pub(super) lane: Lane,
@@ -102,8 +106,6 @@ impl Inner {
     /// Begins a job on the pool that serves now. This thread, which serves other connections, too, waits for it for a moment:
     /// in that a short job is done, and to sleep and be woken would take as long.
     fn begin(&self, run: Run) -> Result<Step, Problem> {
-        /// From so much on it takes longer to copy than to hand over to another thread.
-        const MUCH_BYTES: usize = 256 << 10;
         let is_large = run.job.input().len() > MUCH_BYTES;
         loop {
             let generation = self.generation().ok_or_else(|| self.not_serving())?;
@@ -205,7 +207,6 @@ impl Inner {
 
 /// The answer with its digest; of much output in a thread of its own, for others wait behind this one.
 async fn digested(question: Question, result: JobResult) -> Result<Answer, Problem> {
-    const MUCH_BYTES: usize = 256 << 10;
     let bytes = result.writes().as_bytes().len() + result.view_result().len();
     if bytes < MUCH_BYTES {
         return Ok(Answer::new(question, result));
