@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cofferdam_test_skips::skip;
 use cofferdam_tests::support::cgroup::ChildCgroup;
 use cofferdam_tests::support::command::{
     Cofferdam, EARLY_RECORDS, Output, cut_records, exclusively, number, record,
@@ -13,8 +14,13 @@ use nix::unistd::{SysconfVar, sysconf};
 
 const FOUR_GIB: u64 = 1 << 32;
 
-/// Holds every other test of 4 GiB off, in this process and in others; says loudly if this machine has no room for one.
+/// Holds every other test of 4 GiB off, in this process and in others. None, with a skip that says why, if this machine has
+/// no room for one, or if `scripts/test --quick` asked to leave them out.
 fn room(needed: u64) -> Option<std::fs::File> {
+    if std::env::var_os("COFFERDAM_SKIP_4GIB").is_some() {
+        skip("COFFERDAM_SKIP_4GIB is set: nothing of 4 GiB is committed");
+        return None;
+    }
     let lock = exclusively("4gib");
     let of = |what| sysconf(what).ok().flatten().and_then(|number| u64::try_from(number).ok());
     let memory =
@@ -22,7 +28,7 @@ fn room(needed: u64) -> Option<std::fs::File> {
     if memory >= Some(needed) {
         return Some(lock);
     }
-    eprintln!("SKIPPED: {needed} bytes of free memory are needed, and there are {memory:?}");
+    skip(format_args!("{needed} bytes of free memory are needed, and there are {memory:?}"));
     None
 }
 
@@ -83,7 +89,7 @@ fn in_8_gib_everything_runs_with_default_settings() {
 /// The kernel's count of a worker's own memory; none, loudly, if this user may not read it.
 fn resident(worker: u32) -> Option<u64> {
     if std::fs::read(Path::new("/proc").join(worker.to_string()).join("smaps_rollup")).is_err() {
-        eprintln!("SKIPPED: the kernel does not show this user the memory of its workers");
+        skip("the kernel does not show this user the memory of its workers");
         return None;
     }
     Some(resident_bytes(worker))

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cofferdam_test_skips::skip;
 use cofferdam_tests::support::cgroup::ChildCgroup;
 use cofferdam_tests::support::command::{Cofferdam, Output, cofferdam, number, text};
 use nix::sys::signal::Signal;
@@ -179,7 +180,7 @@ fn a_block_that_cannot_be_read_is_no_agreement() {
 #[test]
 fn where_no_cgroup_can_be_made_it_says_so_and_ends_with_2() {
     if !nix::unistd::geteuid().is_root() {
-        return eprintln!("SKIPPED: only root can become somebody who may make no cgroup");
+        return skip("only root can become somebody who may make no cgroup");
     }
     // Where anybody can read it.
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -191,7 +192,7 @@ fn where_no_cgroup_can_be_made_it_says_so_and_ends_with_2() {
         Command::new("setpriv").args(["--reuid=65534", "--clear-groups"]).arg(&binary).arg("check").output();
     let output = match run {
         Ok(output) => output,
-        Err(error) => return eprintln!("SKIPPED: setpriv (util-linux) cannot be started: {error}"),
+        Err(error) => return skip(format_args!("setpriv (util-linux) cannot be started: {error}")),
     };
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");

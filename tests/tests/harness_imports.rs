@@ -8,6 +8,7 @@ use std::process::Command;
 use cofferdam::harness::{Harness, HarnessError, HostImport, ImportError, Session, Value, What};
 use cofferdam::pool::Pool;
 use cofferdam::verdict::{GuestVerdict, HostVerdict};
+use cofferdam_test_skips::skip;
 use cofferdam_tests::support::guests::{IMPORTS, SCRIPT, START_USES_IMPORT};
 use cofferdam_tests::support::pool::MEMORY;
 
@@ -140,7 +141,7 @@ fn verdicts_that_differ_are_told_with_both() {
 #[test]
 fn a_host_that_is_too_small_for_a_block_kills_the_worker() {
     let mut session = match imports().host_memory(128 << 20).start() {
-        Err(error) if error.is_no_host_limit() => return eprintln!("SKIPPED: {error}"),
+        Err(error) if error.is_no_host_limit() => return skip(error),
         started => started.expect("16 MiB fit"),
     };
     let outcome = session.block("e").assert_verdict(HostVerdict::OomKilled);

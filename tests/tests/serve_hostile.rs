@@ -8,6 +8,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use cofferdam_test_skips::skip;
 use cofferdam_tests::support::command::{Cofferdam, PATIENCE, exclusively, extend_digest, wait_until};
 use cofferdam_tests::support::guests::{Act, good_pair, key_value_flush};
 use cofferdam_tests::support::pool::proc_field;
@@ -235,7 +236,7 @@ fn raise_limits(server: &Server, clients: u64) -> bool {
     let most = clients + 500;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     if setrlimit(Resource::RLIMIT_NOFILE, hard.max(most), hard.max(most)).is_err() {
-        eprintln!("SKIPPED: {most} descriptors are needed, and {hard} allowed");
+        skip(format_args!("{most} descriptors are needed, and {hard} allowed"));
         return false;
     }
     limit_descriptors(server, most)
@@ -246,7 +247,7 @@ fn limit_descriptors(server: &Server, most: u64) -> bool {
     let set = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={most}:{most}")]).status();
     let is_set = set.is_ok_and(|status| status.success());
     if !is_set {
-        eprintln!("SKIPPED: prlimit (util-linux) cannot set a limit of {most} descriptors here");
+        skip(format_args!("prlimit (util-linux) cannot set a limit of {most} descriptors here"));
     }
     is_set
 }

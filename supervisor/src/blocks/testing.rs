@@ -10,6 +10,7 @@ use bitcoin::consensus::serialize;
 use bitcoin::constants::genesis_block;
 use bitcoin::script::Builder;
 use bitcoin::{Block, Network};
+use cofferdam_test_skips::skip;
 
 use super::plan::open_with;
 use super::{BlockError, BlockInput, BlockSource, Options, SourceBlock, bundled};
@@ -147,7 +148,7 @@ pub(super) fn shared(name: &str) -> Option<PathBuf> {
     match std::env::var_os("COFFERDAM_SHARED") {
         Some(directory) => Some(PathBuf::from(directory).join("blocks").join(name)),
         None => {
-            eprintln!("SKIPPED: {name} is not there: set COFFERDAM_SHARED to the directory of shared data");
+            skip(format_args!("{name} is not there: set COFFERDAM_SHARED to the directory of shared data"));
             None
         }
     }

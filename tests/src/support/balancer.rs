@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use cofferdam_test_skips::skip;
 use nix::sys::signal::Signal;
 
 use super::command::{Files, repository, send, wait_until};
@@ -46,7 +47,7 @@ impl Balancer {
     pub fn start(kind: Kind, network: Network, retries: Retries) -> Option<Self> {
         let program = kind.program();
         if Command::new(program).arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-            eprintln!("SKIPPED: {program} is not installed (Debian: apt-get install {program})");
+            skip(format_args!("{program} is not installed (Debian: apt-get install {program})"));
             return None;
         }
         let files = Files::new();

@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bitcoin::BlockHash;
+use cofferdam_test_skips::skip;
 use serde_json::{Value, json};
 
 use super::command::{Files, wait_until};
@@ -171,9 +172,7 @@ fn program() -> Option<PathBuf> {
     let versions = fs::read_dir(target.join("bitcoind")).into_iter().flatten().flatten();
     let found = versions.map(|version| version.path().join("bitcoind")).find(|path| path.is_file());
     if found.is_none() {
-        eprintln!(
-            "SKIPPED: there is no bitcoind: run scripts/fetch-bitcoind, or set BITCOIND to the path of one"
-        );
+        skip("there is no bitcoind: run scripts/fetch-bitcoind, or set BITCOIND to the path of one");
     }
     found
 }

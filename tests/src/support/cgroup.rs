@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cofferdam::pool::cgroup;
+use cofferdam_test_skips::skip;
 
 /// A memory cgroup with a limit, made for one test. Removed at the end.
 #[derive(Debug)]
@@ -14,7 +15,7 @@ impl ChildCgroup {
         match cgroup::ChildCgroup::limited_to(bytes) {
             Ok(cgroup) => Some(Self(cgroup)),
             Err(error) => {
-                eprintln!("SKIPPED: no memory cgroup can be made here: {error}");
+                skip(format_args!("no memory cgroup can be made here: {error}"));
                 None
             }
         }

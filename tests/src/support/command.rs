@@ -7,14 +7,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use cofferdam::profile::Hash;
 use cofferdam::store::{Durability, Identity, Store};
+use cofferdam_test_skips::skip;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -83,10 +84,7 @@ pub fn shared_blocks(name: &str) -> Option<PathBuf> {
     if path.is_file() {
         return Some(path);
     }
-    eprintln!(
-        "SKIPPED: {} is not there: set COFFERDAM_SHARED to the directory of shared data",
-        path.display()
-    );
+    skip(format_args!("{name} is not there: set COFFERDAM_SHARED to the directory of shared data"));
     None
 }
 
@@ -272,17 +270,23 @@ impl<'a> Cofferdam<'a> {
             }
         });
         let stderr = child.stderr.take().expect("its standard error is a pipe");
-        let stderr = thread::spawn(move || read_text(stderr));
+        let said = Arc::new(Mutex::default());
+        let stderr = {
+            let said = Arc::clone(&said);
+            thread::spawn(move || read_into(stderr, &said))
+        };
         let readers = Some((stdout, stderr));
-        Running { child, binary, arguments: self.arguments, stdin, lines, seen: Vec::new(), readers }
+        Running { child, binary, arguments: self.arguments, stdin, lines, seen: Vec::new(), said, readers }
     }
 }
 
-fn read_text(mut pipe: impl Read) -> String {
-    let mut bytes = Vec::new();
-    // What was read until then is what there is.
-    let _ = pipe.read_to_end(&mut bytes);
-    String::from_utf8_lossy(&bytes).into_owned()
+/// Reads a pipe to its end. What has come is in `said` at every moment.
+fn read_into(mut pipe: impl Read, said: &Mutex<Vec<u8>>) {
+    let mut buffer = [0; 4096];
+    // An error ends it, too: then what was read until then is what there is.
+    while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+        said.lock().expect("nobody panics").extend_from_slice(&buffer[..length]);
+    }
 }
 
 /// A `cofferdam` that runs. Killed, workers and all, if a test fails before it ends.
@@ -294,7 +298,9 @@ pub struct Running {
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
     seen: Vec<String>,
-    readers: Option<(JoinHandle<()>, JoinHandle<String>)>,
+    /// What has come from its standard error.
+    said: Arc<Mutex<Vec<u8>>>,
+    readers: Option<(JoinHandle<()>, JoinHandle<()>)>,
 }
 
 impl Running {
@@ -350,9 +356,20 @@ impl Running {
         (0..count).map(|_| self.next_line()).collect()
     }
 
+    /// What it has said on standard error so far.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.said.lock().expect("nobody panics")).into_owned()
+    }
+
+    /// Waits until it has said this on standard error.
+    pub fn await_stderr(&self, words: &str) {
+        wait_until(&format!("it says {words:?}"), || self.stderr().contains(words).then_some(()));
+    }
+
     fn ended_early(&mut self) -> ! {
-        let (_, stderr) = self.readers.take().expect("it was not finished before");
-        let stderr = stderr.join().expect("its standard error was read");
+        let (_, reader) = self.readers.take().expect("it was not finished before");
+        reader.join().expect("its standard error was read");
+        let stderr = self.stderr();
         panic!("{:?} ended before its next line:\n{stderr}", self.arguments)
     }
 
@@ -371,7 +388,8 @@ impl Running {
         let status = self.wait();
         let (stdout, stderr) = self.readers.take().expect("it is finished once");
         stdout.join().expect("its standard output was read");
-        let stderr = stderr.join().expect("its standard error was read");
+        stderr.join().expect("its standard error was read");
+        let stderr = self.stderr();
         let mut lines = std::mem::take(&mut self.seen);
         lines.extend(self.lines.try_iter());
         Output { arguments: std::mem::take(&mut self.arguments), status, lines, stderr }

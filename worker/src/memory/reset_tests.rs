@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::time::Instant;
 
+use cofferdam_test_skips::skip;
 use proptest::prelude::*;
 
 use super::super::commit::page_bytes;
@@ -68,7 +69,7 @@ fn adaptive(slab: &Slab) -> Option<Resetter> {
     match Tracker::new(&slab.reservation, slab.limit) {
         Ok(tracker) => Some(Resetter::new(slab.limit, page_bytes(), Some(tracker))),
         Err(error) => {
-            eprintln!("SKIPPED: writes cannot be tracked here: {error}");
+            skip(format_args!("writes cannot be tracked here: {error}"));
             None
         }
     }

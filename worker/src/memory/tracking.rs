@@ -313,6 +313,8 @@ fn wide(value: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use cofferdam_test_skips::skip;
+
     use super::*;
 
     #[test]
@@ -333,7 +335,7 @@ mod tests {
         area.touch(0..PAGES * page, page);
         let mut tracker = match Tracker::new(&area, PAGES * page) {
             Ok(tracker) => tracker,
-            Err(error) => return eprintln!("SKIPPED: writes cannot be tracked here: {error}"),
+            Err(error) => return skip(format_args!("writes cannot be tracked here: {error}")),
         };
         tracker.protect(&area, 0..PAGES * page).unwrap();
         let written: Vec<_> = (0..PAGES).step_by(2).map(|at| at * page..(at + 1) * page).collect();
