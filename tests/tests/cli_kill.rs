@@ -4,8 +4,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
 
 use cofferdam_tests::support::command::{
     Cofferdam, Files, Output, Running, content, guest, number, record, send, sums_blocks, text, wait_until,
@@ -153,7 +151,7 @@ fn every_worker_is_killed_at_once() {
 }
 
 #[test]
-fn workers_are_killed_ten_times_at_random_moments() {
+fn workers_are_killed_ten_times_in_the_middle_of_blocks() {
     const KILLS: usize = 10;
     let mut random = Random::seeded();
     let blocks = sums_blocks(300, SHORT);
@@ -166,20 +164,27 @@ fn workers_are_killed_ten_times_at_random_moments() {
     run.next_lines(10);
     run.await_workers(2);
     let descriptors = run.descriptors();
-    run.feed(&records(&blocks[10..]));
     let mut killed = BTreeSet::new();
+    let mut rest = &blocks[10..];
     while killed.len() < KILLS {
-        thread::sleep(Duration::from_millis(20 + random.below(180)));
-        let workers = run.workers();
-        if workers.is_empty() {
-            continue;
-        }
-        let victim = workers[usize::try_from(random.below(workers.len() as u64)).expect("a few")];
-        if !killed.contains(&victim) && send(victim, Signal::SIGKILL).is_ok() {
-            killed.insert(victim);
-        }
+        // Of these blocks some are done when a worker is killed, and some are not: the last has not been fed yet.
+        let (now, later) = rest.split_at(2 + below(&mut random, 20));
+        rest = later;
+        let (last, first) = now.split_last().expect("two or more");
+        run.feed(&records(first));
+        let read = below(&mut random, first.len());
+        run.next_lines(read);
+        let victim = wait_until("there is a worker that was not killed before", || {
+            let alive: Vec<_> = run.workers().into_iter().filter(|pid| !killed.contains(pid)).collect();
+            let victim = *alive.get(below(&mut random, alive.len().max(1)))?;
+            send(victim, Signal::SIGKILL).ok().map(|()| victim)
+        });
+        killed.insert(victim);
+        run.feed(&record(last));
+        run.next_lines(now.len() - read);
     }
-    run.next_lines(blocks.len() - 10);
+    run.feed(&records(rest));
+    run.next_lines(rest.len());
     await_replacements(&run, 2, &killed.iter().copied().collect::<Vec<_>>());
     wait_until("the supervisor has as many descriptors as before", || {
         (run.descriptors() == descriptors).then_some(())
@@ -187,6 +192,11 @@ fn workers_are_killed_ten_times_at_random_moments() {
     let output = run.finish().expect_code(0);
     assert_eq!(number(&output.summary(), "deaths"), KILLS as u64, "{output}");
     assert_as_if_quiet(&output, &db, &blocks);
+}
+
+/// A number from 0 to below `end`, which is small.
+fn below(random: &mut Random, end: usize) -> usize {
+    usize::try_from(random.below(end as u64)).expect("a small number")
 }
 
 #[test]
@@ -244,8 +254,8 @@ fn a_second_sigterm_ends_at_once() {
     let workers = run.await_workers(1);
     busy_and_idle(&workers);
     run.signal(Signal::SIGTERM);
-    // Two signals at once would count as one: it is to have seen the first, which shows nowhere outside.
-    thread::sleep(Duration::from_millis(300));
+    // Two signals at once would count as one: the supervisor says when it has seen the first.
+    run.await_stderr("a second SIGINT or SIGTERM ends it at once");
     run.signal(Signal::SIGTERM);
     let output = run.finish().expect_code(128 + 15);
     assert_eq!(output.heights(), [0], "{output}");

@@ -3,9 +3,8 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::thread;
-use std::time::Duration;
 
+use cofferdam_test_skips::skip;
 use cofferdam_tests::support::command::{send, wait_until};
 use cofferdam_tests::support::daemon::Daemon;
 use cofferdam_tests::support::node::{Node, Place, contents, node};
@@ -14,6 +13,8 @@ use cofferdam_tests::support::regtest::chain;
 use nix::sys::signal::Signal;
 
 const KILLS: usize = 50;
+/// How many blocks the daemon gives between two kills, at most: fewer than 1500 in all.
+const GIVEN: u64 = 28;
 
 /// What an undisturbed node comes to.
 fn undisturbed(place: &Place, daemon: &Daemon, tip: usize) -> (Vec<String>, String) {
@@ -23,43 +24,64 @@ fn undisturbed(place: &Place, daemon: &Daemon, tip: usize) -> (Vec<String>, Stri
     contents(&db)
 }
 
+/// When a node is killed.
+enum Moment {
+    /// As soon as the daemon holds blocks back: while the node runs and commits those before.
+    HeldBack,
+    /// As soon as one more block is committed.
+    Committed,
+    /// When every block that the daemon gives is committed.
+    CaughtUp,
+}
+
 #[test]
 fn fifty_kills_in_the_middle_of_a_sync_leave_whole_blocks_and_the_same_end() {
     let place = Place::default();
     let blocks = chain(1500);
-    let daemon = Daemon::start(&blocks);
+    let mut daemon = Daemon::start(&blocks);
     let expected = undisturbed(&place, &daemon, 1499);
-    // From here on it takes longer than most of the nodes that are started live.
-    daemon.switch(|switches| switches.delay = Duration::from_millis(20));
     let db = place.at("db");
     let mut random = Random::new(seed());
-    let (mut kills, mut partial) = (0, 0);
-    while kills < KILLS {
+    let mut stored = 0;
+    for kill in 0..KILLS {
         let durability = if random.below(2) == 0 { "block" } else { "batch" };
         let url = daemon.url();
         let command =
             node(&db).with(&format!("--durability {durability} --workers 2 --daemon-rpc-url {url}"));
+        // The daemon gives so many and no more, so that every kill is in the middle of the sync.
+        let given = 1 + random.below(GIVEN);
+        let end = stored + usize::try_from(given).expect("a few");
+        daemon.switch(|switches| switches.holds_from = Some(u32::try_from(end).expect("a height")));
+        let asked_before = daemon.calls("getblock");
         let node = Node::start(command);
         for _ in 0..random.below(3) {
-            thread::sleep(Duration::from_millis(random.below(100)));
+            let asked = asked_before + 1 + random.below(given);
+            wait_until("the node asks for blocks", || (daemon.calls("getblock") >= asked).then_some(()));
             if let Some(worker) = node.running.workers().first() {
                 // It may be gone by now.
                 let _ = send(*worker, Signal::SIGKILL);
             }
         }
-        thread::sleep(Duration::from_millis(random.below(150)));
+        let at_least = match [Moment::HeldBack, Moment::Committed, Moment::CaughtUp][kill % 3] {
+            Moment::HeldBack => stored,
+            Moment::Committed => stored + 1,
+            Moment::CaughtUp => end,
+        };
+        wait_until("the daemon holds blocks back", || daemon.holds_back().then_some(()));
+        if at_least > stored {
+            let tip = u32::try_from(at_least - 1).expect("a height");
+            wait_until("blocks are committed", || (node.height() >= Some(tip)).then_some(()));
+        }
         node.running.signal(Signal::SIGKILL);
         node.running.finish();
-        kills += 1;
-        if !db.join("data.mdb").is_file() {
-            continue;
-        }
         let (records, _) = contents(&db);
+        assert!((at_least..=end).contains(&records.len()), "{at_least} to {end}: {}", records.len());
         assert_eq!(records, expected.0[..records.len()], "whole blocks, and the same as ever");
-        partial += usize::from(!records.is_empty() && records.len() < blocks.len());
+        stored = records.len();
+        // What the killed node asked for waits no longer.
+        daemon.come_back();
     }
-    assert!(partial >= KILLS / 4, "{partial} of {KILLS} kills were in the middle of the sync");
-    daemon.switch(|switches| switches.delay = Duration::ZERO);
+    daemon.switch(|switches| switches.holds_from = None);
     let command = node(&db).with(&format!("--exit-at 1499 --daemon-rpc-url {}", daemon.url()));
     Node::to_the_end(command).expect_code(0);
     assert_eq!(contents(&db), expected);
@@ -102,7 +124,7 @@ fn a_full_disk_is_waited_for_and_costs_nothing() {
     let place = Place::default();
     let mount = place.at("disk");
     let Some(disk) = Disk::mount(&mount, "16m") else {
-        eprintln!("SKIPPED: no file system can be mounted here (that takes root): a full disk was not tried");
+        skip("no file system can be mounted here (that takes root): a full disk was not tried");
         return;
     };
     let blocks = chain(3020);
@@ -136,7 +158,7 @@ fn a_node_that_is_asked_to_end_while_the_disk_is_full_ends_and_says_why() {
     let place = Place::default();
     let mount = place.at("disk");
     let Some(disk) = Disk::mount(&mount, "16m") else {
-        eprintln!("SKIPPED: no file system can be mounted here (that takes root): a full disk was not tried");
+        skip("no file system can be mounted here (that takes root): a full disk was not tried");
         return;
     };
     let blocks = chain(1520);

@@ -6,8 +6,6 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::Duration;
 
 use cofferdam::profile::Hash;
 use cofferdam::store::{BlockRecord, Durability, Identity, Store};
@@ -15,6 +13,7 @@ use cofferdam::verdict::GuestVerdict;
 use cofferdam::writes::Writes;
 use cofferdam_tests::support::command::{
     Cofferdam, EARLY_RECORDS, Files, Output, cofferdam, content, cut_records, guest, number, record, text,
+    wait_until,
 };
 use cofferdam_tests::support::random::Random;
 use nix::sys::signal::Signal;
@@ -389,16 +388,22 @@ fn a_kill_at_any_moment_leaves_a_whole_one_or_none() {
     let files = Files::new();
     let db = large_store(&files, 48);
     let whole = path(&take(&db, &files.at("whole")).output().expect_code(0));
+    let length = fs::metadata(whole.join("data.mdb")).expect("it is there").len();
     let mut random = Random::new(17);
+    let mut killed = 0;
     for round in 0..12 {
         let (to, new) = (files.at("to"), files.at("new"));
-        for command in [take(&db, &to), restore(&whole, &new)] {
+        for (command, place) in [(take(&db, &to), &to), (restore(&whole, &new), &new)] {
             let mut running = command.start();
-            thread::sleep(Duration::from_millis(random.below(150)));
+            // Killed when it has written so much, at the beginning, in the middle or at the end.
+            let enough = random.below(length + 1);
+            wait_until("it has written enough, or ended", || {
+                (bytes_below(place) >= enough || !running.is_running()).then_some(())
+            });
             if running.is_running() {
                 running.signal(Signal::SIGKILL);
             }
-            running.finish();
+            killed += u32::from(running.finish().signal() == Some(9));
         }
         for name in names(&to).iter().filter(|name| *name != ".taking") {
             verify(&to.join(name)).output().expect_code(0);
@@ -422,6 +427,20 @@ fn a_kill_at_any_moment_leaves_a_whole_one_or_none() {
                 .expect("it can be removed");
         }
     }
+    assert!(killed > 0, "none was killed");
+}
+
+/// Bytes of all files in a directory and in those below it.
+fn bytes_below(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            // It has been renamed or removed by now.
+            Err(_) => 0,
+        })
+        .sum()
 }
 
 #[test]
@@ -437,9 +456,10 @@ fn asked_to_stop_it_leaves_nothing() {
         .spawn()
         .expect("it can be started");
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
-    while names(&files.at("to")).is_empty() && child.try_wait().expect("a child of ours").is_none() {
-        thread::sleep(Duration::from_millis(1));
-    }
+    wait_until("it has begun, or ended", || {
+        let begun = !names(&files.at("to")).is_empty();
+        (begun || child.try_wait().expect("a child of ours").is_some()).then_some(())
+    });
     let _ended_already = nix::sys::signal::kill(pid, Signal::SIGTERM);
     let status = child.wait().expect("a child of ours");
     assert_eq!(status.signal(), None, "it ends by itself");

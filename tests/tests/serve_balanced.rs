@@ -4,7 +4,7 @@
 //!
 //! `COFFERDAM_LB_REQUESTS` is how many requests go through each balancer (default 20,000). A run lasts for as long as its disturbances, so more requests are mostly a higher rate.
 //!
-//! The -9 comes when requests are known to be in flight on that process. Where retries are off, nothing that was sent to a
+//! The -9 comes when requests are known to be in flight on that process: for a while, all requests take long. Where retries are off, nothing that was sent to a
 //! host is sent to another one: then these fail, and no other, so of each client at most one. What was not sent, because no
 //! connection could be made, goes elsewhere in either case.
 
@@ -31,8 +31,8 @@ const HOST: &str = "--workers 1 --spares 2";
 const BETWEEN_KILLS: Duration = Duration::from_millis(500);
 /// About how long the disturbances take.
 const DISTURBED: Duration = Duration::from_secs(25);
-/// How long HAProxy takes to learn that a process is gone, and somewhat more.
-const NOTICED: Duration = Duration::from_millis(2500);
+/// Requests that are answered between two disturbances, at the least: one in so many of all.
+const BETWEEN: u64 = 25;
 /// Requests that are to be in flight on a process that is killed with -9, at the least.
 const IN_FLIGHT: u64 = 2;
 /// What the kernel may need to close the connections of a process that is gone.
@@ -43,7 +43,8 @@ fn requests() -> u64 {
     given.map_or(20_000, |given| given.parse().expect("COFFERDAM_LB_REQUESTS is a number"))
 }
 
-/// Different requests: blocks and views, most of them short, some of ten milliseconds, so that kills meet them.
+/// Different requests: blocks and views, most of them short, some of ten milliseconds, so that kills meet them. The last
+/// one, [`LONG`], takes a tenth of a second.
 fn works() -> Vec<Work> {
     let mut random = Random::new(1);
     let one = |number: u32| {
@@ -52,8 +53,11 @@ fn works() -> Vec<Work> {
         let bytes: Vec<u8> = (0..length).map(|_| random.below(256).to_le_bytes()[0]).collect();
         Work::new(number % 5 == 4, number * 1000, rounds, &bytes)
     };
-    (0..500).map(one).collect()
+    (0..LONG).map(one).chain([Work::new(false, 77, 50_000_000, b"long")]).collect()
 }
+
+/// The number of the one among [`works`] that takes long.
+const LONG: u32 = 500;
 
 /// What is right for each of them: body and digest. From a process that nothing happens to, compared with a model.
 fn quiet(network: Network, works: &[Work]) -> Vec<(Vec<u8>, String)> {
@@ -112,20 +116,15 @@ impl Fleet {
         if let Some(server) = &self.servers()[usize::from(index)] {
             server.running().signal(Signal::SIGTERM);
         }
-        self.replace(index, Duration::ZERO).1.expect_code(0);
+        self.replace(index, || {}).1.expect_code(0);
     }
 
-    /// Kills a process with -9 while requests are in flight on it, and starts it again after a while. From when to when it
-    /// went.
-    fn kill(&self, index: u8) -> (Instant, Instant) {
+    /// Kills a process with -9 while requests are in flight on it, and starts it again after `meanwhile`. From when to when
+    /// it went.
+    fn kill(&self, index: u8, meanwhile: impl FnOnce()) -> (Instant, Instant) {
         let killed = wait_until("requests are in flight on the process", || {
             let servers = self.servers();
             let server = servers[usize::from(index)].as_ref().expect("nobody else takes it");
-            // Stopped, its workers keep what they have.
-            for worker in server.running().workers() {
-                // One that is gone is replaced.
-                let _ = send(worker, Signal::SIGSTOP);
-            }
             let queue = get(server.address(), "/v1/status").ok()?.json()["queue"].take();
             let count = |name: &str| queue[name].as_u64().expect("a number of requests");
             let in_flight = count("running") + count("blocks") + count("views");
@@ -136,11 +135,11 @@ impl Fleet {
                 killed
             })
         });
-        (killed, self.replace(index, NOTICED).0)
+        (killed, self.replace(index, meanwhile).0)
     }
 
-    /// Waits for the end of a process, and after `pause` starts it again. When it was gone, and what it printed.
-    fn replace(&self, index: u8, pause: Duration) -> (Instant, Output) {
+    /// Waits for the end of a process, and after `meanwhile` starts it again. When it was gone, and what it printed.
+    fn replace(&self, index: u8, meanwhile: impl FnOnce()) -> (Instant, Output) {
         let place = usize::from(index);
         // Meanwhile its workers are killed like those of others.
         wait_until("the process ends", || {
@@ -151,7 +150,7 @@ impl Fleet {
         let gone = Instant::now();
         let server = self.servers()[place].take();
         let output = server.expect("nobody else takes it").finish();
-        thread::sleep(pause);
+        meanwhile();
         let server = Self::start_one(self.network, index);
         self.servers()[place] = Some(server);
         (gone, output)
@@ -194,6 +193,11 @@ struct Disturbed {
     refused: usize,
 }
 
+/// The request of a number, among [`works`].
+fn place(index: u64) -> usize {
+    usize::try_from(index % u64::from(LONG)).expect("a place in a list")
+}
+
 fn disturbed(kind: Kind, retries: Retries, requests: u64) -> Option<Disturbed> {
     let _one = exclusively("serve-balanced");
     let network = Network::new();
@@ -202,16 +206,27 @@ fn disturbed(kind: Kind, retries: Retries, requests: u64) -> Option<Disturbed> {
     let fleet = Arc::new(Fleet::start(network));
     let balancer = Balancer::start(kind, network, retries)?;
     let (stop, quieten) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let sent = Arc::new(AtomicU64::new(0));
+    let answered = Arc::new(AtomicU64::new(0));
+    // While this is set, every request is the one that takes long.
+    let only_long = Arc::new(AtomicBool::new(false));
     let load = {
         let rate = requests.div_ceil(DISTURBED.as_secs());
         let rate = u32::try_from(rate).expect("a rate that can be reached");
         let load = Load { address: balancer.address(), connections: 32, rate };
-        let (stop, sent, count) = (Arc::clone(&stop), Arc::clone(&sent), works.len() as u64);
-        let place = move |index: u64| usize::try_from(index % count).expect("a place in a list");
+        let (stop, answered, only_long) = (Arc::clone(&stop), Arc::clone(&answered), Arc::clone(&only_long));
+        let long = Arc::new(Mutex::new(BTreeSet::new()));
+        let is_long = Arc::clone(&long);
+        let work = move |index: u64| {
+            if !only_long.load(Ordering::Relaxed) {
+                return works[place(index)].clone();
+            }
+            long.lock().unwrap_or_else(PoisonError::into_inner).insert(index);
+            works[LONG as usize].clone()
+        };
         let check = move |index: u64, reply: &Reply| {
-            sent.fetch_add(1, Ordering::Relaxed);
-            let (body, digest) = &right[place(index)];
+            answered.fetch_add(1, Ordering::Relaxed);
+            let is_long = is_long.lock().unwrap_or_else(PoisonError::into_inner).contains(&index);
+            let (body, digest) = &right[if is_long { LONG as usize } else { place(index) }];
             if reply.status != 200 {
                 return Err(format!("{}: {}", reply.status, String::from_utf8_lossy(&reply.body)));
             }
@@ -220,10 +235,11 @@ fn disturbed(kind: Kind, retries: Retries, requests: u64) -> Option<Disturbed> {
                 false => Err(format!("WRONG: {reply:?}")),
             }
         };
-        thread::spawn(move || load.run(&stop, move |index| works[place(index)].clone(), check))
+        thread::spawn(move || load.run(&stop, work, check))
     };
     let killer = {
         let (fleet, quieten) = (Arc::clone(&fleet), Arc::clone(&quieten));
+        let only_long = Arc::clone(&only_long);
         thread::spawn(move || {
             let (mut kills, mut due) = (0, Instant::now());
             for turn in 0.. {
@@ -233,18 +249,27 @@ fn disturbed(kind: Kind, retries: Retries, requests: u64) -> Option<Disturbed> {
                 if quieten.load(Ordering::Relaxed) {
                     break;
                 }
-                kills += u32::from(fleet.kill_worker(turn));
+                // One that takes long could be killed more often than it is run again.
+                kills += u32::from(!only_long.load(Ordering::Relaxed) && fleet.kill_worker(turn));
             }
             kills
         })
     };
     let begun = Instant::now();
-    thread::sleep(Duration::from_secs(1));
+    let await_answers = |enough: u64| {
+        wait_until("requests are answered", || (answered.load(Ordering::Relaxed) >= enough).then_some(()));
+    };
+    let some_more = || await_answers(answered.load(Ordering::Relaxed) + requests / BETWEEN);
+    some_more();
     (0..3).for_each(|index| fleet.roll(index));
-    thread::sleep(Duration::from_secs(1));
-    let (killed, gone) = fleet.kill(1);
-    thread::sleep(Duration::from_secs(1));
-    wait_until("all requests are sent", || (sent.load(Ordering::Relaxed) >= requests).then_some(()));
+    some_more();
+    only_long.store(true, Ordering::Relaxed);
+    let (killed, gone) = fleet.kill(1, || {
+        only_long.store(false, Ordering::Relaxed);
+        some_more();
+    });
+    some_more();
+    await_answers(requests);
     stop.store(true, Ordering::Relaxed);
     let tally = load.join().expect("the load is generated");
     let lasted = begun.elapsed();
@@ -439,8 +464,8 @@ fn a_process_without_workers_is_down_and_ends_with_69() {
         let reply = runtime.block_on(client.post(&Work::new(false, deaths, 0, b"")));
         assert_eq!(reply.map(|reply| reply.status.as_u16()), Ok(200));
         let worker = server.running().await_workers(1)[0];
-        // It has told its supervisor that it is idle, some time ago.
-        thread::sleep(Duration::from_millis(20));
+        // Asleep, it waits for its next job: it dies as one that is idle.
+        wait_until("the worker is idle", || (process_state(worker) == Some('S')).then_some(()));
         last = Instant::now();
         send(worker, Signal::SIGKILL).expect("the worker is there");
         if deaths < BORNE {
@@ -485,17 +510,19 @@ fn a_process_that_drains_says_so_and_serves_on_until_it_ends() {
             await_haproxy(balancer, |status, _| status.starts_with("DRAIN") || status.starts_with("DOWN"));
         println!("HAProxy says {:?}: after {took:.1?} more", balancer.server("a"));
     }
-    // By the connection from before, and by new ones.
+    // By the connection from before, and by new ones, for as long as it takes any.
     let mut answered = 0;
-    while begun.elapsed() < Duration::from_secs(4) {
-        for client in [&mut client, &mut Client::new(server.address())] {
-            let reply = runtime.block_on(client.post(&work)).unwrap();
-            assert_eq!((reply.status.as_u16(), &reply.body), (200, &before.body));
-            assert_eq!(reply.header("connection"), "close");
-            answered += 1;
-        }
-        thread::sleep(Duration::from_millis(100));
+    let mut ask = |client: &mut Client| {
+        let reply = runtime.block_on(client.post(&work)).unwrap();
+        assert_eq!((reply.status.as_u16(), &reply.body), (200, &before.body));
+        assert_eq!(reply.header("connection"), "close");
+        answered += 1;
+    };
+    ask(&mut client);
+    while let Ok(mut client) = runtime.block_on(Client::connected(server.address())) {
+        ask(&mut client);
     }
+    assert!(answered > 1, "it serves on while it drains");
     wait_until("it ends", || (!server.running_mut().is_running()).then_some(()));
     println!(
         "{answered} requests were answered while it drained, and it ended after {:.1?}",

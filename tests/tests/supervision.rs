@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -355,6 +355,11 @@ fn tickets_bring_each_its_own_result() {
 
 /// The smallest executor: polls in this thread, which sleeps until it is woken.
 fn block_on<F: Future>(future: F) -> F::Output {
+    block_on_and(future, || {})
+}
+
+/// The same; calls `pending` each time before it sleeps.
+fn block_on_and<F: Future>(future: F, pending: impl Fn()) -> F::Output {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {
@@ -366,7 +371,10 @@ fn block_on<F: Future>(future: F) -> F::Output {
     loop {
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
+            Poll::Pending => {
+                pending();
+                thread::park();
+            }
         }
     }
 }
@@ -376,15 +384,11 @@ fn tickets_can_be_awaited() {
     let pool = build(planted("1x1:hang"));
     // Pending for certain: its worker hangs until it is killed.
     let ticket = pool.submit(good_block(1)).unwrap();
-    let killer = thread::scope(|scope| {
-        scope.spawn(|| {
-            let pid = wait_for_state(&pool, 0, SlotState::Busy);
-            thread::sleep(Duration::from_millis(50));
-            send(pid, Signal::SIGKILL);
-        });
-        block_on(ticket).unwrap()
-    });
-    assert_retried(&killer, 1, HostVerdict::Killed);
+    let pid = wait_for_state(&pool, 0, SlotState::Busy);
+    let killed = Once::new();
+    let result = block_on_and(ticket, || killed.call_once(|| send(pid, Signal::SIGKILL))).unwrap();
+    assert!(killed.is_completed(), "it was pending");
+    assert_retried(&result, 1, HostVerdict::Killed);
     let both = async {
         let (first, second) = (pool.submit(good_block(2)).unwrap(), pool.submit(good_block(3)).unwrap());
         (second.await.unwrap(), first.await.unwrap())

@@ -51,6 +51,9 @@ pub(super) fn obeying<T>(stop: &Stop, pool: &Pool, grace: Duration, work: impl F
         while !done.load(Ordering::Relaxed) {
             match asked {
                 None if stop.is_asked() => {
+                    tracing::warn!(
+                        "asked to end: what runs is finished; a second SIGINT or SIGTERM ends it at once"
+                    );
                     pool.refuse_jobs();
                     asked = Some(Instant::now());
                 }

@@ -43,6 +43,8 @@ pub struct Switches {
     pub claims: HashMap<u32, BlockHash>,
     /// How long each block takes.
     pub delay: Duration,
+    /// Requests for blocks of this height and above wait.
+    pub holds_from: Option<u32>,
 }
 
 impl Default for Switches {
@@ -59,6 +61,7 @@ impl Default for Switches {
             lies: 0,
             claims: HashMap::new(),
             delay: Duration::ZERO,
+            holds_from: None,
         }
     }
 }
@@ -92,6 +95,8 @@ struct State {
     /// Every block that it ever had: height, bytes.
     blocks: HashMap<BlockHash, (u32, Arc<[u8]>)>,
     counts: HashMap<String, u64>,
+    /// Requests for blocks that wait.
+    held_back: u32,
     connections: u64,
 }
 
@@ -128,6 +133,12 @@ impl Daemon {
     #[must_use]
     pub fn calls(&self, method: &str) -> u64 {
         self.node.lock().counts.get(method).copied().unwrap_or(0)
+    }
+
+    /// Whether a request waits because of [`Switches::holds_from`].
+    #[must_use]
+    pub fn holds_back(&self) -> bool {
+        self.node.lock().held_back > 0
     }
 
     /// How many connections were accepted.
@@ -193,8 +204,17 @@ impl Node {
         !stopped()
     }
 
+    /// Waits while a block is held back, or until the server stops.
+    fn wait_for_block(&self, params: &Value, stop: &AtomicBool) {
+        let held_back = |state: &mut State| state.is_held_back(params) && !stop.load(Ordering::Relaxed);
+        let mut state = self.lock();
+        state.held_back += 1;
+        let mut state = self.changed.wait_while(state, held_back).unwrap_or_else(PoisonError::into_inner);
+        state.held_back -= 1;
+    }
+
     /// Answers the body of a request.
-    fn answer(&self, authorized: impl Fn(&str) -> bool, body: &[u8]) -> Answer {
+    fn answer(&self, authorized: impl Fn(&str) -> bool, body: &[u8], stop: &AtomicBool) -> Answer {
         let switches = self.lock().switches.clone();
         if switches.credentials.is_some_and(|credentials| !authorized(&credentials)) {
             return Answer::Text(401, "");
@@ -203,8 +223,10 @@ impl Node {
             return Answer::Text(status, "<html>not now</html>");
         }
         match serde_json::from_slice(body) {
-            Ok(Value::Array(calls)) => Answer::Json(calls.iter().map(|call| self.call(call).1).collect()),
-            Ok(call) => match self.call(&call) {
+            Ok(Value::Array(calls)) => {
+                Answer::Json(calls.iter().map(|call| self.call(call, stop).1).collect())
+            }
+            Ok(call) => match self.call(&call, stop) {
                 (200, answer) => Answer::Json(answer),
                 (status, answer) => Answer::Error(status, answer),
             },
@@ -216,13 +238,16 @@ impl Node {
     }
 
     /// One call: HTTP status, and the response object.
-    fn call(&self, call: &Value) -> (u16, Value) {
+    fn call(&self, call: &Value, stop: &AtomicBool) -> (u16, Value) {
         let method = call["method"].as_str().unwrap_or_default();
         let delay = {
             let mut state = self.lock();
             *state.counts.entry(method.to_owned()).or_default() += 1;
             if method == "getblock" { state.switches.delay } else { Duration::ZERO }
         };
+        if method == "getblock" {
+            self.wait_for_block(&call["params"], stop);
+        }
         thread::sleep(delay);
         match self.lock().result(method, &call["params"]) {
             Ok(result) => (200, json!({ "result": result, "error": null, "id": call["id"] })),
@@ -268,6 +293,13 @@ impl State {
             "getblock" => self.block(params),
             _ => Err((-32601, "Method not found".to_owned())),
         }
+    }
+
+    /// Whether the block that is asked for is one of those that are held back.
+    fn is_held_back(&self, params: &Value) -> bool {
+        let Some(from) = self.switches.holds_from else { return false };
+        let hash = params[0].as_str().and_then(|hash| hash.parse::<BlockHash>().ok());
+        hash.and_then(|hash| self.blocks.get(&hash)).is_some_and(|(height, _)| *height >= from)
     }
 
     fn hash_at(&self, height: &Value) -> Option<Value> {

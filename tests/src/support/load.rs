@@ -103,6 +103,16 @@ impl Client {
         Self { address, sender: None }
     }
 
+    /// One that is connected.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub async fn connected(address: SocketAddr) -> Result<Self, String> {
+        let mut client = Self::new(address);
+        client.sender = Some(client.connection().await?);
+        Ok(client)
+    }
+
     /// Posts `work` and reads the whole response. Sent anew only if it was not sent at all, because the connection had
     /// been closed since the request before.
     ///

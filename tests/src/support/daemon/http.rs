@@ -47,7 +47,7 @@ fn converse(stream: TcpStream, node: &Node, stop: &AtomicBool) {
         }
         let authorized =
             |credentials: &str| authorization == Some(format!("Basic {}", BASE64.encode(credentials)));
-        let (status, text) = match node.answer(authorized, &body) {
+        let (status, text) = match node.answer(authorized, &body, stop) {
             Answer::Json(value) => (200, value.to_string()),
             Answer::Error(status, value) => (status, value.to_string()),
             Answer::Text(status, text) => (status, text.to_owned()),
