@@ -361,8 +361,8 @@ proptest! {
             commit(&never, height, &pairs(block)).unwrap();
         }
         let to = keep.checked_sub(1).map(|last| 10 + u32::try_from(last).unwrap());
-        let taken_back = store.roll_back(to).unwrap();
-        prop_assert_eq!(taken_back, (blocks.len() - keep) as u64);
+        let taken_back = store.roll_back(to, 12).unwrap();
+        prop_assert_eq!(taken_back as usize, blocks.len() - keep);
         prop_assert_eq!(content(&store), content(&never));
         // And goes on as that one does.
         let next = to.map_or(10, |to| to + 1);
@@ -383,7 +383,7 @@ fn lists_are_kept_for_as_many_blocks_as_was_asked() {
     let kept: Vec<_> = store.undo.iter(&txn).unwrap().map(|entry| entry.unwrap().0.to_vec()).collect();
     assert_eq!(kept, [7, 8, 9].map(|height| state::undo_key(height, 0).to_vec()));
     drop(txn);
-    assert_eq!(store.roll_back(None).unwrap(), 10);
+    assert_eq!(store.roll_back(None, 10).unwrap(), 10);
     assert_eq!(content(&store).1, None);
     assert!(store.undo.is_empty(&store.env.read_txn().unwrap()).unwrap());
 }
