@@ -262,6 +262,25 @@ mod tests {
     }
 
     #[test]
+    fn an_error_of_who_is_asked_is_not_taken_for_no_block() {
+        let files = Files::new();
+        let (a, b) = (chain(5, 1, 3), chain(5, 2, 4));
+        let path = files.add("blk00000.dat", records_of(Network::Regtest, &bytes_of(&b)));
+        let tip = Some((7, a[7].block_hash()));
+        // At the block where the two part, at the one below it, and at one that both have.
+        for failing in [5, 4, 2] {
+            let known = |height| match height {
+                _ if height == failing => Err("the disk fails".into()),
+                height => Ok(a.get(height as usize).map(Block::block_hash)),
+            };
+            let inputs = [input(path.clone())];
+            let error = FileFeed::open(&inputs, &Options::default(), tip, known, 100, &mut |_, _| {});
+            let error = error.unwrap_err();
+            assert!(matches!(error, FeedError::Known { height, .. } if height == failing), "{error}");
+        }
+    }
+
+    #[test]
     fn damage_is_told_after_what_is_good() {
         let files = Files::new();
         let blocks = chain(4, 0, 0);

@@ -3,7 +3,7 @@
 //! A store has none unless somebody gave it some by name; what a call costs then is a look at an option.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::Store;
@@ -27,6 +27,8 @@ pub enum StoreCall {
 pub struct StoreFaults {
     calls: AtomicU64,
     struck: AtomicU64,
+    /// How many blocks a step of a rollback takes back, at most; 0 for as many as it does without a test.
+    step_blocks: AtomicUsize,
     plan: Mutex<Vec<Planted>>,
 }
 
@@ -51,6 +53,11 @@ impl StoreFaults {
     /// Forgets what was planted and has not come.
     pub fn clear(&self) {
         lock(&self.plan).clear();
+    }
+
+    /// Has rollbacks be done in steps of at most so many blocks, so that a few blocks are many steps.
+    pub fn step(&self, blocks: usize) {
+        self.step_blocks.store(blocks, Ordering::Relaxed);
     }
 
     /// How many calls there were.
@@ -89,6 +96,12 @@ impl Store {
     pub fn with_faults(mut self, faults: Arc<StoreFaults>) -> Self {
         self.faults = Some(faults);
         self
+    }
+
+    /// How many blocks a step of a rollback takes back, at most.
+    pub(super) fn step_blocks(&self, ordinary: usize) -> usize {
+        let planted = self.faults.as_ref().map(|faults| faults.step_blocks.load(Ordering::Relaxed));
+        planted.filter(|blocks| *blocks > 0).unwrap_or(ordinary)
     }
 
     /// Fails if this call was chosen to.

@@ -40,7 +40,6 @@ pub use fault::{StoreCall, StoreFaults};
 pub use transaction::Transaction;
 pub(crate) use transaction::last_by_key;
 pub use trouble::Trouble;
-pub(crate) use trouble::advice_io;
 pub use vacant::Vacant;
 
 use self::trouble::of_write;

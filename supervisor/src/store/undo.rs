@@ -151,7 +151,7 @@ impl Store {
             let record = state::block_height(key).and_then(|height| BlockRecord::decode(height, bytes));
             let record = record.map_err(|source| self.damaged(source))?;
             pairs = pairs.saturating_add(record.writes);
-            let is_full = pairs > STEP_PAIRS || heights.len() >= STEP_BLOCKS;
+            let is_full = pairs > STEP_PAIRS || heights.len() >= self.step_blocks(STEP_BLOCKS);
             if to.is_some_and(|to| record.height <= to) || (is_full && !heights.is_empty()) {
                 break;
             }
