@@ -191,6 +191,59 @@ fn a_reorganisation_that_is_too_deep_is_an_error_with_both_blocks() {
 }
 
 #[test]
+fn an_error_of_the_index_is_not_taken_for_no_block() {
+    let one = extend(&chain(20), 10, 1);
+    let other = extend(&chain(20), 11, 2);
+    let daemon = Daemon::start(&other);
+    // Where the two are compared first, where they part, at the fork, and at the genesis block.
+    for failing in [28, 20, 19, 0] {
+        let index = indexed(&one);
+        let last = index.last().copied();
+        let known = move |height: u32| match index.get(height as usize) {
+            _ if height == failing => Err("the disk fails".into()),
+            found => Ok(found.map(|(_, hash)| *hash)),
+        };
+        let mut follower = Follower::start(settings(&daemon), last, known).expect("it starts");
+        let error = loop {
+            match follower.next(Duration::from_secs(1)) {
+                Ok(None) => {}
+                Ok(Some(event)) => panic!("height {failing}: {event:?}"),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, DaemonError::Known { height, .. } if height == failing), "{error}");
+        words(&error, &["the disk fails", "Nothing was taken back"]);
+    }
+}
+
+#[test]
+fn reorganisations_that_are_told_as_one_are_no_deeper_than_one_may_be() {
+    let one = extend(&chain(20), 10, 1);
+    let other = extend(&one[..25], 6, 2);
+    let third = extend(&one[..22], 10, 3);
+    let daemon = Daemon::start(&one);
+    let shallow = Settings { max_reorg_depth: 6, ..settings(&daemon) };
+    let mut following = Following::start(&shallow);
+    following.reach(tip(&one));
+    // Each leaves no more than six blocks, but both together eight; and nobody takes what the first one means.
+    for branch in [&other, &third] {
+        daemon.adopt(branch);
+        wait_until("the follower has seen it", || {
+            let status = following.follower().status();
+            let seen = status.tip.is_some_and(|(_, hash)| hash == tip(branch));
+            (seen || status.last_error.is_some()).then_some(())
+        });
+    }
+    let error = loop {
+        if let Err(error) = following.event() {
+            break error;
+        }
+    };
+    words(&error, &["more than 6 blocks", "height 29", "--max-reorg-depth"]);
+    assert!(following.rewinds.iter().all(|(_, depth)| *depth <= 6), "{:?}", following.rewinds);
+}
+
+#[test]
 fn name_and_password_are_given_or_asked_for() {
     let blocks = chain(3);
     let daemon = Daemon::start(&blocks);
@@ -399,7 +452,7 @@ fn a_follower_that_is_dropped_leaves_no_thread_behind() {
         let held = Arc::clone(&witness);
         let known = move |_| {
             let _held = &held;
-            None
+            Ok(None)
         };
         Follower::start(settings(&daemon), None, known).expect("it starts")
     };
@@ -420,7 +473,7 @@ fn a_follower_that_is_dropped_leaves_no_thread_behind() {
 #[test]
 fn a_url_that_is_none_is_refused_at_once() {
     for url in ["https://127.0.0.1:8332", "127.0.0.1:8332", "http://"] {
-        let error = Follower::start(Settings::new(url), None, |_| None).expect_err("no node can be there");
+        let error = Follower::start(Settings::new(url), None, |_| Ok(None)).expect_err("no node can be there");
         words(&error, &["--daemon-rpc-url", "http://HOST:PORT"]);
     }
 }

@@ -172,7 +172,7 @@ fn what_is_rolled_back_was_never_there() {
     // Part of it is committed, part is not.
     pipeline.flush().expect("the disk has room");
     push_all(&mut pipeline, (40..50).map(|height| block(1, height)));
-    assert_eq!(pipeline.roll_back(Some(29)).expect("it is there"), 20);
+    assert_eq!(pipeline.roll_back(Some(29), 20).expect("it is there"), 20);
     assert_eq!(pipeline.tip(), Some(29));
     push_all(&mut pipeline, (30..60).map(|height| block(2, height)));
     pipeline.flush().expect("the disk has room");
@@ -180,7 +180,7 @@ fn what_is_rolled_back_was_never_there() {
     assert_eq!(end(&store), one_by_one((0..60).map(branch)));
 
     // To before the first block, and on from another height.
-    assert_eq!(pipeline.roll_back(None).expect("it is there"), 60);
+    assert_eq!(pipeline.roll_back(None, 60).expect("it is there"), 60);
     assert_eq!((pipeline.tip(), end(&store).0), (None, None));
     push_all(&mut pipeline, (5..9).map(|height| block(3, height)));
     pipeline.flush().expect("the disk has room");

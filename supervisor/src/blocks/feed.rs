@@ -34,6 +34,9 @@ pub enum FeedEvent {
     },
 }
 
+/// Why a caller cannot tell which block it has indexed at a height: its store cannot be read, say.
+pub type KnownError = Box<dyn std::error::Error + Send + Sync>;
+
 /// A source of blocks that is followed by one thread.
 pub trait Feed {
     /// The next event, waited for no longer than `patience`; `None` if there was none in that time.
@@ -66,6 +69,14 @@ pub enum FeedError {
         tip: u32,
         /// How deep a reorganisation may be.
         max_reorg_depth: u32,
+    },
+    /// The caller cannot tell which block it has indexed.
+    #[error("the indexed block at height {height} cannot be read: {source}. Nothing was taken back")]
+    Known {
+        /// The height.
+        height: u32,
+        /// What the caller said.
+        source: KnownError,
     },
     /// No thread could be started to read blocks.
     #[error("a thread to read blocks: {0}")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use super::feed::{Feed, FeedError, FeedEvent};
+use super::feed::{Feed, FeedError, FeedEvent, KnownError};
 use super::{BlockError, BlockHash, BlockInput, BlockSource, Network, Options};
 use crate::chain::Hashed;
 
@@ -29,15 +29,17 @@ pub struct FileFeed {
 
 impl FileFeed {
     /// Opens `inputs`, and finds where the chain in them leaves the one that ends in `tip`, of which `known` gives the hash at
-    /// a height. `progress` hears how many bytes were scanned, and of how many.
+    /// a height. `known` says `None` only below the first indexed height. `progress` hears how many bytes were scanned, and of
+    /// how many.
     ///
     /// # Errors
-    /// [`FeedError::Blocks`]; [`FeedError::TooDeep`] if they part more than `max_reorg_depth` blocks below the tip.
+    /// [`FeedError::Blocks`]; [`FeedError::Known`]; [`FeedError::TooDeep`] if they part more than `max_reorg_depth` blocks
+    /// below the tip.
     pub fn open(
         inputs: &[BlockInput],
         options: &Options,
         tip: Option<(u32, BlockHash)>,
-        known: impl Fn(u32) -> Option<BlockHash>,
+        known: impl Fn(u32) -> Result<Option<BlockHash>, KnownError>,
         max_reorg_depth: u32,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, FeedError> {
@@ -69,9 +71,10 @@ impl FileFeed {
     fn find_fork(
         &mut self,
         tip: u32,
-        known: impl Fn(u32) -> Option<BlockHash>,
+        known: impl Fn(u32) -> Result<Option<BlockHash>, KnownError>,
         max_reorg_depth: u32,
     ) -> Result<(), FeedError> {
+        let known = |height| known(height).map_err(|source| FeedError::Known { height, source });
         let mut common = None;
         while let Ok(block) = self.blocks.recv() {
             let block = block?;
@@ -80,7 +83,7 @@ impl FileFeed {
                 self.first = Some(block);
                 break;
             }
-            match known(height) {
+            match known(height)? {
                 Some(indexed) if indexed == hash => {
                     common = Some((height, hash));
                     continue;
@@ -90,7 +93,8 @@ impl FileFeed {
                 None => continue,
             }
             // A store that begins at this height has nothing below it to agree on.
-            let fork = height.checked_sub(1).filter(|below| known(*below).is_some());
+            let below = height.checked_sub(1);
+            let fork = below.map(known).transpose()?.flatten().and(below);
             let depth = tip - fork.map_or(height, |fork| fork + 1) + 1;
             if depth > max_reorg_depth || (common.is_none() && fork.is_some()) {
                 return Err(FeedError::TooDeep { height, given: hash, tip, max_reorg_depth });
@@ -194,7 +198,7 @@ mod tests {
             &[input(path)],
             &Options::default(),
             tip,
-            |height| known.get(&height).copied(),
+            |height| Ok(known.get(&height).copied()),
             depth,
             &mut |_, _| {},
         )
@@ -258,6 +262,25 @@ mod tests {
     }
 
     #[test]
+    fn an_error_of_who_is_asked_is_not_taken_for_no_block() {
+        let files = Files::new();
+        let (a, b) = (chain(5, 1, 3), chain(5, 2, 4));
+        let path = files.add("blk00000.dat", records_of(Network::Regtest, &bytes_of(&b)));
+        let tip = Some((7, a[7].block_hash()));
+        // At the block where the two part, at the one below it, and at one that both have.
+        for failing in [5, 4, 2] {
+            let known = |height| match height {
+                _ if height == failing => Err("the disk fails".into()),
+                height => Ok(a.get(height as usize).map(Block::block_hash)),
+            };
+            let inputs = [input(path.clone())];
+            let error = FileFeed::open(&inputs, &Options::default(), tip, known, 100, &mut |_, _| {});
+            let error = error.unwrap_err();
+            assert!(matches!(error, FeedError::Known { height, .. } if height == failing), "{error}");
+        }
+    }
+
+    #[test]
     fn damage_is_told_after_what_is_good() {
         let files = Files::new();
         let blocks = chain(4, 0, 0);
@@ -266,7 +289,7 @@ mod tests {
         bytes[3][last] ^= 1;
         let path = files.add("blk00000.dat", records_of(Network::Regtest, &bytes));
         let feed =
-            FileFeed::open(&[input(path)], &Options::default(), None, |_| None, 100, &mut |_, _| {}).unwrap();
+            FileFeed::open(&[input(path)], &Options::default(), None, |_| Ok(None), 100, &mut |_, _| {}).unwrap();
         let events = events(feed);
         assert_eq!(events[..3], ["0", "1", "2"]);
         assert!(events[3].contains("merkle root"), "{events:?}");

@@ -45,7 +45,7 @@ pub use bitcoin::{BlockHash, Network};
 
 pub use bundled::bundled;
 pub use error::BlockError;
-pub use feed::{Feed, FeedError, FeedEvent};
+pub use feed::{Feed, FeedError, FeedEvent, KnownError};
 pub use files::FileFeed;
 pub use framing::Tear;
 pub use input::BlockInput;

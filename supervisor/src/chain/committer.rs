@@ -3,7 +3,7 @@
 //! Blocks are committed in order, one or several in a transaction. What is not committed yet lies in layers over the state
 //! ([`crate::pool::StateLayer`]), so nobody waits for a commit but who has run ahead too far, and who asks to.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::verdict::GuestVerdict;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::patience::Patience;
 use super::{ChainError, Outcome, digest, hash_bytes};
 use crate::store::{BlockRecord, Store, StoreError, Transaction};
 use crate::sync::lock;
@@ -63,25 +64,22 @@ struct Shared {
     committed: AtomicU64,
     /// Why the thread ended.
     failure: Mutex<Option<StoreError>>,
-    /// Why a commit is tried again and again, while it is.
-    stalled: Mutex<Option<String>>,
-    /// Whether a commit that fails is not to be tried again.
-    impatient: AtomicBool,
+    patience: Patience,
 }
 
-/// The commits of a chain, as other threads see them.
+/// What a chain writes, as other threads see it.
 #[derive(Clone, Debug)]
 pub struct CommitWatch(Arc<Shared>);
 
 impl CommitWatch {
-    /// Why a commit is being tried again and again, if one is: a full disk.
+    /// Why a write is being tried again and again, if one is: a full disk.
     pub fn stalled(&self) -> Option<String> {
-        lock(&self.0.stalled).clone()
+        self.0.patience.stalled()
     }
 
-    /// Has a commit that fails for want of room not be tried again: whoever waits for it then hears of it.
+    /// Has a write that fails for want of room not be tried again: whoever waits for it then hears of it.
     pub fn give_up(&self) {
-        self.0.impatient.store(true, Ordering::Release);
+        self.0.patience.give_up();
     }
 }
 
@@ -135,6 +133,14 @@ impl Committer {
         self.order(Order::From(digest))?;
         self.shared.committed.store(after(tip), Ordering::Release);
         Ok(())
+    }
+
+    /// Makes an attempt to write that is not a commit, again and again while there is no room.
+    pub(super) fn insist<T>(
+        &self,
+        attempt: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.shared.patience.insist(attempt)
     }
 
     /// Whether the block at `height` is committed.
@@ -279,36 +285,13 @@ impl Work {
     }
 
     /// Commits what waits, after that has failed. Room on a full disk is waited for.
-    fn commit_again(&mut self, mut error: StoreError) -> Result<(), StoreError> {
-        const FIRST_PAUSE: Duration = Duration::from_millis(100);
-        // Somebody may be waiting for this thread to end.
-        const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-        let mut pause = FIRST_PAUSE;
-        while error.is_full_disk() && !self.shared.impatient.load(Ordering::Acquire) {
-            self.stall(&error);
-            thread::sleep(pause);
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            let blocks: Vec<_> =
-                self.waiting.iter().map(|(ran, record)| (record, ran.outcome.result.writes())).collect();
-            match self.store.commit_all(&blocks) {
-                Ok(()) => return Ok(()),
-                Err(again) => error = again,
-            }
-        }
-        Err(error)
-    }
-
-    fn stall(&self, error: &StoreError) {
-        let before = lock(&self.shared.stalled).replace(error.to_string());
-        if before.is_none() {
-            tracing::error!("{error}; trying again until there is room");
-        }
+    fn commit_again(&self, error: StoreError) -> Result<(), StoreError> {
+        let blocks: Vec<_> =
+            self.waiting.iter().map(|(ran, record)| (record, ran.outcome.result.writes())).collect();
+        self.shared.patience.insist_after(error, || self.store.commit_all(&blocks))
     }
 
     fn announce(&mut self) {
-        if lock(&self.shared.stalled).take().is_some() {
-            tracing::info!("there is room on the disk again");
-        }
         for (mut ran, record) in self.waiting.drain(..) {
             ran.outcome.committed = true;
             self.shared.committed.store(u64::from(record.height) + 1, Ordering::Release);

@@ -5,6 +5,7 @@
 
 mod committer;
 mod digest;
+mod patience;
 mod pipeline;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use thiserror::Error;
 
 pub use committer::{Batch, CommitWatch, Observer};
 pub use digest::extend as extend_digest;
-pub use pipeline::{Pipeline, PipelineSettings, Pushed, Times};
+pub use pipeline::{Pipeline, PipelineSettings, Pushed, Times, Workers};
 
 use crate::blocks::{BlockHash, SourceBlock};
 use crate::pool::{Job, JobResult, PoolError, Runner};

@@ -7,16 +7,42 @@ use std::time::{Duration, Instant};
 
 use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::verdict::{GuestVerdict, Verdict};
+use cofferdam_protocol::writes::Writes;
 
 use super::committer::{Batch, CommitWatch, Committer, Observer, Ran};
 use super::{ChainError, Hashed, OnGuestFailure, Outcome, digest, hash_bytes, hash_of};
 use crate::blocks::SourceBlock;
-use crate::pool::{Job, JobResult, MAX_LAYERS, Pool, StateLayer};
-use crate::store::Store;
+use crate::pool::{Job, JobResult, MAX_LAYERS, Pool, PoolError, Runner, StateLayer};
+use crate::store::{Store, StoreError};
 
 /// How long a second worker is waited for, and how often it is tried, where two are to agree.
 const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// What a [`Pipeline`] runs blocks on: a pool, or what stands in for one in a test.
+pub trait Workers: Runner {
+    /// Lays what a block wrote over the state; none if there is no room. See [`Pool::layer`].
+    fn layer(&self, height: u32, writes: &Writes) -> Option<StateLayer>;
+
+    /// Runs `job` on two workers at the same time, if two are in service; else twice on one.
+    ///
+    /// # Errors
+    /// Any [`PoolError`] about a job.
+    fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError>;
+}
+
+impl Workers for Arc<Pool> {
+    fn layer(&self, height: u32, writes: &Writes) -> Option<StateLayer> {
+        Pool::layer(self, height, writes)
+    }
+
+    fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError> {
+        // The first worker is taken before the second is asked for: whichever is handed out, they are two.
+        let begun = self.begin(job.clone(), Duration::ZERO)?;
+        let (other, one) = (Pool::call(self, job)?, begun.wait()?);
+        Ok([one, other])
+    }
+}
 
 /// How a [`Pipeline`] works.
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +89,8 @@ struct Tip {
 
 /// A pool and a store at one point of a chain, with commits under way.
 #[derive(Debug)]
-pub struct Pipeline {
-    pool: Arc<Pool>,
+pub struct Pipeline<W = Arc<Pool>> {
+    pool: W,
     store: Arc<Store>,
     settings: PipelineSettings,
     tip: Option<Tip>,
@@ -74,14 +100,14 @@ pub struct Pipeline {
     times: Times,
 }
 
-impl Pipeline {
+impl<W: Workers> Pipeline<W> {
     /// Goes on from where `store` is. The pool must read the same store, and the store belong to the pool's profile.
     /// `observer` hears of each block once it is committed.
     ///
     /// # Errors
     /// [`ChainError::Store`], [`ChainError::Thread`].
     pub fn resume(
-        pool: Arc<Pool>,
+        pool: W,
         store: Arc<Store>,
         settings: PipelineSettings,
         observer: Observer,
@@ -153,18 +179,42 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Takes back every block above `to`, all of them if it is none, and goes on from there. Returns how many they were.
+    /// Writes something else into the store, again and again while the disk is full.
     ///
     /// # Errors
-    /// [`ChainError`]; the store is then as it was.
-    pub fn roll_back(&mut self, to: Option<u32>) -> Result<u64, ChainError> {
+    /// [`StoreError`], for whatever does not pass once somebody makes room.
+    pub fn insist<T>(
+        &self,
+        mut write: impl FnMut(&Store) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.committer.insist(|| write(&self.store))
+    }
+
+    /// Takes back every block above `to`, all of them if it is none, and goes on from there. Returns how many they were: no
+    /// more than `at_most`. Waits while the disk is full.
+    ///
+    /// # Errors
+    /// [`ChainError`]. The store is then as it was after one of its blocks, which need not be `to`. [`StoreError::TooDeep`] leaves
+    /// everything as it was.
+    pub fn roll_back(&mut self, to: Option<u32>, at_most: u32) -> Result<u32, ChainError> {
         self.flush()?;
-        let blocks = self.store.roll_back(to)?;
+        let blocks = self.step_back(to, at_most);
+        // After an error too: some of the steps may have been taken.
         let record = self.store.tip()?;
         let digest = record.as_ref().map_or_else(|| self.pool.profile().hash(), |record| record.digest);
         self.tip = record.map(|record| Tip { height: record.height, hash: record.hash });
         self.committer.go_on_from(digest, self.tip())?;
-        Ok(blocks)
+        Ok(blocks?)
+    }
+
+    fn step_back(&self, to: Option<u32>, at_most: u32) -> Result<u32, StoreError> {
+        let mut blocks = 0;
+        loop {
+            match self.insist(|store| store.roll_back_step(to, at_most - blocks))? {
+                0 => return Ok(blocks),
+                more => blocks += more,
+            }
+        }
     }
 
     /// The height that the store has certainly reached: the one below the layers.
@@ -206,9 +256,7 @@ impl Pipeline {
         let deadline = Instant::now() + PATIENCE;
         let is_guests = |result: &JobResult| matches!(result.verdict, Verdict::Guest(_));
         loop {
-            // The first worker is taken before the second is asked for: whichever is handed out, they are two.
-            let begun = self.pool.begin(job.clone(), Duration::ZERO)?;
-            let (other, one) = (self.pool.call(job)?, begun.wait()?);
+            let [one, other] = self.pool.call_twice(job)?;
             // While a worker is being replaced, one may have done both, and would agree with itself.
             if other.worker.pid != one.worker.pid || !is_guests(&one) || !is_guests(&other) {
                 return agreed(height, one, &other);

@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use super::state::{NodeState, Tip};
 use crate::blocks::{Feed, FeedError, FeedEvent, FileFeed, daemon};
-use crate::chain::{ChainError, Hashed, Outcome, Pipeline, Pushed};
-use crate::pool::PoolError;
+use crate::chain::{ChainError, Hashed, Outcome, Pipeline, Pushed, Workers};
+use crate::pool::{Pool, PoolError};
 use crate::store::{Store, StoreError};
 
 /// Why indexing ended otherwise than it should.
@@ -60,13 +60,15 @@ pub enum Ended {
 
 /// What one indexing thread works on.
 #[allow(missing_debug_implementations, reason = "holds a closure, and is of one thread")]
-pub struct Indexer<'a> {
+pub struct Indexer<'a, W = Arc<Pool>> {
     /// The chain.
-    pub pipeline: &'a mut Pipeline,
+    pub pipeline: &'a mut Pipeline<W>,
     /// Its store.
     pub store: &'a Store,
     /// What others see of it.
     pub state: &'a Arc<NodeState>,
+    /// How many blocks one reorganisation may take back. The source looks at that too; this holds whatever the source says.
+    pub max_reorg_depth: u32,
     /// The last height to index.
     pub exit_at: Option<u32>,
     /// Whether to end once everything that there is at some moment is committed.
@@ -77,7 +79,7 @@ pub struct Indexer<'a> {
     pub is_asked: &'a (dyn Fn() -> bool + Sync),
 }
 
-impl Indexer<'_> {
+impl<W: Workers> Indexer<'_, W> {
     /// Indexes what `source` gives, until it ends or somebody asks for that. Everything that was taken is committed then.
     ///
     /// # Errors
@@ -146,7 +148,7 @@ impl Indexer<'_> {
     fn note_daemon(&mut self, follower: &daemon::Follower) -> Result<(), NodeError> {
         let status = follower.status();
         if let Some(network) = status.network.filter(|_| !self.network_noted) {
-            self.store.set_network(&network.to_string())?;
+            self.pipeline.insist(|store| store.set_network(&network.to_string()))?;
             self.network_noted = true;
         }
         self.state.set_daemon(status);
@@ -172,7 +174,7 @@ impl Indexer<'_> {
 
     fn rewind(&mut self, fork: Option<u32>, depth: u32) -> Result<(), NodeError> {
         self.state.begin_rewind();
-        let taken_back = self.pipeline.roll_back(fork);
+        let taken_back = self.pipeline.roll_back(fork, depth.min(self.max_reorg_depth));
         let tip = self.store.tip();
         let tip = tip.map(|record| record.as_ref().map(Tip::of));
         // Whatever came of it: who waits for it to be over must not wait for ever.

@@ -147,7 +147,7 @@ fn the_newest_of_this_profile_are_kept() {
     );
     assert_eq!(scene.names().len(), 4, "nothing else was touched: {:?}", scene.names());
     // After a rollback the lower one is the newer one.
-    scene.store.roll_back(Some(1)).unwrap();
+    scene.store.roll_back(Some(1), 100).unwrap();
     let taken = scene.take(1).unwrap();
     assert_eq!((taken.manifest.height, taken.removed.len()), (1, 2));
 }

@@ -194,7 +194,7 @@ mod tests {
                 assert_eq!(newest, found.tip.height.to_be_bytes());
             }
             if found.tip.height > 0 {
-                assert_eq!(copy.roll_back(Some(found.tip.height - 1)).unwrap(), 1);
+                assert_eq!(copy.roll_back(Some(found.tip.height - 1), 1).unwrap(), 1);
             }
         }
     }

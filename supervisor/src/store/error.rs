@@ -5,16 +5,16 @@ use std::path::PathBuf;
 
 use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::state::{FORMAT, LayoutError};
-use heed::MdbError;
 use thiserror::Error;
 
+use super::trouble::{Trouble, advice, advice_io};
 use crate::tree::TreeError;
 
 /// Why a store could not be opened, written or read.
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// The directory cannot be made, listed or locked.
-    #[error("the store's directory {}: {doing}: {source}", path.display())]
+    #[error("the store's directory {}: {doing}: {source}{}", path.display(), advice_io(source))]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -103,7 +103,7 @@ pub enum StoreError {
     #[error(
         "block {height} was not written to {}: {source}; the store is as it was before{}",
         path.display(),
-        remedy(source)
+        advice(source)
     )]
     NotWritten {
         /// The directory.
@@ -113,11 +113,12 @@ pub enum StoreError {
         /// What LMDB said.
         source: heed::Error,
     },
-    /// Blocks could not be taken back; the store is as it was before.
+    /// Blocks could not be taken back, or not all of them; the store is that of one of its blocks.
     #[error(
-        "the blocks above {to:?} were not taken back in {}: {source}; the store is as it was before{}",
+        "the blocks above {} were not all taken back in {}: {source}; the store holds whole blocks{}",
+        base(*to),
         path.display(),
-        remedy(source)
+        advice(source)
     )]
     NotRolledBack {
         /// The directory.
@@ -127,8 +128,39 @@ pub enum StoreError {
         /// What LMDB said.
         source: heed::Error,
     },
+    /// More blocks were to be taken back than may be; none was.
+    #[error(
+        "the store in {} has more than {at_most} blocks above {}: so many may be taken back, and none was. If the \
+         reorganisation is real, raise --max-reorg-depth; else index into another --db-path",
+        path.display(),
+        base(*to)
+    )]
+    TooDeep {
+        /// The directory.
+        path: PathBuf,
+        /// The height to return to; none for before the first block.
+        to: Option<u32>,
+        /// How many blocks may be taken back.
+        at_most: u32,
+    },
+    /// There is no block at a height, though there are blocks below it.
+    #[error(
+        "the store in {} holds blocks from {first} to {tip} and none at height {height}: it was not made by following one \
+         chain; index into a new directory",
+        path.display()
+    )]
+    NoBlock {
+        /// The directory.
+        path: PathBuf,
+        /// The height.
+        height: u32,
+        /// The lowest height there.
+        first: u32,
+        /// The newest height there.
+        tip: u32,
+    },
     /// LMDB failed otherwise.
-    #[error("the store in {}: {doing}: {source}", path.display())]
+    #[error("the store in {}: {doing}: {source}{}", path.display(), advice(source))]
     Lmdb {
         /// The directory.
         path: PathBuf,
@@ -170,49 +202,46 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether a write failed for want of room on the disk: it can be tried again.
-    pub fn is_full_disk(&self) -> bool {
+    /// Whether what failed passes once somebody makes room, so that it can be tried again.
+    pub fn trouble(&self) -> Trouble {
         match self {
-            Self::NotWritten { source: heed::Error::Io(error), .. }
-            | Self::NotRolledBack { source: heed::Error::Io(error), .. } => is_full(error),
-            _ => false,
+            Self::NotWritten { source, .. }
+            | Self::NotRolledBack { source, .. }
+            | Self::Lmdb { source, .. }
+            | Self::Tree { source: TreeError::Lmdb { source, .. }, .. } => Trouble::of(source),
+            Self::Directory { source, .. } => Trouble::of_io(source),
+            _ => Trouble::Lasting,
         }
     }
 }
 
-/// What to do about a failed write, where that is known.
-fn remedy(source: &heed::Error) -> &'static str {
-    match source {
-        heed::Error::Mdb(MdbError::MapFull) => {
-            ". It has grown to the most that can be mapped: index into a new directory"
-        }
-        heed::Error::Io(error) if is_full(error) => {
-            ". Make room on the disk, or raise the quota or file size limit, and start again"
-        }
-        _ => "",
-    }
-}
-
-/// A full disk, a quota or a file size limit. LMDB turns a write that was cut short into EIO (mdb.c, mdb_page_flush:
-/// "short write, filesystem full?"), so that one is counted here too.
-fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    const EIO: i32 = 5;
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge) || error.raw_os_error() == Some(EIO)
+/// The block to return to, in words.
+fn base(to: Option<u32>) -> String {
+    to.map_or_else(|| "the place before the first block".to_owned(), |to| format!("block {to}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use heed::MdbError;
+
     use super::*;
 
     #[test]
     fn a_full_disk_is_told_from_other_failures() {
-        let message = |source| StoreError::NotWritten { path: "/s".into(), height: 7, source }.to_string();
-        for code in [5, 27, 28, 122] {
-            let text = message(heed::Error::Io(io::Error::from_raw_os_error(code)));
+        let error = |source| StoreError::NotWritten { path: "/s".into(), height: 7, source };
+        for code in [27, 28, 122] {
+            let error = error(heed::Error::Io(io::Error::from_raw_os_error(code)));
+            let text = error.to_string();
             assert!(text.contains("block 7") && text.contains("Make room"), "{text}");
+            assert_eq!(error.trouble(), Trouble::NoRoom);
         }
-        assert!(message(heed::Error::Mdb(MdbError::MapFull)).contains("new directory"));
-        assert!(message(heed::Error::Mdb(MdbError::Corrupted)).ends_with("as it was before"));
+        for code in [5, 30] {
+            let error = error(heed::Error::Io(io::Error::from_raw_os_error(code)));
+            let text = error.to_string();
+            assert!(!text.contains("Make room") && text.contains("dmesg"), "{text}");
+            assert_eq!(error.trouble(), Trouble::Lasting);
+        }
+        assert!(error(heed::Error::Mdb(MdbError::MapFull)).to_string().contains("new directory"));
+        assert!(error(heed::Error::Mdb(MdbError::Corrupted)).to_string().contains("damaged"));
     }
 }

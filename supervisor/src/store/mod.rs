@@ -10,16 +10,19 @@
 mod contents;
 mod copy;
 mod error;
+mod fault;
 mod open;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]
 pub(crate) mod tests;
 mod transaction;
+mod trouble;
 mod undo;
 mod vacant;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cofferdam_protocol::profile::Hash;
 pub use cofferdam_protocol::state::BlockRecord;
@@ -32,10 +35,14 @@ use sha2::{Digest, Sha256};
 pub use contents::{Contents, ContentsError, contents, tip};
 pub use copy::StoreCopy;
 pub use error::StoreError;
+#[doc(hidden)]
+pub use fault::{StoreCall, StoreFaults};
 pub use transaction::Transaction;
 pub(crate) use transaction::last_by_key;
+pub use trouble::Trouble;
 pub use vacant::Vacant;
 
+use self::trouble::of_write;
 use crate::tree::{Proof, Tree, TreeError};
 
 /// What a store belongs to. Results of two identities are never mixed.
@@ -81,6 +88,8 @@ pub struct Store {
     tree: Option<Tree>,
     /// For how many of the newest blocks lists are kept by which they can be taken back; see [`Store::with_undo`].
     undo_depth: u32,
+    /// Failures that a test has planted.
+    faults: Option<Arc<StoreFaults>>,
     path: PathBuf,
     _writer_lock: open::WriterLock,
 }
@@ -103,7 +112,8 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let open::Opened { env, meta, blocks, values, undo, tree, path, writer_lock } =
             open::open(dir, identity, durability, map_bytes)?;
-        Ok(Self { env, meta, blocks, values, undo, tree, undo_depth: 0, path, _writer_lock: writer_lock })
+        let (undo_depth, faults) = (0, None);
+        Ok(Self { env, meta, blocks, values, undo, tree, undo_depth, faults, path, _writer_lock: writer_lock })
     }
 
     /// Keeps a tree over the newest value of every key, by which they can be proved ([`crate::tree`]). A store that was made
@@ -119,7 +129,7 @@ impl Store {
             return Err(StoreError::WithoutTree { path: self.path, tip: tip.height });
         }
         let fail =
-            |source| StoreError::Lmdb { path: self.path.clone(), doing: "making the state tree", source };
+            |source| StoreError::Lmdb { path: self.path.clone(), doing: "making the state tree", source: of_write(&self.path, source) };
         let mut txn = self.env.write_txn().map_err(fail)?;
         let tree = Tree::open(&self.env, &mut txn).map_err(fail)?;
         self.meta.put(&mut txn, state::TREE_KEY, &[]).map_err(fail)?;
@@ -179,6 +189,7 @@ impl Store {
     /// [`StoreError::Damaged`], [`StoreError::Lmdb`].
     pub fn tip(&self) -> Result<Option<BlockRecord>, StoreError> {
         let fail = |source| self.lmdb("reading the tip", source);
+        self.strike(StoreCall::Read).map_err(fail)?;
         let txn = self.env.read_txn().map_err(fail)?;
         let Some((key, bytes)) = self.blocks.last(&txn).map_err(fail)? else { return Ok(None) };
         let record = state::block_height(key).and_then(|height| BlockRecord::decode(height, bytes));
@@ -191,9 +202,28 @@ impl Store {
     /// [`StoreError::Damaged`], [`StoreError::Lmdb`].
     pub fn first_height(&self) -> Result<Option<u32>, StoreError> {
         let fail = |source| self.lmdb("reading the first block", source);
+        self.strike(StoreCall::Read).map_err(fail)?;
         let txn = self.env.read_txn().map_err(fail)?;
         let first = self.blocks.first(&txn).map_err(fail)?;
         first.map(|(key, _)| state::block_height(key)).transpose().map_err(|source| self.damaged(source))
+    }
+
+    /// The record of the block at `height`, of a store that was made by following one chain: none only if there is no block
+    /// at or below `height`.
+    ///
+    /// # Errors
+    /// [`StoreError::NoBlock`] if there are blocks below `height`; [`StoreError::Damaged`], [`StoreError::Lmdb`].
+    pub fn indexed(&self, height: u32) -> Result<Option<BlockRecord>, StoreError> {
+        let record = self.block(height)?;
+        if record.is_some() {
+            return Ok(record);
+        }
+        match (self.first_height()?, self.tip()?) {
+            (Some(first), Some(BlockRecord { height: tip, .. })) if first <= height => {
+                Err(StoreError::NoBlock { path: self.path.clone(), height, first, tip })
+            }
+            _ => Ok(None),
+        }
     }
 
     /// How many versions of values are stored, and bytes of the file that they are in.
@@ -213,6 +243,7 @@ impl Store {
     /// [`StoreError::Damaged`], [`StoreError::Lmdb`].
     pub fn block(&self, height: u32) -> Result<Option<BlockRecord>, StoreError> {
         let fail = |source| self.lmdb("reading a block's record", source);
+        self.strike(StoreCall::Read).map_err(fail)?;
         let txn = self.env.read_txn().map_err(fail)?;
         let bytes = self.blocks.get(&txn, &height.to_be_bytes()).map_err(fail)?;
         let record = bytes.map(|bytes| BlockRecord::decode(height, bytes)).transpose();
@@ -249,6 +280,7 @@ impl Store {
     /// [`StoreError::Lmdb`].
     pub fn network(&self) -> Result<Option<String>, StoreError> {
         let fail = |source| self.lmdb("reading the network", source);
+        self.strike(StoreCall::Read).map_err(fail)?;
         let txn = self.env.read_txn().map_err(fail)?;
         let name = self.meta.get(&txn, state::NETWORK_KEY).map_err(fail)?;
         Ok(name.map(|name| String::from_utf8_lossy(name).into_owned()))
@@ -259,9 +291,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Network`] if another one is noted; [`StoreError::Lmdb`].
     pub fn set_network(&self, name: &str) -> Result<(), StoreError> {
-        let fail = |source| self.lmdb("noting the network", source);
+        let fail = |source| self.lmdb("noting the network", of_write(&self.path, source));
+        self.strike(StoreCall::Begin).map_err(fail)?;
         let mut txn = self.env.write_txn().map_err(fail)?;
         open::note_network(self.meta, &mut txn, name, &self.path)?;
+        self.strike(StoreCall::Commit).map_err(fail)?;
         txn.commit().map_err(fail)
     }
 
@@ -271,6 +305,7 @@ impl Store {
     /// [`StoreError::Damaged`], [`StoreError::Lmdb`].
     pub fn get(&self, key: &[u8], at_most: u32) -> Result<Option<Vec<u8>>, StoreError> {
         let fail = |source| self.lmdb("reading a value", source);
+        self.strike(StoreCall::Read).map_err(fail)?;
         let txn = self.env.read_txn().map_err(fail)?;
         self.get_in(&txn, key, at_most)
     }
@@ -313,7 +348,7 @@ impl Store {
     fn tree_error(&self, height: u32, source: TreeError) -> StoreError {
         match source {
             TreeError::Lmdb { source, .. } => {
-                StoreError::NotWritten { path: self.path.clone(), height, source }
+                StoreError::NotWritten { path: self.path.clone(), height, source: of_write(&self.path, source) }
             }
             source => StoreError::Tree { path: self.path.clone(), height, source },
         }

@@ -9,23 +9,28 @@ use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::state;
 use heed::types::Bytes;
 use heed::{Env, EnvFlags, EnvOpenOptions, MdbError, RwTxn, WithoutTls};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, FcntlArg, FdFlag, fallocate, fcntl};
 
+use super::trouble::of_write;
 use super::{Durability, Identity, StoreError, Table};
 use crate::tree::Tree;
 
 pub(super) const DATA_FILE: &str = "data.mdb";
-const WRITER_LOCK: &str = "writer.lock";
+pub(super) const LOCK_FILE: &str = "lock.mdb";
+pub(super) const WRITER_LOCK: &str = "writer.lock";
+/// Made and removed at once, to find out whether there is room; see [`super::trouble`].
+pub(super) const PROBE_FILE: &str = "room.probe";
 /// What may be in a directory without data: our own files, left by a start that was cut short, and what mke2fs(8) puts
 /// into the root of a new file system.
-pub(super) const NOT_FOREIGN: [&str; 3] = ["lock.mdb", WRITER_LOCK, "lost+found"];
+pub(super) const NOT_FOREIGN: [&str; 4] = [LOCK_FILE, WRITER_LOCK, PROBE_FILE, "lost+found"];
 
 /// An environment that this process alone writes.
 pub(super) struct Opened {
@@ -62,8 +67,9 @@ pub(super) fn open(
     map_bytes: usize,
 ) -> Result<Opened, StoreError> {
     let path = make_directory(dir)?;
-    check_directory(&path)?;
+    let is_new = check_directory(&path)?;
     let writer_lock = lock(&path)?;
+    allocate_lock_file(&path)?;
     let env = open_env(&path, durability, map_bytes).map_err(|source| open_error(&path, source))?;
     close_on_exec(&path.join(DATA_FILE)).map_err(|source| StoreError::Directory {
         path: path.clone(),
@@ -74,19 +80,28 @@ pub(super) fn open(
     if durability == Durability::Block {
         sync_names(&path)?;
     }
+    if let (Durability::Block, true, Some(parent)) = (durability, is_new, path.parent()) {
+        // Whoever made the directory need not have done it.
+        sync_names(parent)?;
+    }
     Ok(Opened { env, meta, blocks, values, undo, tree, path, writer_lock })
 }
 
-pub(super) fn make_directory(dir: &Path) -> Result<PathBuf, StoreError> {
-    fs::create_dir_all(dir).and_then(|()| dir.canonicalize()).map_err(|source| StoreError::Directory {
+/// Makes the directory, and those above it, if there is none; their names last then. Its absolute path.
+pub(crate) fn make_directory(dir: &Path) -> Result<PathBuf, StoreError> {
+    let missing = dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).count();
+    let made = fs::create_dir_all(dir).and_then(|()| dir.canonicalize());
+    let path = made.map_err(|source| StoreError::Directory {
         path: dir.to_owned(),
         doing: "it cannot be made",
         source,
-    })
+    })?;
+    path.ancestors().skip(1).take(missing).try_for_each(sync_names)?;
+    Ok(path)
 }
 
-/// Refuses a directory of somebody else's before anything is put into it.
-fn check_directory(path: &Path) -> Result<(), StoreError> {
+/// Refuses a directory of somebody else's before anything is put into it. Whether there is no store yet.
+fn check_directory(path: &Path) -> Result<bool, StoreError> {
     let entries = fs::read_dir(path).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
     let entries = entries.map_err(|source| StoreError::Directory {
         path: path.to_owned(),
@@ -95,10 +110,10 @@ fn check_directory(path: &Path) -> Result<(), StoreError> {
     })?;
     let names: Vec<OsString> = entries.into_iter().map(|entry| entry.file_name()).collect();
     if names.iter().any(|name| name == DATA_FILE) {
-        return Ok(());
+        return Ok(false);
     }
     match names.iter().find(|name| !NOT_FOREIGN.iter().any(|known| name == known)) {
-        None => Ok(()),
+        None => Ok(true),
         Some(name) => Err(not_a_store(path, format!("it has {} and no {DATA_FILE}", name.display()))),
     }
 }
@@ -116,6 +131,23 @@ pub(super) fn lock(path: &Path) -> Result<WriterLock, StoreError> {
         Ok(()) => Ok(WriterLock(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(refused(source)),
+    }
+}
+
+/// Has the file system set aside what lock.mdb takes: LMDB maps that file and writes into the map, and where the disk is full a
+/// write into a hole of the file ends the process (SIGBUS).
+pub(super) fn allocate_lock_file(path: &Path) -> Result<(), StoreError> {
+    // Of readers LMDB keeps 64 bytes each, and two pages are enough for the rest (mdb.c, MDB_reader and MDB_txninfo).
+    const BYTES: i64 = 64 * state::MAX_READERS as i64 + 8192;
+    let name = path.join(LOCK_FILE);
+    // The mode that heed gives to it.
+    let file = File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(name);
+    let refused = |doing| move |source| StoreError::Directory { path: path.to_owned(), doing, source };
+    let file = file.map_err(refused("lock.mdb cannot be made, or opened for writing"))?;
+    match fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, BYTES) {
+        // Where a file system knows no such thing, LMDB's way is what remains.
+        Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+        Err(errno) => Err(refused("there is no room for lock.mdb")(errno.into())),
     }
 }
 
@@ -238,7 +270,15 @@ pub(super) fn note_network(
 
 /// Makes the files' names last: LMDB syncs its data, and not the directory that leads to it.
 pub(super) fn sync_names(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|dir| dir.sync_all()).map_err(|source| StoreError::Directory {
+    let synced = match File::open(path) {
+        // A directory that this user may pass and not list cannot be synced by itself.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            nix::unistd::sync();
+            Ok(())
+        }
+        opened => opened.and_then(|dir| dir.sync_all()),
+    };
+    synced.map_err(|source| StoreError::Directory {
         path: path.to_owned(),
         doing: "it cannot be synced to disk",
         source,
@@ -252,7 +292,24 @@ fn open_error(path: &Path, source: heed::Error) -> StoreError {
             not_a_store(path, format!("{DATA_FILE} is not what Cofferdam writes ({source})"))
         }
         heed::Error::EnvAlreadyOpened => StoreError::InUse { path: path.to_owned() },
-        source => StoreError::Lmdb { path: path.to_owned(), doing: "it cannot be opened", source },
+        // It is the one that LMDB opens, for lock.mdb was opened before.
+        heed::Error::Io(source)
+            if matches!(
+                source.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            StoreError::Directory {
+                path: path.to_owned(),
+                doing: "data.mdb cannot be opened for writing",
+                source,
+            }
+        }
+        source => StoreError::Lmdb {
+            path: path.to_owned(),
+            doing: "it cannot be opened",
+            source: of_write(path, source),
+        },
     }
 }
 

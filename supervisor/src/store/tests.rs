@@ -361,8 +361,8 @@ proptest! {
             commit(&never, height, &pairs(block)).unwrap();
         }
         let to = keep.checked_sub(1).map(|last| 10 + u32::try_from(last).unwrap());
-        let taken_back = store.roll_back(to).unwrap();
-        prop_assert_eq!(taken_back, (blocks.len() - keep) as u64);
+        let taken_back = store.roll_back(to, 12).unwrap();
+        prop_assert_eq!(taken_back as usize, blocks.len() - keep);
         prop_assert_eq!(content(&store), content(&never));
         // And goes on as that one does.
         let next = to.map_or(10, |to| to + 1);
@@ -383,7 +383,7 @@ fn lists_are_kept_for_as_many_blocks_as_was_asked() {
     let kept: Vec<_> = store.undo.iter(&txn).unwrap().map(|entry| entry.unwrap().0.to_vec()).collect();
     assert_eq!(kept, [7, 8, 9].map(|height| state::undo_key(height, 0).to_vec()));
     drop(txn);
-    assert_eq!(store.roll_back(None).unwrap(), 10);
+    assert_eq!(store.roll_back(None, 10).unwrap(), 10);
     assert_eq!(content(&store).1, None);
     assert!(store.undo.is_empty(&store.env.read_txn().unwrap()).unwrap());
 }
@@ -399,4 +399,124 @@ fn blocks_are_committed_together_or_not_at_all() {
     assert_eq!(store.tip().unwrap(), None);
     store.commit_all(&[(&records[0], &pairs), (&records[1], &pairs)]).unwrap();
     assert_eq!(store.tip().unwrap().unwrap().height, 2);
+}
+
+#[test]
+fn a_rollback_takes_back_no_more_than_it_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).unwrap().with_undo(3);
+    for height in 0..10 {
+        commit(&store, height, &[("a", height.to_be_bytes())]).unwrap();
+    }
+    let before = content(&store);
+    for (to, at_most) in [(Some(2), 6), (None, 9), (None, 0), (Some(8), 0)] {
+        let error = store.roll_back(to, at_most).unwrap_err();
+        assert!(matches!(error, StoreError::TooDeep { .. }), "{error}");
+        assert!(error.to_string().contains("--max-reorg-depth"), "{error}");
+        assert_eq!(content(&store), before);
+    }
+    assert_eq!(store.roll_back(Some(9), 0).unwrap(), 0);
+    assert_eq!(store.roll_back(Some(2), 7).unwrap(), 7);
+    assert_eq!(store.roll_back(None, 3).unwrap(), 3);
+}
+
+#[test]
+fn no_block_is_a_fact_only_below_the_first_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Arc::new(StoreFaults::default());
+    let store = open(&dir).unwrap().with_faults(Arc::clone(&faults));
+    assert_eq!(store.indexed(5).unwrap(), None);
+    for height in [5, 6, 8] {
+        commit(&store, height, &[("a", "b")]).unwrap();
+    }
+    assert_eq!(store.indexed(4).unwrap(), None);
+    assert_eq!(store.indexed(6).unwrap().unwrap().height, 6);
+    for height in [7, 9] {
+        assert!(matches!(store.indexed(height), Err(StoreError::NoBlock { first: 5, tip: 8, .. })));
+    }
+    for call in 0..3 {
+        faults.fail(Some(StoreCall::Read), call, 1, 5);
+        assert!(matches!(store.indexed(4), Err(StoreError::Lmdb { .. })), "call {call}");
+    }
+}
+
+/// A chain of four blocks, of which the upper two are of one branch or the other.
+fn branch(upper: u8, height: u32) -> Pairs {
+    let own = if height < 2 { 0 } else { upper };
+    let pair = |key: u8| (vec![key; 200], vec![own, u8::try_from(height).unwrap()]);
+    (0..20).filter(|key| u32::from(*key) % 3 != height % 3).map(pair).collect()
+}
+
+/// Four blocks of one branch, then the upper two taken back one by one for those of the other: goes on from wherever the store is.
+fn follow(store: &Store) -> Result<(), StoreError> {
+    let is_on = |upper: u8, height: u32| {
+        let found = store.block(height)?;
+        Ok(found.is_some_and(|found| found.writes_sha256 == writes(&branch(upper, height)).hash()))
+    };
+    let next = |store: &Store| Ok(store.tip()?.map_or(0, |tip| tip.height + 1));
+    if !is_on(2, 2)? {
+        for height in next(store)?..4 {
+            commit(store, height, &branch(1, height))?;
+        }
+        store.roll_back(Some(1), 2)?;
+    }
+    for height in next(store)?..4 {
+        commit(store, height, &branch(2, height))?;
+    }
+    store.set_network("regtest")
+}
+
+#[test]
+fn a_failure_at_any_call_leaves_whole_blocks_to_go_on_from() {
+    let expected = {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir).unwrap().with_tree().unwrap();
+        for height in 0..4 {
+            commit(&store, height, &branch(2, height)).unwrap();
+        }
+        (content(&store), store.tree_root(3).unwrap())
+    };
+    for undo in [0, 1, 10] {
+        for call in 0.. {
+            let dir = tempfile::tempdir().unwrap();
+            let faults = Arc::new(StoreFaults::default());
+            let store = open(&dir).unwrap().with_tree().unwrap().with_undo(undo);
+            let store = store.with_faults(Arc::clone(&faults));
+            faults.step(1);
+            faults.fail(None, call, 1, [5, 28][usize::from(call % 2 == 0)]);
+            let failed = follow(&store);
+            assert_eq!(failed.is_err(), faults.struck() == 1, "call {call}: {failed:?}");
+            faults.clear();
+            let tip = store.tip().unwrap();
+            for height in 0..tip.as_ref().map_or(0, |tip| tip.height + 1) {
+                assert!(store.block(height).unwrap().is_some(), "call {call}, block {height}");
+                assert!(store.tree_root(height).unwrap().is_some());
+            }
+            // Closed as after the end of the process, and on from there.
+            drop(store);
+            let store = open(&dir).unwrap().with_undo(undo);
+            follow(&store).unwrap();
+            assert_eq!((content(&store), store.tree_root(3).unwrap()), expected, "undo {undo}, call {call}");
+            if failed.is_ok() {
+                assert!(call > 20, "{call} calls");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rollback_of_many_pairs_is_one_of_several_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).unwrap();
+    // Without lists, and more values than are remembered at a time.
+    for height in 0..5u32 {
+        let pairs: Vec<_> = (0..20_000u32).map(|key| (key.to_be_bytes(), height.to_be_bytes())).collect();
+        commit(&store, height, &pairs).unwrap();
+    }
+    assert_eq!(store.roll_back_step(Some(0), 4).unwrap(), 1);
+    assert_eq!(store.tip().unwrap().unwrap().height, 3);
+    assert_eq!(store.roll_back(Some(0), 3).unwrap(), 3);
+    assert_eq!(store.get(&7u32.to_be_bytes(), 9).unwrap().unwrap(), 0u32.to_be_bytes());
+    assert_eq!(store.size().unwrap().0, 20_000);
 }

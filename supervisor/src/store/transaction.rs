@@ -6,6 +6,8 @@ use cofferdam_protocol::state::{self, BlockRecord, VersionKey};
 use cofferdam_protocol::writes::Writes;
 use heed::{RoTxn, RwTxn};
 
+use super::fault::StoreCall;
+use super::trouble::of_write;
 use super::undo::UndoList;
 use super::{Store, StoreError};
 
@@ -30,9 +32,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotWritten`].
     pub fn begin(&self, height: u32) -> Result<Transaction<'_>, StoreError> {
-        let txn = self.env.write_txn();
-        let txn = txn.map_err(|source| StoreError::NotWritten { path: self.path.clone(), height, source })?;
+        let fail = |source| self.not_written(height, source);
+        self.strike(StoreCall::Begin).map_err(fail)?;
+        let txn = self.env.write_txn().map_err(fail)?;
         Ok(Transaction { store: self, txn, height })
+    }
+
+    fn not_written(&self, height: u32, source: heed::Error) -> StoreError {
+        StoreError::NotWritten { path: self.path.clone(), height, source: of_write(&self.path, source) }
     }
 
     fn check_above_tip(&self, txn: &RoTxn<'_>, height: u32) -> Result<(), StoreError> {
@@ -73,8 +80,9 @@ impl Transaction<'_> {
         store.check_above_tip(&self.txn, height)?;
         let pairs = last_by_key(writes);
         let put = store.put_pairs(&mut self.txn, height, &pairs);
+        let put = put.and_then(|()| store.strike(StoreCall::Write));
         let put = put.and_then(|()| store.blocks.put(&mut self.txn, &height.to_be_bytes(), &record.encode()));
-        put.map_err(|source| StoreError::NotWritten { path: store.path.clone(), height, source })?;
+        put.map_err(|source| store.not_written(height, source))?;
         if let Some(tree) = store.tree {
             tree.apply(&mut self.txn, height, &pairs).map_err(|source| store.tree_error(height, source))?;
         }
@@ -87,7 +95,8 @@ impl Transaction<'_> {
     /// [`StoreError::NotWritten`]; nothing of it is committed then.
     pub fn commit(self) -> Result<(), StoreError> {
         let Self { store, txn, height } = self;
-        txn.commit().map_err(|source| StoreError::NotWritten { path: store.path.clone(), height, source })
+        let committed = store.strike(StoreCall::Commit).and_then(|()| txn.commit());
+        committed.map_err(|source| store.not_written(height, source))
     }
 }
 

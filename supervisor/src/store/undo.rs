@@ -6,10 +6,21 @@
 
 use std::ops::Bound;
 
-use cofferdam_protocol::state::{self, VersionKey};
+use cofferdam_protocol::state::{self, BlockRecord, VersionKey};
 use heed::{RoTxn, RwTxn};
 
+use super::fault::StoreCall;
+use super::trouble::of_write;
 use super::{Store, StoreError, Table};
+use crate::tree::TreeError;
+
+/// What one step of a rollback takes back, at most: so many pairs, unless one block has more, and so many blocks. A pair
+/// changes a page of 4 KiB, at worst, which LMDB keeps in memory until the step is committed: 128 MiB.
+const STEP_PAIRS: u64 = 32_768;
+const STEP_BLOCKS: usize = 1_000;
+
+/// How many stored keys are held in memory while all are looked at.
+const DOOMED: usize = 16_384;
 
 /// Bytes of one entry of a list. Larger ones need more neighbouring pages, smaller ones more entries.
 const CHUNK_BYTES: usize = 60 << 10;
@@ -58,27 +69,44 @@ impl UndoList {
 }
 
 impl Store {
-    /// Takes back every block above `to`, all of them if it is none, in one transaction: afterwards the store is as it was
-    /// after the block at `to`. Returns how many blocks that were.
+    /// Takes back every block above `to`, all of them if it is none: afterwards the store is as it was after the block at
+    /// `to`. Returns how many blocks that were.
     ///
-    /// Snapshots that were taken before keep what they see.
+    /// That is done in steps, each a transaction of whole blocks, so that it takes the memory of one step however many blocks
+    /// there are. Cut short between two of them, by an error or by the end of the process, the store is as it was after one of
+    /// its blocks. Snapshots that were taken before keep what they see.
     ///
     /// # Errors
-    /// [`StoreError::NotRolledBack`]; the store is then as it was.
-    pub fn roll_back(&self, to: Option<u32>) -> Result<u64, StoreError> {
-        let fail = |source| StoreError::NotRolledBack { path: self.path.clone(), to, source };
+    /// [`StoreError::TooDeep`] if there are more than `at_most` blocks above `to`; nothing was taken back then.
+    /// [`StoreError::NotRolledBack`], [`StoreError::Tree`], [`StoreError::Lmdb`], [`StoreError::Damaged`].
+    pub fn roll_back(&self, to: Option<u32>, at_most: u32) -> Result<u32, StoreError> {
+        let mut taken = 0;
+        loop {
+            match self.roll_back_step(to, at_most - taken)? {
+                0 => return Ok(taken),
+                more => taken += more,
+            }
+        }
+    }
+
+    /// Takes back the newest of the blocks above `to`, as many as one transaction should have. Returns how many blocks that
+    /// were: at most `at_most`, and none if there are none above `to`.
+    ///
+    /// # Errors
+    /// As [`Store::roll_back`]; the store is then as it was before this step.
+    pub fn roll_back_step(&self, to: Option<u32>, at_most: u32) -> Result<u32, StoreError> {
+        let fail = |source| self.not_rolled_back(to, source);
+        self.strike(StoreCall::Begin).map_err(fail)?;
         let mut txn = self.env.write_txn().map_err(fail)?;
-        let heights = self.heights_above(&txn, to)?;
+        self.check_depth(&txn, to, at_most)?;
+        let heights = self.newest_above(&txn, to)?;
         let Some(lowest) = heights.last().copied() else { return Ok(0) };
         let mut lists = true;
         for height in &heights {
-            let keys = listed_keys(self.undo, &txn, *height).map_err(fail)?;
-            lists &= keys.is_some();
-            for key in keys.unwrap_or_default() {
-                self.values.delete(&mut txn, &key).map_err(fail)?;
-            }
+            lists &= self.delete_listed(&mut txn, *height).map_err(fail)?;
             self.blocks.delete(&mut txn, &height.to_be_bytes()).map_err(fail)?;
         }
+        self.strike(StoreCall::Write).map_err(fail)?;
         if !lists {
             self.delete_values_from(&mut txn, lowest).map_err(fail)?;
         }
@@ -86,10 +114,69 @@ impl Store {
         let range: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(&from), Bound::Unbounded);
         self.undo.delete_range(&mut txn, &range).map_err(fail)?;
         if let Some(tree) = self.tree {
-            tree.rollback(&mut txn, to).map_err(|source| self.tree_error(lowest, source))?;
+            tree.rollback(&mut txn, lowest.checked_sub(1)).map_err(|source| match source {
+                TreeError::Lmdb { source, .. } => self.not_rolled_back(to, source),
+                source => self.tree_error(lowest, source),
+            })?;
         }
+        self.strike(StoreCall::Commit).map_err(fail)?;
         txn.commit().map_err(fail)?;
-        Ok(heights.len() as u64)
+        Ok(u32::try_from(heights.len()).unwrap_or(u32::MAX))
+    }
+
+    fn not_rolled_back(&self, to: Option<u32>, source: heed::Error) -> StoreError {
+        StoreError::NotRolledBack { path: self.path.clone(), to, source: of_write(&self.path, source) }
+    }
+
+    /// Whether there are no more than `at_most` blocks above `to`.
+    fn check_depth(&self, txn: &RoTxn<'_>, to: Option<u32>, at_most: u32) -> Result<(), StoreError> {
+        let fail = |source| self.lmdb("counting the blocks to take back", source);
+        let mut blocks = self.blocks.rev_iter(txn).map_err(fail)?;
+        let allowed = usize::try_from(at_most).unwrap_or(usize::MAX);
+        let Some(entry) = blocks.nth(allowed) else { return Ok(()) };
+        let (key, _) = entry.map_err(fail)?;
+        let height = state::block_height(key).map_err(|source| self.damaged(source))?;
+        if to.is_some_and(|to| height <= to) {
+            return Ok(());
+        }
+        Err(StoreError::TooDeep { path: self.path.clone(), to, at_most })
+    }
+
+    /// Heights of the newest blocks above `to`, newest first: of as many as one step takes back.
+    fn newest_above(&self, txn: &RoTxn<'_>, to: Option<u32>) -> Result<Vec<u32>, StoreError> {
+        let fail = |source| self.lmdb("reading the blocks to take back", source);
+        let (mut heights, mut pairs) = (Vec::new(), 0u64);
+        for entry in self.blocks.rev_iter(txn).map_err(fail)? {
+            let (key, bytes) = entry.map_err(fail)?;
+            let record = state::block_height(key).and_then(|height| BlockRecord::decode(height, bytes));
+            let record = record.map_err(|source| self.damaged(source))?;
+            pairs = pairs.saturating_add(record.writes);
+            let is_full = pairs > STEP_PAIRS || heights.len() >= self.step_blocks(STEP_BLOCKS);
+            if to.is_some_and(|to| record.height <= to) || (is_full && !heights.is_empty()) {
+                break;
+            }
+            heights.push(record.height);
+        }
+        Ok(heights)
+    }
+
+    /// Deletes what the block at `height` put, by its list; whether there is a whole one.
+    fn delete_listed(&self, txn: &mut RwTxn<'_>, height: u32) -> heed::Result<bool> {
+        for chunk in 0.. {
+            let entry = self.undo.get(txn, &state::undo_key(height, chunk))?.map(<[u8]>::to_vec);
+            let Some(entry) = entry else { return Ok(chunk > 0) };
+            let mut bytes = entry.as_slice();
+            while let Some((length, rest)) = bytes.split_first_chunk() {
+                let Some((key, rest)) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))
+                else {
+                    // Cut short by something that is not ours: every value is looked at instead.
+                    return Ok(false);
+                };
+                self.values.delete(txn, key)?;
+                bytes = rest;
+            }
+        }
+        Ok(true)
     }
 
     /// Forgets how to undo blocks that are older than is kept, now that `tip` is the newest.
@@ -100,51 +187,29 @@ impl Store {
         self.undo.delete_range(txn, &range).map(drop)
     }
 
-    /// Heights of the blocks above `to`, newest first.
-    fn heights_above(&self, txn: &RoTxn<'_>, to: Option<u32>) -> Result<Vec<u32>, StoreError> {
-        let fail = |source| self.lmdb("reading the blocks to take back", source);
-        let mut heights = Vec::new();
-        for entry in self.blocks.rev_iter(txn).map_err(fail)? {
-            let (key, _) = entry.map_err(fail)?;
-            let height = state::block_height(key).map_err(|source| self.damaged(source))?;
-            if to.is_some_and(|to| height <= to) {
-                break;
-            }
-            heights.push(height);
-        }
-        Ok(heights)
-    }
-
     /// Deletes every value of a block at or above `lowest`, by a look at all.
     fn delete_values_from(&self, txn: &mut RwTxn<'_>, lowest: u32) -> heed::Result<()> {
-        let mut doomed = Vec::new();
-        for entry in self.values.iter(txn)? {
-            let (key, _) = entry?;
-            if state::version_height(key).is_some_and(|height| height >= lowest) {
-                doomed.push(key.to_vec());
+        let mut last: Vec<u8> = Vec::new();
+        loop {
+            let mut doomed = Vec::new();
+            let from = if last.is_empty() { Bound::Unbounded } else { Bound::Excluded(last.as_slice()) };
+            let range: (Bound<&[u8]>, Bound<&[u8]>) = (from, Bound::Unbounded);
+            for entry in self.values.range(txn, &range)? {
+                let (key, _) = entry?;
+                if state::version_height(key).is_some_and(|height| height >= lowest) {
+                    doomed.push(key.to_vec());
+                }
+                if doomed.len() >= DOOMED {
+                    break;
+                }
             }
-        }
-        for key in doomed {
-            self.values.delete(txn, &key)?;
-        }
-        Ok(())
-    }
-}
-
-/// The stored keys that the block at `height` put; none if it has no list.
-fn listed_keys(table: Table, txn: &RoTxn<'_>, height: u32) -> heed::Result<Option<Vec<Vec<u8>>>> {
-    let mut keys = None;
-    for entry in table.prefix_iter(txn, &height.to_be_bytes())? {
-        let (_, mut bytes) = entry?;
-        let keys: &mut Vec<Vec<u8>> = keys.get_or_insert_default();
-        while let Some((length, rest)) = bytes.split_first_chunk() {
-            let Some((key, rest)) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length))) else {
-                // Cut short by something that is not ours: every value is looked at instead.
-                return Ok(None);
-            };
-            keys.push(key.to_vec());
-            bytes = rest;
+            for key in &doomed {
+                self.values.delete(txn, key)?;
+            }
+            if doomed.len() < DOOMED {
+                return Ok(());
+            }
+            last = doomed.pop().unwrap_or_default();
         }
     }
-    Ok(keys)
 }

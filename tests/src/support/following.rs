@@ -33,7 +33,8 @@ impl Following {
     #[must_use]
     pub fn resume(settings: &Settings, chain: Vec<(u32, BlockHash)>) -> Self {
         let committed = chain.clone();
-        let known = move |height| committed.iter().find(|(known, _)| *known == height).map(|(_, hash)| *hash);
+        let at = move |height| committed.iter().find(|(known, _)| *known == height).map(|(_, hash)| *hash);
+        let known = move |height| Ok(at(height));
         let follower = Follower::start(settings.clone(), chain.last().copied(), known).expect("it starts");
         Self { follower, chain, rewinds: Vec::new(), given: 0 }
     }

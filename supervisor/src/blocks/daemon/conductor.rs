@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bitcoin::constants::genesis_block;
 use bitcoin::{BlockHash, Network};
 
+use super::super::feed::KnownError;
 use super::client::{ChainInfo, Client};
 use super::error::DaemonError;
 use super::line::{Fork, Job, Line, PLANNED, Tear};
@@ -31,7 +32,7 @@ pub(super) struct Conductor<K> {
     line: Arc<Line>,
     reporter: Arc<Reporter>,
     settings: Arc<Settings>,
-    /// The hash that the caller has committed at a height.
+    /// The hash that the caller has committed at a height; none only below its first block.
     known: K,
     /// Whether network and genesis block were compared since the node was last away.
     greeted: bool,
@@ -60,7 +61,7 @@ impl<K> fmt::Debug for Conductor<K> {
     }
 }
 
-impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
+impl<K: Fn(u32) -> Result<Option<BlockHash>, KnownError>> Conductor<K> {
     /// Of a line, from a node.
     pub(super) fn new(
         client: Arc<Client>,
@@ -151,7 +152,7 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
         if let Some(network) = self.settings.network {
             self.check_genesis(found, genesis_of(network), || format!("that of {}", network.to_core_arg()))?;
         }
-        if let Some(expected) = self.ours(0) {
+        if let Some(expected) = self.ours(0)? {
             self.check_genesis(found, expected, || "that of the chain that was indexed".to_owned())?;
         }
         if let Some(expected) = self.genesis {
@@ -207,7 +208,7 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
         let Some((end, _)) = self.line.end() else { return Ok(()) };
         let common = end.min(tip.height);
         let theirs = if common == tip.height { tip.hash } else { self.client.block_hash(common)? };
-        match self.ours(common) {
+        match self.ours(common)? {
             Some(ours) if ours != theirs => {}
             // Either it is on our chain, or below our first block, where there is nothing to compare yet.
             _ => {
@@ -217,7 +218,11 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
         }
         // It may be another node by now, which took its place between two questions.
         self.greet()?;
-        let fork = self.fork(common)?;
+        // The caller must not be given more of the left branch while the fork is looked for: it would have more to take back
+        // than is checked here.
+        self.line.forget_planned();
+        let Some((given, _)) = self.line.given() else { return Ok(()) };
+        let fork = self.fork(common.min(given))?;
         self.reporter.shorter(None);
         if let Some((depth, (height, hash))) = self.line.cut(fork) {
             let at = fork.at.map_or("before the first block".to_owned(), |(at, _)| format!("height {at}"));
@@ -237,7 +242,7 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
             let low = high.saturating_sub(step - 1);
             let theirs = self.client.block_hashes(low..=high)?;
             for (height, theirs) in (low..=high).rev().zip(theirs.into_iter().rev()) {
-                match self.ours(height) {
+                match self.ours(height)? {
                     None => return Ok(Fork { at: None, left: height.saturating_add(1) }),
                     Some(ours) if ours == theirs => {
                         return Ok(Fork { at: Some((height, ours)), left: height.saturating_add(1) });
@@ -252,11 +257,11 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
         }
     }
 
-    /// Whether the blocks given may be taken back to below `height`, where the two differ.
+    /// Whether the blocks that the caller holds may be taken back to below `height`, where the two differ.
     fn check_depth(&self, height: u32, ours: BlockHash, theirs: BlockHash) -> Result<(), Failure> {
         let limit = self.settings.max_reorg_depth;
-        match self.line.given() {
-            Some((tip, _)) if height <= tip.saturating_sub(limit) => {
+        match self.line.held() {
+            Some(tip) if height <= tip && tip - height >= limit => {
                 let url = self.client.url().to_owned();
                 Err(DaemonError::TooDeep { url, limit, height, ours, theirs, tip }.into())
             }
@@ -303,9 +308,12 @@ impl<K: Fn(u32) -> Option<BlockHash>> Conductor<K> {
     }
 
     /// The hash of the line, or of what the caller has committed, at a height.
-    fn ours(&self, height: u32) -> Option<BlockHash> {
-        let end = self.line.end()?.0;
-        self.line.at(height).or_else(|| (self.known)(height)).filter(|_| height <= end)
+    fn ours(&self, height: u32) -> Result<Option<BlockHash>, Failure> {
+        if self.line.end().is_none_or(|(end, _)| height > end) {
+            return Ok(None);
+        }
+        let known = || (self.known)(height).map_err(|source| DaemonError::Known { height, source }.into());
+        self.line.at(height).map_or_else(known, |hash| Ok(Some(hash)))
     }
 }
 

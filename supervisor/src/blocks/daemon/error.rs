@@ -4,6 +4,8 @@ use std::io;
 
 use bitcoin::BlockHash;
 
+use super::super::feed::KnownError;
+
 /// Why a node cannot be followed further. None of these passes by itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -167,6 +169,14 @@ pub enum DaemonError {
         theirs: BlockHash,
         /// The highest block that was given.
         tip: u32,
+    },
+    /// The caller cannot tell which block it has indexed.
+    #[error("the indexed block at height {height} cannot be read: {source}. Nothing was taken back")]
+    Known {
+        /// The height.
+        height: u32,
+        /// What the caller said.
+        source: KnownError,
     },
     /// A background thread panicked.
     #[error("a thread that fetches blocks ended without a reason, which is a defect of Cofferdam")]

@@ -6,9 +6,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bitcoin::BlockHash;
+use cofferdam_protocol::layer::MAX_LAYERS;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::super::feed::{Feed, FeedError, FeedEvent};
+use super::super::feed::{Feed, FeedError, FeedEvent, KnownError};
 use super::client::Client;
 use super::conductor::Conductor;
 use super::error::DaemonError;
@@ -46,9 +47,10 @@ impl fmt::Debug for Follower {
 impl Follower {
     /// Follows the node, going on after `tip` (or from [`Settings::start_height`] if there is none).
     ///
-    /// `known` gives the hash of the block that the caller has committed at a height. It is asked for heights up to `tip`,
-    /// and later for those given and committed, wherever it must be found out down to which height the node and the caller
-    /// agree.
+    /// `known` gives the hash of the block that the caller has committed at a height; `None` only below the first block of
+    /// the caller. It is asked for heights up to `tip`, and later for those given and committed, wherever it must be found out
+    /// down to which height the node and the caller agree. An error ends the following. It is not asked for the newest
+    /// blocks given, of which the caller need not have committed [`MAX_LAYERS`] and the one in hand.
     ///
     /// The node need not be there yet: it is waited for, and what is wrong with it comes from [`Follower::next`].
     ///
@@ -57,11 +59,12 @@ impl Follower {
     pub fn start(
         settings: Settings,
         tip: Option<(u32, BlockHash)>,
-        known: impl Fn(u32) -> Option<BlockHash> + Send + 'static,
+        known: impl Fn(u32) -> Result<Option<BlockHash>, KnownError> + Send + 'static,
     ) -> Result<Self, DaemonError> {
         let target = Target::new(&settings.url, &settings.auth)?;
         let fetchers = settings.pipeline.clamp(1, FETCHERS);
-        let remembered = usize::try_from(settings.max_reorg_depth).unwrap_or(usize::MAX).saturating_add(1);
+        let remembered = usize::try_from(settings.max_reorg_depth).unwrap_or(usize::MAX).max(MAX_LAYERS);
+        let remembered = remembered.saturating_add(2);
         let line = Arc::new(Line::new(tip, settings.start_height, remembered, settings.pipeline));
         let reporter = Arc::new(Reporter::new(&target.shown));
         let client = Client::new(target, fetchers + 1, settings.timeout, settings.max_block_bytes);

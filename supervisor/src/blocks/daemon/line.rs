@@ -97,6 +97,13 @@ impl Line {
         self.lock().given.tip()
     }
 
+    /// The highest height that the caller holds: it was given, and the caller was not yet told that it is taken back.
+    pub(super) fn held(&self) -> Option<u32> {
+        let state = self.lock();
+        let untold = state.rewind.as_ref().map_or(0, |rewind| rewind.depth);
+        state.given.tip().map(|(height, _)| height.saturating_add(untold))
+    }
+
     /// The highest block that is planned or, without one, given.
     pub(super) fn end(&self) -> Option<(u32, BlockHash)> {
         self.lock().end()
@@ -136,6 +143,11 @@ impl Line {
     /// Drops what is planned above a height: the node no longer has it.
     pub(super) fn forget_above(&self, height: u32) {
         self.lock().forget_above(Some(height));
+    }
+
+    /// Drops everything that is planned: no further block is given before more is planned.
+    pub(super) fn forget_planned(&self) {
+        self.lock().forget_above(None);
     }
 
     /// Takes everything above the fork back. How many of the blocks given that are, and the highest of them.

@@ -17,7 +17,7 @@ use super::error::CliError;
 use super::serve::{bind, start_pool, tell_systemd};
 use super::signals::Stop;
 use crate::blocks::daemon::Follower;
-use crate::blocks::{FileFeed, Network, Options};
+use crate::blocks::{BlockHash, FileFeed, KnownError, Network, Options};
 use crate::chain::{Pipeline, PipelineSettings};
 use crate::http::server::{self, Bounds};
 use crate::http::{self, Service, Settings};
@@ -187,15 +187,16 @@ fn index(parts: &Parts, pool: &Arc<Pool>) -> Outcome {
 /// Indexes files, if there are any, and then follows the daemon, if there is one.
 fn index_sources(parts: &Parts, pipeline: &mut Pipeline, is_asked: &(dyn Fn() -> bool + Sync)) -> Outcome {
     let Parts { args, store, state, .. } = parts;
+    let max_reorg_depth = args.max_reorg_depth;
     let exit_at = match args.exit_at {
         Some(ExitAt::Height(height)) => Some(height),
         _ => None,
     };
     let exit_at_tip = args.exit_at == Some(ExitAt::Tip);
     let mut indexer =
-        Indexer { pipeline, store, state, exit_at, exit_at_tip, network_noted: false, is_asked };
+        Indexer { pipeline, store, state, max_reorg_depth, exit_at, exit_at_tip, network_noted: false, is_asked };
     let mut ended = Ended::OutOfFiles;
-    if let Some(files) = open_files(parts)? {
+    if let Some(files) = open_files(parts, indexer.pipeline)? {
         let keeps_on = args.daemon_rpc_url.is_some();
         indexer.exit_at_tip = exit_at_tip && !keeps_on;
         ended = indexer.run(&mut Source::Files(Box::new(files))).map_err(error_of)?;
@@ -206,14 +207,19 @@ fn index_sources(parts: &Parts, pipeline: &mut Pipeline, is_asked: &(dyn Fn() ->
         return Ok(ended);
     }
     let tip = store.tip()?.map(|record| Tip::of(&record));
-    let known = Arc::clone(store);
-    let known = move |height| known.block(height).ok().flatten().map(|record| Tip::of(&record).hash);
+    let indexed = Arc::clone(store);
+    let known = move |height| hash_in(&indexed, height);
     let follower = Follower::start(settings, tip.map(|tip| (tip.height, tip.hash)), known);
     let follower = follower.map_err(|error| error_of(NodeError::Feed(error.into())))?;
     indexer.run(&mut Source::Daemon(follower)).map_err(error_of)
 }
 
-fn open_files(parts: &Parts) -> Result<Option<FileFeed>, CliError> {
+/// The hash of the block that is indexed at a height; none only below the first.
+fn hash_in(store: &Store, height: u32) -> Result<Option<BlockHash>, KnownError> {
+    Ok(store.indexed(height)?.map(|record| Tip::of(&record).hash))
+}
+
+fn open_files(parts: &Parts, pipeline: &Pipeline) -> Result<Option<FileFeed>, CliError> {
     let Parts { args, store, .. } = parts;
     let inputs = args.inputs()?;
     if inputs.is_empty() {
@@ -225,13 +231,12 @@ fn open_files(parts: &Parts) -> Result<Option<FileFeed>, CliError> {
         ..Options::default()
     };
     let tip = store.tip()?.map(|record| Tip::of(&record));
-    let known = |height| store.block(height).ok().flatten().map(|record| Tip::of(&record).hash);
     let bar = super::logging::bar(None, "scanning blocks {bar:40} {bytes}/{total_bytes} {eta}");
     let feed = FileFeed::open(
         &inputs,
         &options,
         tip.map(|tip| (tip.height, tip.hash)),
-        known,
+        |height| hash_in(store, height),
         args.max_reorg_depth,
         &mut |scanned, total| {
             bar.set_length(total);
@@ -241,7 +246,7 @@ fn open_files(parts: &Parts) -> Result<Option<FileFeed>, CliError> {
     bar.finish_and_clear();
     let feed = feed.map_err(|error| error_of(error.into()))?;
     if let Some(network) = feed.network() {
-        store.set_network(&network.to_string())?;
+        pipeline.insist(|store| store.set_network(&network.to_string()))?;
     }
     Ok(Some(feed))
 }
