@@ -24,6 +24,7 @@ pub mod frame;
 pub mod layer;
 mod mapping;
 pub mod message;
+pub mod path;
 pub mod profile;
 pub mod state;
 pub mod status;

@@ -10,13 +10,12 @@
 //! A compiler process gets one [`CompileRequest`] and sends one [`CompileReply`]. The supervisor ends any of these
 //! processes by closing the request pipe.
 
-use std::path::PathBuf;
-
 use bincode::{Decode, Encode};
 
 use crate::arena::Span;
 use crate::fault::Fault;
 use crate::layer::{Layer, Seed};
+use crate::path::PathBytes;
 use crate::verdict::GuestVerdict;
 
 /// The most bytes of text, such as a verdict's detail, that one message carries; longer text is cut.
@@ -99,7 +98,7 @@ pub struct Configure {
     /// Bytes that one job may flush or return. The output arena has [`MAX_LOG_BYTES`] more behind them.
     pub output_bytes: u64,
     /// Directory of the state that guests read; none for an empty state.
-    pub state: Option<PathBuf>,
+    pub state: Option<PathBytes>,
     /// Bytes in the arena of layers.
     pub layer_bytes: u64,
     /// How keys are hashed in layers.

@@ -473,7 +473,8 @@ fn a_follower_that_is_dropped_leaves_no_thread_behind() {
 #[test]
 fn a_url_that_is_none_is_refused_at_once() {
     for url in ["https://127.0.0.1:8332", "127.0.0.1:8332", "http://"] {
-        let error = Follower::start(Settings::new(url), None, |_| Ok(None)).expect_err("no node can be there");
+        let error =
+            Follower::start(Settings::new(url), None, |_| Ok(None)).expect_err("no node can be there");
         words(&error, &["--daemon-rpc-url", "http://HOST:PORT"]);
     }
 }

@@ -71,7 +71,7 @@ fn start(mut requests: File, replies: &File) -> Result<(Server, Output), End> {
     let (memory, report) = commit(&configure, status)?;
     status.set_phase(Phase::Loading);
     let guest = load(&configure, &memory)?;
-    let state = configure.state.as_deref().map(StateReader::open).transpose();
+    let state = configure.state.as_ref().map(|path| StateReader::open(&path.to_path())).transpose();
     let state = state.map_err(end(WorkerExit::Internal))?;
     let input = InputView::open(take(descriptors::INPUT)?, configure.input_bytes);
     let input = Arc::new(input.map_err(end(WorkerExit::Usage))?);

@@ -22,7 +22,8 @@ const LATE_HEIGHT: u32 = 702_861;
 pub fn bundled() -> Result<BlockSource, BlockError> {
     let early = Store::bundled("bundled:mainnet-0-438.blk", EARLY);
     let late = Store::bundled("bundled:mainnet-702861.raw", bitcoin_test_data::blocks::mainnet_702861());
-    let options = Options::default();
+    // Between the two lies all that this program does not bring along.
+    let options = Options { allow_gaps: true, ..Options::default() };
     let mut plan = Plan::new(&options);
     plan.add(Found::Blk(BlkFile { store: early, key: XorKey::NONE }), None)?;
     plan.add(Found::Raw(late), Some(LATE_HEIGHT))?;

@@ -1,30 +1,20 @@
 //! From an index of headers to a chain: of all branches the one with the most work, as a node would follow
 //! it, read block by block from the files in which it is scattered.
 
+use std::collections::HashMap;
 use std::vec;
 
-use bitcoin::constants::genesis_block;
-use bitcoin::hashes::Hash;
-use bitcoin::{BlockHash, CompactTarget, Network, Target};
+use bitcoin::{Block, BlockHash};
 
+use super::bip34::Claim;
+use super::branches::walk_back;
 use super::framing::HEAD_BYTES;
 use super::scan::{Entry, Index, Place};
 use super::store::{BlkFile, Handle};
-use super::verify::{decode, named_height, verify};
-use super::{BlockError, Origin, Unnumbered};
+use super::verify::verify;
+use super::{BlockError, Known, Origin, Unnumbered};
 
-/// What the first block of a chain says of its height.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RootHeight {
-    /// It is a genesis block, of height 0.
-    Genesis,
-    /// Its coinbase names this height (BIP34).
-    Named(u32),
-    /// Nothing.
-    Unknown,
-}
-
-/// The blocks with the most work of a set of blk files, in order, yet to be read.
+/// Blocks of a set of blk files that follow each other, in order, yet to be read.
 #[derive(Debug)]
 pub(super) struct Chain {
     files: Vec<BlkFile>,
@@ -35,22 +25,29 @@ pub(super) struct Chain {
     passed_over: u64,
     /// The file of the block before, since the next is mostly in the same.
     open: Option<(u32, Handle)>,
+    /// Where else blocks are, should the first copy not be whole.
+    copies: HashMap<BlockHash, Vec<Place>>,
     limit: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Link {
     hash: BlockHash,
     place: Place,
 }
 
 impl Chain {
-    /// The best chain of an index; `None` if that is empty. Its heights are to be set by [`Self::begin_at`].
-    pub(super) fn select(files: Vec<BlkFile>, index: &Index, limit: u64) -> Option<Self> {
-        let tip = best_tip(index)?;
-        let mut links: Vec<_> = walk_back(index, tip).map(|entry| entry.link()).collect();
+    /// A chain without a block yet, of files in which blocks lie more than once, too.
+    pub(super) fn new(files: Vec<BlkFile>, copies: HashMap<BlockHash, Vec<Place>>, limit: u64) -> Self {
+        let links = Vec::new().into_iter();
+        Self { files, links, next: 0, passed_over: 0, open: None, copies, limit }
+    }
+
+    /// Becomes the chain of an index that ends in the block `tip`. Its heights are to be set by [`Self::begin_at`].
+    pub(super) fn follow(&mut self, index: &Index, tip: u32) {
+        let mut links: Vec<_> = walk_back(index, tip).map(Entry::link).collect();
         links.reverse();
-        Some(Self { files, links: links.into_iter(), next: 0, passed_over: 0, open: None, limit })
+        self.links = links.into_iter();
     }
 
     /// Blocks that are still to come.
@@ -69,38 +66,40 @@ impl Chain {
     }
 
     /// What the first block says of its height. Reads it.
-    pub(super) fn root_height(&mut self) -> Result<RootHeight, BlockError> {
-        let Some(Link { hash, place }) = self.links.as_slice().first() else {
-            return Ok(RootHeight::Unknown);
-        };
-        if is_genesis(*hash) {
-            return Ok(RootHeight::Genesis);
-        }
-        let place = *place;
-        let bytes = self.read(place)?;
-        let block = decode(&bytes).map_err(|defect| self.damaged(place, defect))?;
-        // A private network's genesis block is known by having none before it.
-        if block.header.prev_blockhash == BlockHash::all_zeros() {
-            return Ok(RootHeight::Genesis);
-        }
-        Ok(named_height(&block).map_or(RootHeight::Unknown, RootHeight::Named))
+    pub(super) fn root_claim(&mut self) -> Result<Option<Claim>, BlockError> {
+        let Some(link) = self.links.as_slice().first().copied() else { return Ok(None) };
+        let (block, _, _) = self.read_whole(link)?;
+        Ok(Some(Claim::of(&block)))
     }
 
-    /// Gives the first block its height, and passes over those below `start`, and over those below `known` but
+    /// The height that a block of the scan names, and where it is. Reads it.
+    pub(super) fn named_height(&mut self, entry: &Entry) -> Result<(Origin, Option<u32>), BlockError> {
+        let (block, _, origin) = self.read_whole(entry.link())?;
+        Ok((origin, Claim::of(&block).named()))
+    }
+
+    /// Gives the first block its height, and passes over those below `start`, and over those that are known but
     /// the last.
     ///
     /// # Errors
     ///
     /// If that leaves none, or if there are not enough heights.
-    pub(super) fn begin_at(&mut self, height: u32, start: u32, known: u32) -> Result<(), BlockError> {
+    pub(super) fn begin_at(
+        &mut self,
+        height: u32,
+        start: u32,
+        known: Option<Known>,
+    ) -> Result<(), BlockError> {
         let Some(origin) = self.links.as_slice().last().map(|link| self.origin(link)) else { return Ok(()) };
         self.next = u64::from(height);
         let Some((_, tip)) = self.heights() else { return Err(BlockError::HeightOverflow { origin }) };
         if start > tip {
             return Err(BlockError::StartAboveTip { origin, start, tip });
         }
-        let first = start.max(known.min(tip));
-        self.passed_over = u64::from(first - start.max(height).min(first));
+        let first = start.max(known.map_or(0, |known| known.tip.saturating_sub(known.again)).min(tip));
+        // Below what is known lies what is passed over and known to nobody.
+        let counted = start.max(height).max(known.map_or(first, |known| known.first));
+        self.passed_over = u64::from(first.saturating_sub(counted));
         let skip = first.saturating_sub(height);
         self.next += u64::from(skip);
         self.links.by_ref().take(skip as usize).for_each(drop);
@@ -116,18 +115,47 @@ impl Chain {
     /// The next block, checked; `None` at the end.
     pub(super) fn next_block(&mut self) -> Result<Option<Unnumbered>, BlockError> {
         let Some(link) = self.links.next() else { return Ok(None) };
-        let origin = self.origin(&link);
-        let Ok(height) = u32::try_from(self.next) else { return Err(BlockError::HeightOverflow { origin }) };
+        let Ok(height) = u32::try_from(self.next) else {
+            return Err(BlockError::HeightOverflow { origin: self.origin(&link) });
+        };
         self.next += 1;
-        let bytes = self.read(link.place)?;
-        let block = verify(&bytes).map_err(|defect| self.damaged(link.place, defect))?;
+        let (block, bytes, origin) = self.read_whole(link)?;
+        let previous = Some(block.header.prev_blockhash);
+        // Its links prove the height.
+        Ok(Some(Unnumbered { height: Some(height), hash: link.hash, previous, claim: None, bytes, origin }))
+    }
+
+    /// A block and its bytes, from the first of its copies that is whole.
+    fn read_whole(&mut self, link: Link) -> Result<(Block, Vec<u8>, Origin), BlockError> {
+        let error = match self.read_checked(link.hash, link.place) {
+            Ok((block, bytes)) => return Ok((block, bytes, self.origin_of(link.place))),
+            Err(error) => error,
+        };
+        for place in self.copies.get(&link.hash).cloned().unwrap_or_default() {
+            if let Ok((block, bytes)) = self.read_checked(link.hash, place) {
+                let origin = self.origin_of(place);
+                tracing::warn!(
+                    "block {} is read from {origin}: another copy is not whole: {error}",
+                    link.hash
+                );
+                return Ok((block, bytes, origin));
+            }
+        }
+        Err(error)
+    }
+
+    /// One copy of a block.
+    fn read_checked(&mut self, hash: BlockHash, place: Place) -> Result<(Block, Vec<u8>), BlockError> {
+        let bytes = self.read(place)?;
+        let origin = self.origin_of(place);
+        let block =
+            verify(&bytes).map_err(|defect| BlockError::Damaged { origin: origin.clone(), defect })?;
         let found = block.block_hash();
         // The scan knew the hash, so an equal one is also proof of the link to the block before.
-        if found != link.hash {
-            return Err(BlockError::Changed { origin, expected: link.hash, found });
+        if found != hash {
+            return Err(BlockError::Changed { origin, expected: hash, found });
         }
-        let previous = Some(block.header.prev_blockhash);
-        Ok(Some(Unnumbered { height: Some(height), hash: found, previous, bytes, origin }))
+        Ok((block, bytes))
     }
 
     /// The bytes of one block. Its length was held against the limit and the file when it was scanned.
@@ -147,11 +175,11 @@ impl Chain {
     }
 
     fn origin(&self, link: &Link) -> Origin {
-        self.files[link.place.file as usize].store.origin(link.place.offset)
+        self.origin_of(link.place)
     }
 
-    fn damaged(&self, place: Place, defect: super::Defect) -> BlockError {
-        BlockError::Damaged { origin: self.files[place.file as usize].store.origin(place.offset), defect }
+    fn origin_of(&self, place: Place) -> Origin {
+        self.files[place.file as usize].store.origin(place.offset)
     }
 }
 
@@ -161,71 +189,10 @@ impl Entry {
     }
 }
 
-fn is_genesis(hash: BlockHash) -> bool {
-    [Network::Bitcoin, Network::Testnet, Network::Testnet4, Network::Signet, Network::Regtest]
-        .iter()
-        .any(|network| genesis_block(network).block_hash() == hash)
-}
-
-/// From a block to the root of its branch. It ends, as no block can name one that names it: that would be a
-/// cycle of SHA-256.
-fn walk_back(index: &Index, from: u32) -> impl Iterator<Item = &Entry> {
-    std::iter::successors(entry(index, from), move |block| entry(index, *index.by_hash.get(&block.previous)?))
-}
-
-fn entry(index: &Index, number: u32) -> Option<&Entry> {
-    index.entries.get(number as usize)
-}
-
-/// The block with the most work behind it; of several, the one found first, as a node prefers the one it saw
-/// first.
-fn best_tip(index: &Index) -> Option<u32> {
-    // Zero is "not summed up yet": every block has some work.
-    let mut total = vec![0u128; index.entries.len()];
-    let mut best = (0, None);
-    let mut branch = Vec::new();
-    for start in 0..u32::try_from(total.len()).unwrap_or(u32::MAX) {
-        // Back to a block whose sum is known, or to a root; then forth again. Each block is summed up once,
-        // and nothing recurses, however long the chain.
-        let mut sum = 0;
-        let mut at = Some(start);
-        while let Some(number) = at {
-            sum = total[number as usize];
-            if sum > 0 {
-                break;
-            }
-            branch.push(number);
-            at = index.by_hash.get(&index.entries[number as usize].previous).copied();
-        }
-        while let Some(number) = branch.pop() {
-            sum = work(index.entries[number as usize].bits).saturating_add(sum);
-            total[number as usize] = sum;
-        }
-        if sum > best.0 {
-            best = (sum, Some(start));
-        }
-    }
-    best.1
-}
-
-/// Expected number of hashes for a target. 128 bits are plenty: all of mainnet is below 2^97, and the scan
-/// only lets pass headers whose work was really done.
-fn work(bits: CompactTarget) -> u128 {
-    let [high, low] = halves(Target::from_compact(bits).to_work().to_be_bytes());
-    if high == 0 { low.max(1) } else { u128::MAX }
-}
-
-/// A 256-bit number as two of 128 bits, the higher first.
-fn halves(bytes: [u8; 32]) -> [u128; 2] {
-    let mut halves = [0; 2];
-    for (half, chunk) in halves.iter_mut().zip(bytes.chunks_exact(16)) {
-        *half = chunk.iter().fold(0, |sum, byte| sum << 8 | u128::from(*byte));
-    }
-    halves
-}
-
 #[cfg(test)]
 mod tests {
+    use bitcoin::Network;
+
     use super::*;
     use crate::blocks::Options;
     use crate::blocks::framing::XorKey;
@@ -293,8 +260,8 @@ mod tests {
     #[test]
     fn blocks_that_are_known_are_not_read_but_for_the_last() {
         let files = shuffled(None);
-        for (known, first) in [(0, 0), (430, 430), (438, 438), (10_000, 438)] {
-            let options = Options { known_below: known, ..Options::default() };
+        for (tip, first) in [(0, 0), (430, 430), (438, 438), (10_000, 438)] {
+            let options = Options { known: Some(Known { first: 0, tip, again: 0 }), ..Options::default() };
             let (blocks, error) = drain(&[input(files.path())], &options);
             assert!(error.is_none(), "{error:?}");
             assert_eq!(heights(&blocks), (first..439).collect::<Vec<_>>());
@@ -328,19 +295,52 @@ mod tests {
     fn a_torn_record_is_told_after_all_that_can_be_read() {
         let files = Files::new();
         let bytes = records(&early_blocks()[..9]);
+        let place = bytes.len() - early_blocks()[8].len() - 8;
         files.add("blk00000.dat", &bytes[..bytes.len() - 1]);
         files.add("blk00001.dat", records(&early_blocks()[9..20]));
         let (blocks, error) = drain(&[input(files.path())], &Options::default());
-        // 9 to 19 hang in the air, and are more; they are not of known height, though.
-        let error = error.unwrap();
-        assert!(blocks.is_empty() && matches!(error, BlockError::HeightUnknown { .. }), "{error}");
+        // 9 to 19 hang in the air, though they are more.
+        let torn = error.unwrap().to_string();
+        assert_eq!(blocks.len(), 8, "{torn}");
+        assert!(torn.contains(&format!("blk00000.dat at byte {place}: torn record: it needs")), "{torn}");
 
+        // Nothing is missing where another file has it whole.
         files.add("blk00001.dat", records(&early_blocks()[8..20]));
         let (blocks, error) = drain(&[input(files.path())], &Options::default());
-        let place = bytes.len() - early_blocks()[8].len() - 8;
-        assert_eq!(blocks.len(), 20);
-        let error = error.unwrap().to_string();
-        assert!(error.contains(&format!("blk00000.dat at byte {place}: torn record: it needs")), "{error}");
+        assert!(error.is_none() && blocks.len() == 20, "{error:?}");
+    }
+
+    #[test]
+    fn of_several_copies_the_one_that_is_whole_is_read() {
+        let early = early_blocks();
+        let (good, mut bad) = (records(&early[4..5]), records(&early[4..5]));
+        *bad.last_mut().unwrap() ^= 1;
+        for key in [[0; 8], KEY] {
+            let files = Files::new();
+            files.add("xor.dat", key);
+            let mut number = 0;
+            for bytes in [records(&early[..4]), bad.clone(), bad.clone(), good.clone(), records(&early[5..9])]
+            {
+                let mut bytes = bytes;
+                XorKey::from_bytes(key).apply(&mut bytes, 0);
+                files.add(&format!("blk{number:05}.dat"), bytes);
+                number += 1;
+            }
+            let (blocks, error) = drain(&[input(files.path())], &Options::default());
+            assert!(error.is_none(), "{error:?}");
+            assert_eq!(heights(&blocks), (0..9).collect::<Vec<_>>());
+            assert!(blocks[4].origin.to_string().contains("blk00003.dat"), "{}", blocks[4].origin);
+        }
+    }
+
+    #[test]
+    fn what_is_passed_over_is_what_is_known() {
+        let files = shuffled(None);
+        for (first, counted) in [(0, 430), (400, 30), (430, 0)] {
+            let known = Some(Known { first, tip: 430, again: 0 });
+            let source = open(&[input(files.path())], &Options { known, ..Options::default() }).unwrap();
+            assert_eq!((source.passed_over(), source.total()), (counted, Some(9)));
+        }
     }
 
     #[test]

@@ -29,8 +29,7 @@ pub(super) enum Found {
 ///
 /// # Errors
 ///
-/// Whatever can be seen without reading the blocks: missing and unreadable files, directories without blocks,
-/// blk files of no known network.
+/// Whatever can be seen without reading the blocks: missing and unreadable files, directories without blocks.
 pub(super) fn discover(path: &Path, opaque: bool) -> Result<Vec<Found>, BlockError> {
     let kind = fs::metadata(path).map_err(BlockError::io(path, "open"))?.file_type();
     if kind.is_dir() {
@@ -47,7 +46,8 @@ pub(super) fn discover(path: &Path, opaque: bool) -> Result<Vec<Found>, BlockErr
     }
     Ok(vec![match blk_key(&start, key) {
         Some(key) => Found::Blk(BlkFile { store, key }),
-        None if is_blk(path) => must_be_blk(store, &start, key)?,
+        // Damaged at its start, perhaps, or not begun yet: the scan sees what is in it.
+        None if is_blk(path) => Found::Blk(BlkFile { store, key }),
         None => Found::Raw(store),
     }])
 }
@@ -71,7 +71,7 @@ fn directory(path: &Path, opaque: bool) -> Result<Vec<Found>, BlockError> {
         found.push(match blk_key(&start, key) {
             _ if opaque => Found::Raw(store),
             Some(key) => Found::Blk(BlkFile { store, key }),
-            None if bitcoind => must_be_blk(store, &start, key)?,
+            None if bitcoind => Found::Blk(BlkFile { store, key }),
             None => Found::Raw(store),
         });
     }
@@ -109,20 +109,6 @@ fn blk_key(start: &[u8], key: XorKey) -> Option<XorKey> {
         key.apply(&mut magic, 0);
         network_of(magic).is_some()
     })
-}
-
-/// A file that is named like a blk file, but does not start like one: allocated by bitcoind and not written
-/// yet (then it has no records, which is fine), or an error.
-fn must_be_blk(store: Store, start: &[u8], key: XorKey) -> Result<Found, BlockError> {
-    let mut magic = [0; 4];
-    for (to, from) in magic.iter_mut().zip(start) {
-        *to = *from;
-    }
-    if magic == [0; 4] {
-        return Ok(Found::Blk(BlkFile { store, key }));
-    }
-    key.apply(&mut magic, 0);
-    Err(BlockError::UnknownMagic { origin: store.origin(0), magic })
 }
 
 /// `blk00000.dat` and on: five digits or, one day, more.
@@ -214,16 +200,5 @@ mod tests {
         assert!(matches!(error, BlockError::EmptyDirectory { skipped: 2, .. }), "{error}");
         let error = discover(&directory.path().join("none"), false).unwrap_err().to_string();
         assert!(error.contains("none: cannot open: No such file"), "{error}");
-    }
-
-    #[test]
-    fn a_blk_file_of_no_network_is_named() {
-        let directory = tempfile::tempdir().unwrap();
-        for name in ["x.blk", "blk00000.dat"] {
-            let path = directory.path().join(name);
-            fs::write(&path, b"\xaa\xbb\xcc\xdd and more").unwrap();
-            let error = discover(&path, false).unwrap_err().to_string();
-            assert!(error.contains("at byte 0: aabbccdd is the magic of no known network"), "{error}");
-        }
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use bitcoin::{BlockHash, Network};
 
+use super::bip34::Contradiction;
 use super::framing::{Tear, network_name};
 use super::verify::Defect;
 use super::{Origin, framing::XOR_KEY_BYTES};
@@ -278,26 +279,103 @@ pub enum BlockError {
         /// The height of that block.
         last_height: u32,
     },
-    /// With `check_chain`: heights with a gap between them.
+    /// Heights with a gap between them.
     #[error(
-        "{origin}: block {height} ({hash}) follows block {last_height} ({last}): --check-chain allows no \
-         gap; give the blocks between, or leave --check-chain away"
+        "{origin}: this is block {height}, and the newest before it is block {last_height}: {}; give what is missing, \
+         or --allow-gaps if it is meant so",
+        missing(last_height.saturating_add(1), *height)
     )]
     Gap {
         /// The block after the gap.
         origin: Origin,
         /// Its height.
         height: u32,
-        /// Its hash.
-        hash: BlockHash,
         /// The height before the gap.
         last_height: u32,
-        /// The hash of the block there.
-        last: BlockHash,
+    },
+    /// A chain that begins above the height that is wanted.
+    #[error(
+        "{origin}: the chain in these files begins at height {first} with block {hash}, and the next block to index is \
+         {wanted}: {}; give the files that hold them (was one not copied, or is a disk not mounted?), or begin at \
+         height {first} in a new --db-path, with --start-height {first} (cofferdam node: --start-block {first})",
+        missing(*wanted, *first)
+    )]
+    BeginsAbove {
+        /// The first block of the chain.
+        origin: Origin,
+        /// Its hash.
+        hash: BlockHash,
+        /// Its height.
+        first: u32,
+        /// The height that would be indexed next.
+        wanted: u32,
+    },
+    /// Blocks above the end of the chain, to which the ones between are missing. Given last.
+    #[error(
+        "{origin}: block {hash}{} names {previous} as the block before it, and no file given holds that one; every \
+         block up to height {tip} was delivered. Give the missing file, or replace the damaged one with an intact copy",
+        height.map_or_else(String::new, |height| format!(" (height {height})"))
+    )]
+    Hole {
+        /// The block behind the hole.
+        origin: Origin,
+        /// Its hash.
+        hash: BlockHash,
+        /// The height that it names, if it does.
+        height: Option<u32>,
+        /// The hash of the block that is missing.
+        previous: BlockHash,
+        /// The end of the chain before the hole.
+        tip: u32,
+    },
+    /// A block that cannot be at the height which it would be indexed at.
+    #[error(
+        "{origin}: block {hash} would be indexed at height {height}, but {contradiction}; {}",
+        at_its_height(*contradiction)
+    )]
+    OtherHeight {
+        /// Where the block is.
+        origin: Origin,
+        /// Its hash.
+        hash: BlockHash,
+        /// The height that it would be indexed at.
+        height: u32,
+        /// Why it cannot be there.
+        contradiction: Contradiction,
     },
 }
 
+/// Which heights are missing: from `from` on, below `to`.
+fn missing(from: u32, to: u32) -> String {
+    match to.saturating_sub(1) {
+        last if last <= from => format!("block {from} is missing"),
+        last => format!("blocks {from} to {last} are missing"),
+    }
+}
+
+/// What to do about a block that is not at its height.
+fn at_its_height(contradiction: Contradiction) -> String {
+    match contradiction {
+        Contradiction::Named(height) => format!("write {height}=PATH, or give --start-height {height}"),
+        Contradiction::Genesis => "leave the height away, and --start-height too".to_owned(),
+        Contradiction::NotGenesis => "say its height: HEIGHT=PATH, or --start-height".to_owned(),
+        Contradiction::Unnamed(_) => "say the height that it has: HEIGHT=PATH, or --start-height".to_owned(),
+    }
+}
+
 impl BlockError {
+    /// Whether blocks are missing or damaged while those given before are good: another source can go on from there.
+    pub fn is_incomplete(&self) -> bool {
+        matches!(
+            self,
+            Self::Damaged { .. }
+                | Self::Torn { .. }
+                | Self::StreamCut { .. }
+                | Self::Changed { .. }
+                | Self::Hole { .. }
+        )
+    }
+
     /// An [`BlockError::Io`], for `map_err`.
     pub(super) fn io(path: &std::path::Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::feed::{Feed, FeedError, FeedEvent, KnownError};
-use super::{BlockError, BlockHash, BlockInput, BlockSource, Network, Options};
+use super::{BlockError, BlockHash, BlockInput, BlockSource, Known, Network, Options};
 use crate::chain::Hashed;
 
 /// How many blocks are read, checked and hashed ahead.
@@ -43,8 +43,9 @@ impl FileFeed {
         max_reorg_depth: u32,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, FeedError> {
-        let from = tip.map_or(0, |(height, _)| height.saturating_sub(max_reorg_depth));
-        let options = Options { known_below: from, check_chain: true, ..options.clone() };
+        // Where what is indexed begins is not needed here, but for figures that nobody asks for.
+        let indexed = tip.map(|(tip, _)| Known { first: 0, tip, again: max_reorg_depth });
+        let options = Options { known: indexed, check_chain: true, ..options.clone() };
         let source = super::open(inputs, &options, progress)?;
         let (network, total) = (source.network(), source.total());
         let (blocks, reader) = read_ahead(source).map_err(FeedError::Thread)?;
@@ -289,7 +290,8 @@ mod tests {
         bytes[3][last] ^= 1;
         let path = files.add("blk00000.dat", records_of(Network::Regtest, &bytes));
         let feed =
-            FileFeed::open(&[input(path)], &Options::default(), None, |_| Ok(None), 100, &mut |_, _| {}).unwrap();
+            FileFeed::open(&[input(path)], &Options::default(), None, |_| Ok(None), 100, &mut |_, _| {})
+                .unwrap();
         let events = events(feed);
         assert_eq!(events[..3], ["0", "1", "2"]);
         assert!(events[3].contains("merkle root"), "{events:?}");

@@ -5,14 +5,19 @@
 use std::io;
 use std::path::Path;
 
-use bitcoin::Network;
+use bitcoin::block::Header;
 use bitcoin::p2p::Magic;
+use bitcoin::{BlockHash, Network};
 
 use super::BlockError;
-use super::verify::Defect;
+use super::verify::{Defect, verify_header};
 
+/// Bytes of the magic.
+pub(super) const MAGIC_BYTES: usize = 4;
 /// Bytes of magic and length before each block.
 pub(super) const HEAD_BYTES: usize = 8;
+/// Head and block header: as much as tells a record from other bytes.
+pub(super) const PEEK_BYTES: usize = HEAD_BYTES + Header::SIZE;
 /// Bytes of the obfuscation key.
 pub(super) const XOR_KEY_BYTES: usize = 8;
 /// The shortest block there can be: a header and a count of transactions.
@@ -49,19 +54,104 @@ pub enum Tear {
         /// The bytes found, after de-obfuscation.
         magic: [u8; 4],
     },
-    /// Zeros, as after the last record, but with more data after them.
-    #[error("zeros, then more data at byte {at}")]
-    AfterPadding {
-        /// Offset in the file of the first byte that is not zero.
-        at: u64,
-    },
+    /// Zeros, as after the last record.
+    #[error("it starts with zeros")]
+    Zeros,
+    /// The block before, once more.
+    #[error("they repeat the block before")]
+    Repeated,
     /// The block header is damaged.
     #[error("{0}")]
     Header(Defect),
+    /// Head and header are right, and the block is not.
+    #[error("its block is damaged: {0}")]
+    Block(Defect),
 }
 
+/// Head and header of a record whose block may be whole.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head {
+    pub(super) network: Network,
+    /// Length of the block in bytes, within the limit and within what there is.
+    pub(super) length: u32,
+    /// Meets the target that it states.
+    pub(super) header: Header,
+    pub(super) hash: BlockHash,
+}
+
+/// What stands at a place where a record can begin.
+#[derive(Debug)]
+pub(super) enum Look {
+    /// A record, as far as its head and its header can tell.
+    Record(Head),
+    /// A record that cannot be read: the end of the input cuts it off, or its block is above the limit. With the block's hash,
+    /// if that much is there.
+    Lost { tear: Tear, hash: Option<BlockHash> },
+    /// No record.
+    Nothing(Tear),
+}
+
+/// Looks at a place: `peek` is up to [`PEEK_BYTES`] from there on, fewer only where the input ends; `has` is how many bytes
+/// there are in all from there on. A block has up to `limit` bytes.
+pub(super) fn look(peek: &[u8], has: u64, limit: u64) -> Look {
+    let cut = |needs, hash| Look::Lost { tear: Tear::Cut { needs, has }, hash };
+    let Some((magic, rest)) = peek.split_first_chunk::<MAGIC_BYTES>() else {
+        return match begins_a_magic(peek) {
+            true => cut(HEAD_BYTES as u64, None),
+            false => Look::Nothing(Tear::Magic { magic: padded(peek) }),
+        };
+    };
+    let Some(network) = network_of(*magic) else { return Look::Nothing(Tear::Magic { magic: *magic }) };
+    let Some((length, header)) = rest.split_first_chunk() else { return cut(HEAD_BYTES as u64, None) };
+    let length = u32::from_le_bytes(*length);
+    let (needs, too_long) = (record_bytes(length), u64::from(length) > limit);
+    if u64::from(length) < MIN_BLOCK_BYTES {
+        return Look::Nothing(Tear::Length { length, limit });
+    }
+    match header.get(..Header::SIZE).map(verify_header) {
+        None if too_long => Look::Nothing(Tear::Length { length, limit }),
+        None => cut(needs, None),
+        Some(Ok((_, hash))) if too_long => {
+            Look::Lost { tear: Tear::Length { length, limit }, hash: Some(hash) }
+        }
+        Some(Err(_)) if too_long => Look::Nothing(Tear::Length { length, limit }),
+        Some(Err(defect)) => Look::Nothing(Tear::Header(defect)),
+        Some(Ok((_, hash))) if needs > has => cut(needs, Some(hash)),
+        Some(Ok((header, hash))) => Look::Record(Head { network, length, header, hash }),
+    }
+}
+
+/// Length of a record, in bytes, from that of its block.
+pub(super) fn record_bytes(length: u32) -> u64 {
+    HEAD_BYTES as u64 + u64::from(length)
+}
+
+/// Where the first magic in `bytes` begins: that of `network`, or of any if it is none.
+pub(super) fn find_magic(bytes: &[u8], network: Option<Network>) -> Option<usize> {
+    let wanted = |magic: [u8; MAGIC_BYTES]| match network {
+        Some(network) => magic == network.magic().to_bytes(),
+        None => network_of(magic).is_some(),
+    };
+    bytes.windows(MAGIC_BYTES).position(|magic| magic.try_into().is_ok_and(wanted))
+}
+
+/// Whether a magic may begin with these bytes, of which there is at least one.
+fn begins_a_magic(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && NETWORKS.iter().any(|network| network.magic().to_bytes().starts_with(bytes))
+}
+
+fn padded(bytes: &[u8]) -> [u8; MAGIC_BYTES] {
+    let mut magic = [0; MAGIC_BYTES];
+    magic.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    magic
+}
+
+/// The networks whose magic is known.
+pub(super) const NETWORKS: [Network; 5] =
+    [Network::Bitcoin, Network::Testnet, Network::Testnet4, Network::Signet, Network::Regtest];
+
 /// The network that a magic belongs to.
-pub(super) fn network_of(magic: [u8; 4]) -> Option<Network> {
+pub(super) fn network_of(magic: [u8; MAGIC_BYTES]) -> Option<Network> {
     Network::from_magic(Magic::from_bytes(magic))
 }
 
@@ -154,9 +244,7 @@ mod tests {
 
     #[test]
     fn all_five_networks_are_known() {
-        let networks =
-            [Network::Bitcoin, Network::Testnet, Network::Testnet4, Network::Signet, Network::Regtest];
-        for network in networks {
+        for network in NETWORKS {
             assert_eq!(network_of(network.magic().to_bytes()), Some(network));
         }
         assert_eq!(network_of([0; 4]), None);

@@ -1,7 +1,9 @@
 //! One `--blocks` argument: `PATH`, `HEIGHT=PATH`, or `-`. Its own module because clap parses it, long before
 //! any file is touched.
 
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::BlockError;
@@ -23,27 +25,67 @@ pub enum BlockInput {
     },
 }
 
+impl BlockInput {
+    /// Parses an argument. What stands before the first `=` is a height if it is all digits; any other `=`
+    /// belongs to the path, and a file that is named like `7=x` is written `./7=x`.
+    ///
+    /// # Errors
+    /// [`BlockError::EmptyInput`], [`BlockError::InputHeight`].
+    pub fn parse(input: &OsStr) -> Result<Self, BlockError> {
+        let (height, place) = split_height(input)?;
+        match place.as_bytes() {
+            b"" => Err(BlockError::EmptyInput),
+            b"-" => Ok(Self::Stdin { height }),
+            _ => Ok(Self::Path { path: place.into(), height }),
+        }
+    }
+
+    /// Parses an argument that can be a list with commas. One that names a file or a directory as it stands is no list.
+    ///
+    /// # Errors
+    /// As [`Self::parse`], for any part.
+    pub fn parse_list(input: &OsStr) -> Result<Vec<Self>, BlockError> {
+        let whole = Self::parse(input);
+        let is_there = |path: &Path| path.symlink_metadata().is_ok();
+        match &whole {
+            Ok(Self::Path { path, .. }) if input.as_bytes().contains(&b',') && !is_there(path) => {
+                input.as_bytes().split(|byte| *byte == b',').map(OsStr::from_bytes).map(Self::parse).collect()
+            }
+            _ => whole.map(|input| vec![input]),
+        }
+    }
+
+    /// The argument that this was parsed from, or one that means the same.
+    pub fn to_argument(&self) -> OsString {
+        let (height, place) = match self {
+            Self::Stdin { height } => (height, OsStr::new("-")),
+            Self::Path { path, height } => (height, path.as_os_str()),
+        };
+        let mut argument = height.map_or_else(Vec::new, |height| format!("{height}=").into_bytes());
+        argument.extend(place.as_bytes());
+        OsString::from_vec(argument)
+    }
+}
+
 impl FromStr for BlockInput {
     type Err = BlockError;
 
-    /// Parses an argument. What stands before the first `=` is a height if it is all digits; any other `=`
-    /// belongs to the path, and a file that is named like `7=x` is written `./7=x`.
+    /// As [`BlockInput::parse`].
     fn from_str(input: &str) -> Result<Self, BlockError> {
-        let (height, place) = match input.split_once('=') {
-            Some((number, place)) if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => {
-                let height = number.parse().map_err(|_| BlockError::InputHeight {
-                    input: input.to_owned(),
-                    number: number.to_owned(),
-                })?;
-                (Some(height), place)
-            }
-            _ => (None, input),
-        };
-        match place {
-            "" => Err(BlockError::EmptyInput),
-            "-" => Ok(Self::Stdin { height }),
-            path => Ok(Self::Path { path: path.into(), height }),
-        }
+        Self::parse(OsStr::new(input))
+    }
+}
+
+/// The height that stands before a place, and the place.
+fn split_height(input: &OsStr) -> Result<(Option<u32>, &OsStr), BlockError> {
+    let bytes = input.as_bytes();
+    let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (number, place) = bytes.split_at(digits);
+    let Some(place) = place.strip_prefix(b"=").filter(|_| digits > 0) else { return Ok((None, input)) };
+    let number = String::from_utf8_lossy(number).into_owned();
+    match number.parse() {
+        Ok(height) => Ok((Some(height), OsStr::from_bytes(place))),
+        Err(_) => Err(BlockError::InputHeight { input: input.display().to_string(), number }),
     }
 }
 
@@ -72,6 +114,30 @@ mod tests {
         for (input, expected) in cases {
             assert_eq!(input.parse::<BlockInput>().unwrap(), expected, "{input}");
         }
+    }
+
+    #[test]
+    fn an_argument_can_be_given_again() {
+        for input in ["-", "840000=-", "/blocks", "702861=b.bin", "7=a=b", "./7=b", "=b"] {
+            assert_eq!(input.parse::<BlockInput>().unwrap().to_argument(), input);
+        }
+        let path = OsStr::from_bytes(b"7=caf\xe9");
+        let parsed = BlockInput::parse(path).unwrap();
+        let named = BlockInput::Path { path: OsStr::from_bytes(b"caf\xe9").into(), height: Some(7) };
+        assert_eq!((&parsed, parsed.to_argument().as_os_str()), (&named, path));
+    }
+
+    #[test]
+    fn a_comma_parts_a_list_unless_there_is_such_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| directory.path().join(name).display().to_string();
+        std::fs::write(place("a,b"), "").unwrap();
+        let list = |input: String| BlockInput::parse_list(OsStr::new(&input));
+        assert_eq!(list(place("a,b")).unwrap(), [path(&place("a,b"), None)]);
+        assert_eq!(list(format!("7={}", place("a,b"))).unwrap(), [path(&place("a,b"), Some(7))]);
+        assert_eq!(list(place("a,c")).unwrap(), [path(&place("a"), None), path("c", None)]);
+        assert_eq!(list("x,8=y".to_owned()).unwrap(), [path("x", None), path("y", Some(8))]);
+        assert!(matches!(list("x,,y".to_owned()), Err(BlockError::EmptyInput)));
     }
 
     #[test]

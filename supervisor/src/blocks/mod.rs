@@ -7,9 +7,9 @@
 //! heights that only rise.
 //!
 //! The parts, from the outside in: [`BlockInput`] (one argument), `discover` (which files that means), `plan`
-//! (what is read, under which heights), [`BlockSource`] (the iterator), `scan` and `chain` (blk files to a
-//! chain), `stream` (standard input), `verify` (one block), `store` and `framing` (bytes, records,
-//! obfuscation).
+//! (what is read, under which heights), [`BlockSource`] (the iterator), `scan`, `records`, `branches` and `chain`
+//! (blk files to a chain), `stream` and `window` (standard input), `verify` and `bip34` (one block), `gaps` (what
+//! lies between blocks), `store` and `framing` (bytes, records, obfuscation).
 //!
 //! Beside this stands the chain of a running node, which has no end and takes blocks back: [`Feed`] is the interface,
 //! [`daemon`] the source.
@@ -17,18 +17,24 @@
 //! Sources are read lazily: memory holds one block, and of a chain from blk files some 170 bytes a block
 //! while its headers are sorted, 56 afterwards.
 
+mod bip34;
+mod branches;
 mod bundled;
 mod chain;
 pub mod daemon;
+#[cfg(test)]
+mod damage;
 mod discover;
 mod error;
 mod feed;
 mod files;
 mod framing;
+mod gaps;
 mod input;
 mod numbering;
 mod plan;
 mod recorder;
+mod records;
 mod scan;
 mod source;
 mod store;
@@ -36,6 +42,7 @@ mod stream;
 #[cfg(test)]
 mod testing;
 mod verify;
+mod window;
 
 use std::fmt;
 use std::path::Path;
@@ -43,6 +50,7 @@ use std::sync::Arc;
 
 pub use bitcoin::{BlockHash, Network};
 
+pub use bip34::Contradiction;
 pub use bundled::bundled;
 pub use error::BlockError;
 pub use feed::{Feed, FeedError, FeedEvent, KnownError};
@@ -102,13 +110,15 @@ pub struct Options {
     /// chain whose heights are known (it begins with a genesis block, or its first coinbase names its height)
     /// the blocks below it are skipped.
     pub start_height: Option<u32>,
-    /// Blocks below this height are known to whoever asks. A chain from blk files begins there without reading
-    /// what is before, or with its last block if it does not reach so far; its links have proved the rest. Other
-    /// sources give all their blocks.
-    pub known_below: u32,
+    /// What whoever asks has already, if anything. The first new block is to follow it. A chain from blk files begins with
+    /// the newest block that is known, without reading what is before, or with its last block if it does not reach so far;
+    /// its links have proved the rest. Other sources give all their blocks.
+    pub known: Option<Known>,
     /// Whether every block must name the one before it and be one higher. Chains from blk files always are
     /// so.
     pub check_chain: bool,
+    /// Whether heights may be left out: between blocks, and between those that are known and those that are new.
+    pub allow_gaps: bool,
     /// Whether the bytes are fed as they are: files whole, standard input in blk records, nothing checked.
     pub opaque: bool,
     /// Longest block that is accepted, in bytes. Nothing longer is ever held in memory.
@@ -119,12 +129,24 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             start_height: None,
-            known_below: 0,
+            known: None,
             check_chain: false,
+            allow_gaps: false,
             opaque: false,
             max_block_bytes: MAX_BLOCK_BYTES,
         }
     }
+}
+
+/// The blocks that whoever asks has already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// The lowest height.
+    pub first: u32,
+    /// The newest height.
+    pub tip: u32,
+    /// How many blocks below the newest are given again, to be compared.
+    pub again: u32,
 }
 
 /// A block as a part of a source delivers it, before it has its final height.
@@ -134,6 +156,8 @@ struct Unnumbered {
     height: Option<u32>,
     hash: BlockHash,
     previous: Option<BlockHash>,
+    /// What it says of its height, where that is not proved yet.
+    claim: Option<bip34::Claim>,
     bytes: Vec<u8>,
     origin: Origin,
 }

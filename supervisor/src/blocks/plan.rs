@@ -5,14 +5,15 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::chain::{Chain, RootHeight};
+use super::branches::Branches;
+use super::chain::Chain;
 use super::discover::{Found, discover};
 use super::numbering::Numbering;
 use super::scan::{Progress, scan};
 use super::source::{Part, join_network};
 use super::store::BlkFile;
 use super::stream::Stream;
-use super::{BlockError, BlockInput, BlockSource, Network, Options};
+use super::{BlockError, BlockHash, BlockInput, BlockSource, Network, Options, Origin};
 
 /// What [`Origin::file`](super::Origin::file) says of standard input.
 const STDIN_NAME: &str = "standard input";
@@ -141,7 +142,7 @@ struct Opening<'a> {
 
 impl<'a> Opening<'a> {
     fn new(options: &'a Options) -> Self {
-        let ahead = Some(Numbering::new(options.start_height.unwrap_or(0)));
+        let ahead = Some(Numbering::new(options));
         Self { options, ahead, network: None, torn: None }
     }
 
@@ -171,46 +172,102 @@ impl<'a> Opening<'a> {
     ) -> Result<Chain, BlockError> {
         let first_file: PathBuf = files.first().map(|file| file.store.name().into()).unwrap_or_default();
         let count = files.len();
-        let mut index = scan(&files, self.options.max_block_bytes, progress)?;
-        let torn = index.torn.take();
-        let Some(mut chain) = Chain::select(files, &index, self.options.max_block_bytes) else {
+        let limit = self.options.max_block_bytes;
+        let mut index = scan(&files, limit, progress)?;
+        let (torn, copies) = (index.torn.take(), std::mem::take(&mut index.copies));
+        let branches = Branches::of(&index);
+        let Some(mut tip) = branches.best() else {
             return Err(torn.unwrap_or(BlockError::NoRecords { path: first_file, files: count }));
         };
+        let mut chain = Chain::new(files, copies, limit);
+        chain.follow(&index, tip);
         if let (Some(found), Some((origin, _))) = (index.network, chain.first()) {
             join_network(&mut self.network, found, &origin)?;
         }
-        self.torn = self.torn.take().or(torn);
-        self.settle_height(&mut chain, height)?;
+        if let Err(error) = self.settle_height(&mut chain, height) {
+            // The most work lies behind a hole, which leaves the part before it.
+            let unrooted = matches!(error, BlockError::BeginsAbove { .. } | BlockError::HeightUnknown { .. });
+            let from_genesis = branches.best_from_genesis().filter(|_| unrooted || error.is_incomplete());
+            let Some(other) = from_genesis.filter(|other| *other != tip) else { return Err(error) };
+            tip = other;
+            chain.follow(&index, tip);
+            self.settle_height(&mut chain, height)?;
+        }
+        let hole = match torn.is_none() {
+            true => hole(&mut chain, &branches, tip)?,
+            false => None,
+        };
+        self.torn = self.torn.take().or(torn).or(hole);
         Ok(chain)
     }
 
-    /// Finds the height of the chain's first block. `HEIGHT=` decides unless it is a genesis block. Otherwise
-    /// what the block says of itself does, since a chain must not be indexed under heights that are not its
-    /// own; only where it says nothing, `--start-height` or the input before does.
+    /// Finds the height of the chain's first block. What the block says of itself decides, since a chain must not be indexed
+    /// under heights that are not its own; where it says nothing that is certain, `HEIGHT=`, `--start-height` or the input
+    /// before does.
     fn settle_height(&self, chain: &mut Chain, asked: Option<u32>) -> Result<(), BlockError> {
         let Some((origin, hash)) = chain.first() else { return Ok(()) };
+        let Some(claim) = chain.root_claim()? else { return Ok(()) };
         let start = self.options.start_height;
-        let root = match (chain.root_height()?, asked) {
-            (RootHeight::Genesis, Some(asked @ 1..)) => {
-                return Err(BlockError::HeightConflict { origin, hash, asked, known: 0 });
+        let certain = claim.certain(self.network);
+        let root = match (certain, asked) {
+            (Some(known), Some(asked)) if known != asked => {
+                return Err(BlockError::HeightConflict { origin, hash, asked, known });
             }
-            (RootHeight::Genesis, _) => 0,
-            (_, Some(asked)) => asked,
-            (RootHeight::Named(known), None) => match start.filter(|start| *start < known) {
-                Some(asked) => return Err(BlockError::HeightConflict { origin, hash, asked, known }),
-                None => known,
+            (Some(known), _) => known,
+            (None, Some(asked)) => asked,
+            (None, None) => match claim.named().or_else(|| self.following()) {
+                Some(height) => height,
+                None => return Err(BlockError::HeightUnknown { origin, hash }),
             },
-            (RootHeight::Unknown, None) => {
-                // Of the first input only --start-height can tell; later ones count on.
-                let following = self.ahead.as_ref().filter(|ahead| start.is_some() || !ahead.is_fresh());
-                match following.and_then(Numbering::following) {
-                    Some(height) => height,
-                    None => return Err(BlockError::HeightUnknown { origin, hash }),
-                }
-            }
         };
-        chain.begin_at(root, start.unwrap_or(0), self.options.known_below)
+        if let Some(contradiction) = claim.contradiction(root, self.network) {
+            return Err(BlockError::OtherHeight { origin, hash, height: root, contradiction });
+        }
+        self.check_begin(root, asked, origin, hash)?;
+        chain.begin_at(root, start.unwrap_or(0), self.options.known)
     }
+
+    /// The height that a chain follows on: of the first input only --start-height can tell; later ones count on.
+    fn following(&self) -> Option<u32> {
+        let told = |ahead: &&Numbering| self.options.start_height.is_some() || !ahead.is_fresh();
+        self.ahead.as_ref().filter(told).and_then(Numbering::following)
+    }
+
+    /// Refuses a chain that leaves out blocks which are wanted: a file that is missing must not show in the state. Where the
+    /// height of the first input was said, that is where to begin.
+    fn check_begin(
+        &self,
+        first: u32,
+        asked: Option<u32>,
+        origin: Origin,
+        hash: BlockHash,
+    ) -> Result<(), BlockError> {
+        let Some(ahead) = self.ahead.as_ref().filter(|ahead| !ahead.allows_gaps()) else { return Ok(()) };
+        let wanted = ahead.wanted();
+        if first <= wanted || (asked.is_some() && ahead.is_first()) {
+            return Ok(());
+        }
+        Err(BlockError::BeginsAbove { origin, hash, first, wanted })
+    }
+}
+
+/// The block behind a hole above the end of the chain, if there is one. Blocks that name a lower height are stale, or the node
+/// has pruned what was before them.
+fn hole(chain: &mut Chain, branches: &Branches<'_>, tip: u32) -> Result<Option<BlockError>, BlockError> {
+    let Some((_, last)) = chain.heights() else { return Ok(None) };
+    for entry in branches.other_roots(tip) {
+        let (origin, height) = match chain.named_height(entry) {
+            Ok(named) => named,
+            // Nothing that is needed hangs on it as far as anybody knows.
+            Err(error) if error.is_incomplete() => continue,
+            Err(error) => return Err(error),
+        };
+        if height.is_none_or(|height| height > last) {
+            let (hash, previous) = (entry.hash, entry.previous);
+            return Ok(Some(BlockError::Hole { origin, hash, height, previous, tip: last }));
+        }
+    }
+    Ok(None)
 }
 
 /// A pipe that is opened when its turn comes: opening one waits for the writer.
@@ -234,6 +291,7 @@ impl Read for Lazy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blocks::Known;
     use crate::blocks::testing::{
         Files, at, block_702861, bytes_of, drain, early_blocks, heights, input, mine, open, records,
         records_of, regtest,
@@ -253,34 +311,87 @@ mod tests {
         }
     }
 
+    fn after(tip: u32) -> Options {
+        Options { known: Some(Known { first: 0, tip, again: 0 }), ..Options::default() }
+    }
+
     #[test]
     fn a_chain_without_genesis_takes_its_height_from_the_coinbase() {
         let blocks = bytes_of(&regtest(20));
         let default = Options::default();
-        assert_eq!(chain(&blocks[17..], None, &default), Ok(vec![17, 18, 19]));
-        assert_eq!(chain(&blocks[16..], None, &default), Ok(vec![16, 17, 18, 19]));
+        assert_eq!(chain(&blocks[17..], None, &from(17)), Ok(vec![17, 18, 19]));
         assert_eq!(chain(&blocks[17..], None, &from(18)), Ok(vec![18, 19]));
-        assert_eq!(chain(&blocks[18..], Some(7), &default), Ok(vec![7, 8]));
-        let error = chain(&blocks[17..], None, &from(5)).unwrap_err();
-        assert!(error.contains("height 5 was asked for, but the chain begins at height 17"), "{error}");
+        assert_eq!(chain(&blocks[17..], Some(17), &default), Ok(vec![17, 18, 19]));
+        assert_eq!(chain(&blocks[17..], None, &after(16)), Ok(vec![17, 18, 19]));
+        assert_eq!(chain(&blocks[16..], None, &after(18)), Ok(vec![18, 19]));
+        let error = chain(&blocks[18..], Some(7), &default).unwrap_err();
+        assert!(error.contains("height 7 was asked for, but the chain begins at height 18"), "{error}");
         let error = chain(&blocks, Some(5), &default).unwrap_err();
         assert!(error.contains("height 5 was asked for, but the chain begins at height 0"), "{error}");
+    }
+
+    #[test]
+    fn a_chain_that_begins_above_what_is_wanted_is_refused() {
+        let blocks = bytes_of(&regtest(20));
+        for (options, missing) in [
+            (Options::default(), "the next block to index is 0: blocks 0 to 16 are missing"),
+            (from(0), "the next block to index is 0: blocks 0 to 16 are missing"),
+            (from(16), "the next block to index is 16: block 16 is missing"),
+            (after(14), "the next block to index is 15: blocks 15 to 16 are missing"),
+        ] {
+            let error = chain(&blocks[17..], None, &options).unwrap_err();
+            assert!(
+                error.contains("x.blk at byte 0: the chain in these files begins at height 17"),
+                "{error}"
+            );
+            assert!(error.contains(missing) && error.contains("--start-height 17"), "{error}");
+            let allowed = Options { allow_gaps: true, ..options };
+            assert_eq!(chain(&blocks[17..], None, &allowed), Ok(vec![17, 18, 19]));
+        }
+        // What was said of one input counts for what is new.
+        assert!(chain(&blocks[17..], Some(17), &after(14)).is_err());
+    }
+
+    #[test]
+    fn what_lies_before_a_hole_is_given_and_then_the_hole() {
+        let blocks = bytes_of(&regtest(20));
+        let with_hole = |at: usize| [&blocks[..at], &blocks[at + 1..]].concat();
+        // Before and behind the middle: whichever part has more work.
+        for at in [5, 15] {
+            let files = Files::new();
+            let path = files.add("x.blk", records_of(Network::Regtest, &with_hole(at)));
+            let (read, error) = drain(&[input(path)], &Options::default());
+            assert_eq!(heights(&read), (0..at as u32).collect::<Vec<_>>());
+            let error = error.unwrap().to_string();
+            let told = format!("(height {}) names", at + 1);
+            assert!(error.contains(&told) && error.contains("no file given holds that one"), "{error}");
+        }
+        // Of what a store has already, nothing is missing.
+        assert_eq!(chain(&with_hole(5), None, &after(12)), Ok((12..20).collect()));
     }
 
     #[test]
     fn a_chain_that_does_not_say_its_height_needs_one() {
         let early = early_blocks();
         let default = Options::default();
-        assert_eq!(chain(&early[7..9], None, &from(7)), Ok(vec![7, 8]));
-        assert_eq!(chain(&early[7..9], Some(7), &default), Ok(vec![7, 8]));
-        let error = chain(&early[7..9], None, &default).unwrap_err();
+        let mainnet = |height, options: &Options| {
+            let files = Files::new();
+            let path = files.add("x.blk", records(&early[7..9]));
+            let (blocks, error) = drain(&[at(height, path)], options);
+            error.map_or_else(|| Ok(heights(&blocks)), |error| Err(error.to_string()))
+        };
+        assert_eq!(mainnet(None, &from(7)), Ok(vec![7, 8]));
+        assert_eq!(mainnet(Some(7), &default), Ok(vec![7, 8]));
+        let error = mainnet(None, &default).unwrap_err();
         assert!(error.contains("names no height (BIP34); give --start-height"), "{error}");
-        assert!(chain(&early[7..9], Some(u32::MAX), &default).unwrap_err().contains("highest there is"));
+        assert!(mainnet(Some(0), &default).unwrap_err().contains("it is no genesis block"));
+        assert!(mainnet(Some(227_931), &default).unwrap_err().contains("its coinbase names no height"));
         let genesis = regtest(1);
         let one = mine(genesis.last(), 1, 1, 0);
         let two = mine(Some(&one), 2, 2, 0);
-        assert!(chain(&bytes_of(&[one]), None, &default).is_err());
-        assert_eq!(chain(&bytes_of(&[two]), None, &default), Ok(vec![2]));
+        assert!(chain(&bytes_of(std::slice::from_ref(&one)), None, &default).is_err());
+        assert!(chain(&bytes_of(&[one]), Some(u32::MAX - 1), &default).is_ok());
+        assert_eq!(chain(&bytes_of(&[two]), None, &from(2)), Ok(vec![2]));
     }
 
     #[test]
@@ -291,20 +402,45 @@ mod tests {
         let rest = files.add("y.blk", records(&early[7..9]));
         let raw = files.add("5.bin", &early[5]);
         let late = files.add("late.bin", block_702861());
-        let inputs = [input(&chain), input(&raw), at(Some(702_861), &late), input(&raw)];
-        let source = open(&inputs, &Options::default()).unwrap();
+        let inputs = [input(&chain), input(&raw), at(Some(702_861), &late)];
+        let gaps = Options { allow_gaps: true, ..Options::default() };
+        let source = open(&inputs, &gaps).unwrap();
         assert_eq!(
             (source.total(), source.network(), source.links()),
-            (Some(8), Some(Network::Bitcoin), false)
+            (Some(7), Some(Network::Bitcoin), false)
         );
-        let (blocks, error) = drain(&inputs, &Options::default());
+        let (blocks, error) = drain(&inputs, &gaps);
         assert!(error.is_none(), "{error:?}");
-        assert_eq!(heights(&blocks), [0, 1, 2, 3, 4, 5, 702_861, 702_862]);
+        assert_eq!(heights(&blocks), [0, 1, 2, 3, 4, 5, 702_861]);
+        // It says so itself.
+        assert_eq!(heights(&drain(&[input(&chain), input(&raw), input(&late)], &gaps).0)[6], 702_861);
+        // Without the option the gap is told before the first block.
+        let error = open(&inputs, &Options::default()).unwrap_err().to_string();
+        assert!(
+            error.contains("block 702861") && error.contains("blocks 6 to 702860 are missing"),
+            "{error}"
+        );
 
         // A later chain without heights of its own counts on, too.
         let (blocks, error) = drain(&[at(Some(6), &raw), input(&rest)], &Options::default());
         assert!(error.is_none(), "{error:?}");
         assert_eq!(heights(&blocks), [6, 7, 8]);
+    }
+
+    #[test]
+    fn files_of_no_known_network_are_named() {
+        let files = Files::new();
+        for name in ["x.blk", "blk00000.dat"] {
+            let path = files.add(name, b"\xaa\xbb\xcc\xdd and more");
+            let error = open(&[input(path)], &Options::default()).unwrap_err().to_string();
+            assert!(error.contains("at byte 0: aabbccdd is the magic of no known network"), "{error}");
+        }
+        // One that is damaged among others is a gap like others.
+        files.add("blk00000.dat", records(&early_blocks()[..3]));
+        files.add("blk00001.dat", b"\xaa\xbb\xcc\xdd and more");
+        std::fs::remove_file(files.path().join("x.blk")).unwrap();
+        let (blocks, error) = drain(&[input(files.path())], &Options::default());
+        assert!(error.is_none() && blocks.len() == 3, "{error:?}");
     }
 
     #[test]
@@ -314,7 +450,7 @@ mod tests {
         let raw = files.add("1.bin", &early_blocks()[1]);
         for (inputs, message) in [
             ([input(&chain), at(Some(4), &raw)], "height 4 follows height 4"),
-            ([input(&raw), input(&chain)], "height 0 follows height 0"),
+            ([at(Some(1), &raw), input(&chain)], "height 0 follows height 1"),
             ([at(Some(9), &raw), at(Some(8), &raw)], "height 8 follows height 9"),
             ([at(Some(u32::MAX), &raw), input(&raw)], "above height 4294967295"),
         ] {

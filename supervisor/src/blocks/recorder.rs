@@ -4,7 +4,7 @@
 use std::io::{self, BufReader, Read};
 
 /// Pipes on Linux hold 64 KiB, so a larger buffer is never filled.
-const BUFFER_BYTES: usize = 64 << 10;
+pub(super) const BUFFER_BYTES: usize = 64 << 10;
 
 /// Counts what was read, for messages.
 #[derive(Debug)]
@@ -23,20 +23,6 @@ impl<R: Read> Counted<R> {
     /// How many bytes were taken.
     pub(super) fn position(&self) -> u64 {
         self.at
-    }
-
-    /// Reads until the buffer is full or the stream ends, and returns how many bytes that were.
-    pub(super) fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut got = 0;
-        while got < buffer.len() {
-            match self.read(&mut buffer[got..]) {
-                Ok(0) => break,
-                Ok(more) => got += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(got)
     }
 }
 

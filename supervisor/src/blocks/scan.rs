@@ -1,24 +1,21 @@
 //! The index of a set of blk files. Bitcoind appends blocks as they arrive, so the order is only known once
 //! every header was seen; the blocks themselves are stepped over, 88 bytes read of each, and fetched when
-//! their turn comes.
+//! their turn comes. Only where no record follows a record is its block looked at, since it may be cut short.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry::Vacant;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 
-use bitcoin::block::Header;
 use bitcoin::{BlockHash, CompactTarget, Network};
 
 use super::BlockError;
-use super::framing::{HEAD_BYTES, MIN_BLOCK_BYTES, Tear, network_of};
-use super::store::{BlkFile, Handle};
-use super::verify::verify_header;
+use super::framing::Tear;
+use super::gaps::Gaps;
+use super::records::{Found, Record, Records};
+use super::store::BlkFile;
+use super::verify::Defect;
 
 /// How often progress is told, in bytes.
 const PROGRESS_STEP: u64 = 16 << 20;
-/// Head and block header: all that is read of a record.
-const PEEK_BYTES: usize = HEAD_BYTES + Header::SIZE;
-/// Padding is looked through in pieces of this many bytes.
-const CHUNK_BYTES: usize = 64 << 10;
 
 /// Where one block is, and where it belongs. There are a million of these, so they are kept small.
 #[derive(Debug, Clone)]
@@ -41,14 +38,36 @@ pub(super) struct Place {
     pub(super) length: u32,
 }
 
-/// All whole blocks of a set of files, in the order in which they were found, none twice.
+/// All blocks of a set of files, in the order in which they were found.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     pub(super) entries: Vec<Entry>,
     pub(super) by_hash: HashMap<BlockHash, u32>,
+    /// Where else a block is: it can be stored again, after a crash of the node for instance, and only one of its copies be
+    /// whole.
+    pub(super) copies: HashMap<BlockHash, Vec<Place>>,
     pub(super) network: Option<Network>,
-    /// The first record that could not be read.
+    /// A record at the end of a file that could not be read, and of whose block there is no other copy.
     pub(super) torn: Option<BlockError>,
+    /// Such records, until all copies are known; with the block's hash, if that could be read.
+    torn_ends: Vec<(BlockError, Option<BlockHash>)>,
+    gaps: Gaps,
+}
+
+/// A stretch without a whole block.
+struct Gap {
+    /// Offset of its first byte.
+    start: u64,
+    /// What stands there instead of a record.
+    tear: Tear,
+    /// The first block in it that is lost, unless it lies elsewhere; with its hash, if that could be read.
+    torn: Option<(BlockError, Option<BlockHash>)>,
+}
+
+impl Gap {
+    fn new(start: u64, tear: Tear) -> Self {
+        Self { start, tear, torn: None }
+    }
 }
 
 /// Tells the caller how far the scan is, but not for every block.
@@ -65,7 +84,7 @@ impl<'a> Progress<'a> {
         Self { report, total, files_done: 0, told: 0 }
     }
 
-    fn at(&mut self, offset: u64) {
+    pub(super) fn at(&mut self, offset: u64) {
         if self.files_done + offset >= self.told + PROGRESS_STEP {
             self.tell(self.files_done + offset);
         }
@@ -82,19 +101,21 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// Indexes the files. A torn record ends its file, not the scan; the first is kept in the index, others are
-/// logged.
+/// Indexes the files. What lies between whole blocks is read over, and logged.
 ///
 /// # Errors
 ///
-/// Files that cannot be read, and records of another network than that of the first record.
+/// Files that cannot be read, records of another network than that of the first record, and a first file that holds
+/// something else than records.
 pub(super) fn scan(files: &[BlkFile], limit: u64, progress: &mut Progress<'_>) -> Result<Index, BlockError> {
     let mut index = Index::default();
     for (number, file) in (0..).zip(files) {
-        let scanner = Scanner { file, handle: file.store.open()?, limit };
-        index.add_file(number, &scanner, progress)?;
+        index.add_file(number, &Records::open(file, limit)?, progress)?;
         progress.file_done(file.store.len());
     }
+    let torn_ends = std::mem::take(&mut index.torn_ends);
+    let is_lost = |hash: &Option<BlockHash>| hash.is_none_or(|hash| !index.by_hash.contains_key(&hash));
+    index.torn = torn_ends.into_iter().find(|(_, hash)| is_lost(hash)).map(|(error, _)| error);
     Ok(index)
 }
 
@@ -102,125 +123,129 @@ impl Index {
     fn add_file(
         &mut self,
         number: u32,
-        scanner: &Scanner<'_>,
+        records: &Records<'_>,
         progress: &mut Progress<'_>,
     ) -> Result<(), BlockError> {
+        self.gaps.begin_input();
         let mut offset = 0;
+        // Kept once it is known what follows.
+        let mut last: Option<Record> = None;
         loop {
             progress.at(offset);
-            match scanner.record(offset)? {
-                Found::End => return Ok(()),
-                Found::Torn(tear) => {
-                    self.tear(BlockError::Torn { origin: scanner.file.store.origin(offset), tear });
+            let gap = match records.at(offset)? {
+                Found::Record(record) => {
+                    self.join_network(&record, records)?;
+                    offset = record.end();
+                    self.keep(number, last.replace(record));
+                    continue;
+                }
+                Found::End => {
+                    self.keep(number, last);
                     return Ok(());
                 }
-                Found::Record { network, length, header, hash } => {
-                    self.join_network(network, scanner, offset)?;
-                    self.add(&header, hash, Place { file: number, offset, length });
-                    offset += record_bytes(length);
+                Found::Nothing(tear) => Gap::new(offset, tear),
+                Found::Lost { tear, hash, .. } => {
+                    let torn = BlockError::Torn { origin: records.origin(offset), tear: tear.clone() };
+                    Gap { torn: Some((torn, hash)), ..Gap::new(offset, tear) }
                 }
-            }
+            };
+            let gap = self.gap_behind(number, last.take(), records, gap)?;
+            let Some(record) = self.next_whole(records, gap, progress)? else { return Ok(()) };
+            offset = record.end();
+            self.keep(number, Some(record));
         }
     }
 
-    fn join_network(&mut self, found: Network, scanner: &Scanner<'_>, offset: u64) -> Result<(), BlockError> {
+    /// The gap behind a record, which is kept; or from that record on, if that is cut short, for it may hide others then.
+    fn gap_behind(
+        &mut self,
+        file: u32,
+        record: Option<Record>,
+        records: &Records<'_>,
+        gap: Gap,
+    ) -> Result<Gap, BlockError> {
+        let Some(record) = record else { return Ok(gap) };
+        let Some(defect) = self.defect(&record, records)? else {
+            self.keep(file, Some(record));
+            return Ok(gap);
+        };
+        let damaged = BlockError::Damaged { origin: records.origin(record.offset), defect: defect.clone() };
+        let torn = Some((damaged, Some(record.head.hash)));
+        Ok(Gap { torn, ..Gap::new(record.offset, Tear::Block(defect)) })
+    }
+
+    /// What is wrong with the block of a record, as far as the account allows to look.
+    fn defect(&mut self, record: &Record, records: &Records<'_>) -> Result<Option<Defect>, BlockError> {
+        if !self.gaps.may_look(record.offset) {
+            return Ok(None);
+        }
+        let defect = records.defect(record)?;
+        if defect.is_some() {
+            self.gaps.read_in_vain(record.head.length.into());
+        }
+        Ok(defect)
+    }
+
+    /// The first record with a whole block behind the start of a gap; the gap is told.
+    fn next_whole(
+        &mut self,
+        records: &Records<'_>,
+        mut gap: Gap,
+        progress: &mut Progress<'_>,
+    ) -> Result<Option<Record>, BlockError> {
+        let origin = records.origin(gap.start);
+        let mut search = records.search(gap.start, self.network);
+        while let Some(found) = search.next(progress)? {
+            let lost = match found {
+                Found::Record(record) => match self.defect(&record, records)? {
+                    None => {
+                        self.gaps.tell(&origin, record.offset - gap.start, &gap.tear);
+                        self.network.get_or_insert(record.head.network);
+                        return Ok(Some(record));
+                    }
+                    Some(defect) => {
+                        let origin = records.origin(record.offset);
+                        (BlockError::Damaged { origin, defect }, Some(record.head.hash))
+                    }
+                },
+                Found::Lost { offset, tear, hash } => {
+                    (BlockError::Torn { origin: records.origin(offset), tear }, hash)
+                }
+                Found::Nothing(_) | Found::End => continue,
+            };
+            gap.torn.get_or_insert(lost);
+        }
+        match gap.torn {
+            Some(torn) => self.torn_ends.push(torn),
+            // Not one record, and it is not that the files are only being begun: they are of another kind.
+            None if self.entries.is_empty() => return Err(records.unknown_magic()?),
+            None => self.gaps.tell(&origin, records.len() - gap.start, &gap.tear),
+        }
+        Ok(None)
+    }
+
+    fn join_network(&mut self, record: &Record, records: &Records<'_>) -> Result<(), BlockError> {
+        let found = record.head.network;
         let expected = *self.network.get_or_insert(found);
         if found == expected {
             return Ok(());
         }
-        Err(BlockError::MixedNetworks { origin: scanner.file.store.origin(offset), expected, found })
+        Err(BlockError::MixedNetworks { origin: records.origin(record.offset), expected, found })
     }
 
-    fn add(&mut self, header: &Header, hash: BlockHash, place: Place) {
-        // A block can be stored twice, after a crash of the node for instance. The first is as good as the
-        // second.
-        if let (Vacant(vacant), Ok(number)) = (self.by_hash.entry(hash), u32::try_from(self.entries.len())) {
-            vacant.insert(number);
-            self.entries.push(Entry { hash, previous: header.prev_blockhash, bits: header.bits, place });
-        }
-    }
-
-    fn tear(&mut self, error: BlockError) {
-        tracing::warn!("{error}");
-        self.torn.get_or_insert(error);
-    }
-}
-
-/// What stands at an offset of a blk file.
-enum Found {
-    Record { network: Network, length: u32, header: Header, hash: BlockHash },
-    Torn(Tear),
-    End,
-}
-
-/// One open file of the scan.
-struct Scanner<'a> {
-    file: &'a BlkFile,
-    handle: Handle,
-    limit: u64,
-}
-
-impl Scanner<'_> {
-    fn record(&self, offset: u64) -> Result<Found, BlockError> {
-        let has = self.file.store.len().saturating_sub(offset);
-        let mut peek = [0; PEEK_BYTES];
-        let peek = &mut peek[..at_most(PEEK_BYTES, has)];
-        self.read(peek, offset)?;
-        // Padding is what the file system put there: zeros that bitcoind never obfuscated.
-        if peek.iter().take(HEAD_BYTES).all(|byte| *byte == 0) {
-            return self.padding(offset);
-        }
-        self.file.key.apply(peek, offset);
-        Ok(parse(peek, has, self.limit).unwrap_or_else(Found::Torn))
-    }
-
-    /// Bitcoind allocates its files ahead, so zeros may follow the last record; anything after them is a
-    /// tear.
-    fn padding(&self, mut offset: u64) -> Result<Found, BlockError> {
-        let mut chunk = vec![0; CHUNK_BYTES];
-        while let has @ 1.. = self.file.store.len().saturating_sub(offset) {
-            let chunk = &mut chunk[..at_most(CHUNK_BYTES, has)];
-            self.read(chunk, offset)?;
-            if let Some(data) = chunk.iter().position(|byte| *byte != 0) {
-                return Ok(Found::Torn(Tear::AfterPadding { at: offset + data as u64 }));
+    fn keep(&mut self, file: u32, record: Option<Record>) {
+        let Some(Record { offset, head }) = record else { return };
+        let place = Place { file, offset, length: head.length };
+        match (self.by_hash.entry(head.hash), u32::try_from(self.entries.len())) {
+            (Vacant(vacant), Ok(number)) => {
+                vacant.insert(number);
+                let (hash, previous) = (head.hash, head.header.prev_blockhash);
+                self.entries.push(Entry { hash, previous, bits: head.header.bits, place });
             }
-            offset += chunk.len() as u64;
+            (Occupied(_), _) => self.copies.entry(head.hash).or_default().push(place),
+            (Vacant(_), Err(_)) => {}
         }
-        Ok(Found::End)
     }
-
-    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), BlockError> {
-        self.handle.read_exact_at(buffer, offset).map_err(BlockError::io(self.file.store.name(), "read"))
-    }
-}
-
-/// The lesser of a buffer's length and what a file has left.
-fn at_most(buffer: usize, has: u64) -> usize {
-    usize::try_from(has).map_or(buffer, |has| has.min(buffer))
-}
-
-/// Length of a record, in bytes, from that of its block.
-fn record_bytes(length: u32) -> u64 {
-    HEAD_BYTES as u64 + u64::from(length)
-}
-
-/// Reads head and header of a record from the first bytes of it; `has` is what the file has from there on.
-fn parse(peek: &[u8], has: u64, limit: u64) -> Result<Found, Tear> {
-    let Some((&[m0, m1, m2, m3, l0, l1, l2, l3], header)) = peek.split_first_chunk() else {
-        return Err(Tear::Cut { needs: HEAD_BYTES as u64, has });
-    };
-    let magic = [m0, m1, m2, m3];
-    let network = network_of(magic).ok_or(Tear::Magic { magic })?;
-    let length = u32::from_le_bytes([l0, l1, l2, l3]);
-    if u64::from(length) < MIN_BLOCK_BYTES || u64::from(length) > limit {
-        return Err(Tear::Length { length, limit });
-    }
-    let needs = record_bytes(length);
-    if needs > has {
-        return Err(Tear::Cut { needs, has });
-    }
-    let (header, hash) = verify_header(header).map_err(Tear::Header)?;
-    Ok(Found::Record { network, length, header, hash })
 }
 
 #[cfg(test)]
@@ -228,7 +253,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::blocks::Defect;
     use crate::blocks::framing::XorKey;
     use crate::blocks::store::Store;
     use crate::blocks::testing::{early_blocks, records};
@@ -250,37 +274,86 @@ mod tests {
     }
 
     #[test]
-    fn zero_padding_is_the_end() {
-        let mut bytes = records(&early_blocks()[..3]);
+    fn zeros_behind_the_last_record_are_the_end() {
+        let bytes = records(&early_blocks()[..3]);
         assert_eq!(tear_of(&bytes), (3, None));
         for zeros in [1, 7, 8, 9, 200_000] {
             let mut bytes = bytes.clone();
             bytes.resize(bytes.len() + zeros, 0);
             assert_eq!(tear_of(&bytes), (3, None), "{zeros} zeros");
+            // And what is no record behind them is none.
+            bytes.push(1);
+            assert_eq!(tear_of(&bytes), (3, None), "{zeros} zeros");
         }
-        bytes.resize(bytes.len() + 100_000, 0);
-        bytes.push(1);
-        let at = bytes.len() as u64 - 1;
-        assert_eq!(tear_of(&bytes), (3, Some(Tear::AfterPadding { at })));
     }
 
     #[test]
-    fn torn_records_are_named() {
+    fn what_lies_between_records_is_read_over() {
+        let blocks = early_blocks();
+        let (before, behind) = (records(&blocks[..2]), records(&blocks[2..4]));
+        let record = records(&blocks[2..3]);
+        let head_alone = [&record[..8], vec![0; record.len() - 8].as_slice()].concat();
+        for (name, gap) in [
+            ("a zero", vec![0]),
+            ("zeros", vec![0; 200_000]),
+            ("other bytes", b"gone".repeat(50_000)),
+            ("a part of a block", record[..100].to_vec()),
+            ("a part of a header", record[..50].to_vec()),
+            ("a head", record[..8].to_vec()),
+            ("a head and a block that was not written", head_alone),
+            ("a magic", record[..4].to_vec()),
+            ("a part of a magic", record[..3].to_vec()),
+            ("an impossible length", [&record[..4], &[0xff; 4], &record[8..]].concat()),
+            ("a damaged header", [&record[..84], &[0; 4], &record[88..]].concat()),
+            ("a damaged block", [&record[..record.len() - 1], &[0x55]].concat()),
+        ] {
+            let bytes = [before.clone(), gap.clone(), behind.clone()].concat();
+            assert_eq!(tear_of(&bytes), (4, None), "{name}");
+            let index = scan_bytes(&bytes).unwrap();
+            // The whole one is there, be it as the first or as another copy.
+            let places =
+                [vec![index.entries[2].place], index.copies.values().flatten().copied().collect()].concat();
+            let offset = (before.len() + gap.len()) as u64;
+            assert!(places.iter().any(|place| place.offset == offset), "{name}: {places:?}");
+            // At the start of the first file, too.
+            assert_eq!(
+                scan_bytes(&[gap, records(&blocks[..4])].concat()).unwrap().entries.len(),
+                4,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn torn_ends_are_named() {
         let whole = records(&early_blocks()[..3]);
         let two = records(&early_blocks()[..2]).len();
+        let needs = (whole.len() - two) as u64;
+        assert_eq!(tear_of(&whole[..whole.len() - 1]), (2, Some(Tear::Cut { needs, has: needs - 1 })));
+        assert_eq!(tear_of(&whole[..two + 20]), (2, Some(Tear::Cut { needs, has: 20 })));
+        assert_eq!(tear_of(&whole[..two + 3]), (2, Some(Tear::Cut { needs: 8, has: 3 })));
+        // Not so where nothing shows that there ever was a block.
         let with = |offset: usize, patch: &[u8]| {
             let mut bytes = whole.clone();
             bytes[two + offset..][..patch.len()].copy_from_slice(patch);
             tear_of(&bytes)
         };
-        let needs = (whole.len() - two) as u64;
-        assert_eq!(tear_of(&whole[..whole.len() - 1]), (2, Some(Tear::Cut { needs, has: needs - 1 })));
-        assert_eq!(tear_of(&whole[..two + 3]), (2, Some(Tear::Cut { needs: 8, has: 3 })));
-        assert_eq!(with(0, b"gone"), (2, Some(Tear::Magic { magic: *b"gone" })));
         let length = Tear::Length { length: u32::MAX, limit: 4_000_000 };
         assert_eq!(with(4, &[0xff; 4]), (2, Some(length)));
-        assert_eq!(with(4, &[80, 0, 0, 0]).0, 2);
-        assert!(matches!(with(8 + 76, &[0; 4]), (2, Some(Tear::Header(Defect::ProofOfWork { .. })))));
+        for (offset, patch) in [(0, &b"gone"[..]), (4, &[80, 0, 0, 0]), (8 + 76, &[0; 4])] {
+            assert_eq!(with(offset, patch), (2, None), "{offset}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_made_to_be_searched_for_ever_is_not() {
+        // Every 96 bytes begins what could be a block of 4 MB: 320 GB to read, if all were looked at.
+        let record = records(&early_blocks()[1..2]);
+        let bait = [&record[..4], 4_000_000u32.to_le_bytes().as_slice(), &record[8..96]].concat();
+        let bytes = [records(&early_blocks()[..1]), bait.repeat(80_000), vec![1; 4_000_000]].concat();
+        let index = scan_bytes(&bytes).unwrap();
+        let copies: usize = index.copies.values().map(Vec::len).sum();
+        assert!(index.entries.len() <= 2 && copies <= 8, "{copies}");
     }
 
     #[test]
@@ -290,6 +363,9 @@ mod tests {
         bytes[second..][..4].copy_from_slice(&Network::Signet.magic().to_bytes());
         let error = scan_bytes(&bytes).unwrap_err().to_string();
         assert!(error.contains("a record of signet among blocks of mainnet"), "{error}");
+        // In a gap it is nothing.
+        let gap = [records(&early_blocks()[..2]), vec![0; 9], bytes[second..].to_vec()].concat();
+        assert_eq!(tear_of(&gap), (2, None));
     }
 
     proptest! {

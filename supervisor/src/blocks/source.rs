@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io::Read;
 
+use super::bip34::Claim;
 use super::chain::Chain;
 use super::numbering::Numbering;
 use super::store::Store;
@@ -88,12 +89,13 @@ fn read_raw(store: &Store, height: Option<u32>, options: &Options) -> Result<Unn
     let bytes = store.read_whole(options.max_block_bytes)?;
     let origin = store.origin(0);
     if options.opaque {
-        return Ok(Unnumbered { height, hash: opaque_hash(&bytes), previous: None, bytes, origin });
+        let hash = opaque_hash(&bytes);
+        return Ok(Unnumbered { height, hash, previous: None, claim: None, bytes, origin });
     }
     match verify(&bytes) {
         Ok(block) => {
-            let previous = Some(block.header.prev_blockhash);
-            Ok(Unnumbered { height, hash: block.block_hash(), previous, bytes, origin })
+            let (previous, claim) = (Some(block.header.prev_blockhash), Some(Claim::of(&block)));
+            Ok(Unnumbered { height, hash: block.block_hash(), previous, claim, bytes, origin })
         }
         Err(defect @ (Defect::Undecodable { .. } | Defect::TrailingBytes { .. })) => {
             Err(BlockError::NotABlock { origin, defect })
@@ -114,7 +116,7 @@ impl BlockSource {
             total: parts.iter().map(Part::blocks).sum(),
             passed_over: parts.iter().map(Part::passed_over).sum(),
             links: options.check_chain || matches!(parts[..], [Part::Chain(_)]),
-            numbering: Numbering::new(options.start_height.unwrap_or(0)),
+            numbering: Numbering::new(options),
             parts: parts.into(),
             options: options.clone(),
             last: None,
@@ -162,22 +164,29 @@ impl BlockSource {
         self.torn.take().map_or(Ok(None), Err)
     }
 
-    /// Numbers a block and holds it against the one before.
+    /// Numbers a block, and holds it against what it says of its height and against the one before.
     fn admit(&mut self, block: Unnumbered) -> Result<SourceBlock, BlockError> {
-        let height = self.numbering.assign(block.height, &block.origin)?;
-        let Unnumbered { hash, previous, bytes, origin, .. } = block;
+        let own = block.height.or_else(|| self.height_after_gap(&block));
+        let height = self.numbering.assign(own, &block.origin)?;
+        let Unnumbered { hash, previous, claim, bytes, origin, .. } = block;
+        if let Some(contradiction) = claim.and_then(|claim| claim.contradiction(height, self.network)) {
+            return Err(BlockError::OtherHeight { origin, hash, height, contradiction });
+        }
         if self.options.check_chain
             && let (Some((last_height, last)), Some(previous)) = (self.last, previous)
+            && previous != last
         {
-            if previous != last {
-                return Err(BlockError::NotLinked { origin, height, previous, last, last_height });
-            }
-            if height - last_height != 1 {
-                return Err(BlockError::Gap { origin, height, hash, last_height, last });
-            }
+            return Err(BlockError::NotLinked { origin, height, previous, last, last_height });
         }
         self.last = Some((height, hash));
         Ok(SourceBlock { height, hash, previous, bytes, origin })
+    }
+
+    /// The height of a block that may leave some out, if it says its own.
+    fn height_after_gap(&self, block: &Unnumbered) -> Option<u32> {
+        let certain = block.claim?.certain(self.network)?;
+        let follows = self.numbering.following().is_some_and(|next| next <= certain);
+        (self.numbering.allows_gaps() && follows).then_some(certain)
     }
 }
 
@@ -210,6 +219,7 @@ impl Iterator for BlockSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blocks::Known;
     use crate::blocks::testing::{
         Files, at, block_702861, drain, early_blocks, heights, input, open, records, shared,
     };
@@ -227,13 +237,12 @@ mod tests {
             files.add(&format!("block-{number}.bin"), &early_blocks()[number]);
         }
         files.add("README.md", "not a block");
-        files.add("late.RAW", block_702861());
         let options = Options { start_height: Some(5), ..Options::default() };
         let source = open(&[input(files.path())], &options).unwrap();
-        assert_eq!((source.total(), source.network(), source.links()), (Some(5), None, false));
+        assert_eq!((source.total(), source.network(), source.links()), (Some(4), None, false));
         let (blocks, error) = drain(&[input(files.path())], &options);
         assert!(error.is_none(), "{error:?}");
-        assert_eq!(heights(&blocks), [5, 6, 7, 8, 9]);
+        assert_eq!(heights(&blocks), [5, 6, 7, 8]);
         let order = [2, 9, 10, 100].map(|number: usize| early_blocks()[number].clone());
         assert!(blocks.iter().zip(order).all(|(block, bytes)| block.bytes == bytes));
     }
@@ -271,7 +280,8 @@ mod tests {
         let files = Files::new();
         let mut bytes = early_blocks()[170].clone();
         bytes[200] ^= 1;
-        let inputs = [input(files.add("x.bin", bytes)), input(files.add("y.bin", &early_blocks()[1]))];
+        let inputs =
+            [at(Some(170), files.add("x.bin", bytes)), input(files.add("y.bin", &early_blocks()[1]))];
         let mut source = open(&inputs, &Options::default()).unwrap();
         assert!(matches!(source.next(), Some(Err(BlockError::Damaged { .. }))));
         assert!(source.next().is_none());
@@ -304,17 +314,62 @@ mod tests {
         assert!(open(&linked, &options).unwrap().links());
         assert_eq!(heights(&drain(&linked, &options).0), [7, 8, 9]);
 
-        let (blocks, error) = drain(&[input(block(7)), input(block(9))], &options);
+        let (blocks, error) = drain(&[at(Some(7), block(7)), input(block(9))], &options);
         let error = error.unwrap().to_string();
         assert_eq!(blocks.len(), 1);
         let [names, before] = [8, 7].map(|number| hash(&early_blocks()[number]));
         assert!(
-            error.contains(&format!("block 1 names {names} as the block before it, but block 0 is {before}")),
+            error.contains(&format!("block 8 names {names} as the block before it, but block 7 is {before}")),
             "{error}"
         );
 
-        let error = drain(&[input(block(7)), at(Some(9), block(8))], &options).1.unwrap();
-        assert!(matches!(error, BlockError::Gap { height: 9, last_height: 0, .. }), "{error}");
+        // Whatever else is allowed.
+        let options = Options { allow_gaps: true, ..options };
+        let error = drain(&[at(Some(7), block(7)), at(Some(9), block(8))], &options).1.unwrap();
+        assert!(matches!(error, BlockError::Gap { height: 9, last_height: 7, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_block_is_only_indexed_at_the_height_that_it_names() {
+        let files = Files::new();
+        let late = files.add("late.bin", block_702861());
+        let early = files.add("early.bin", &early_blocks()[7]);
+        let genesis = files.add("genesis.bin", &early_blocks()[0]);
+        let default = Options::default();
+        for (input, told) in [
+            (
+                at(Some(5), &late),
+                "at height 5, but its coinbase names height 702861 (BIP34); write 702861=PATH",
+            ),
+            (input(&late), "at height 0, but it is no genesis block"),
+            (input(&early), "at height 0, but it is no genesis block"),
+            (at(Some(0), &early), "at height 0, but it is no genesis block"),
+            (at(Some(800_000), &early), "which every block from height 227931 on does"),
+            (at(Some(7), &genesis), "at height 7, but it is a genesis block"),
+        ] {
+            let (blocks, error) = drain(std::slice::from_ref(&input), &default);
+            let error = error.unwrap().to_string();
+            assert!(blocks.is_empty() && error.contains(told), "{input:?}: {error}");
+        }
+        let from = |start| Options { start_height: Some(start), ..Options::default() };
+        assert_eq!(heights(&drain(&[input(&late)], &from(702_861)).0), [702_861]);
+        assert_eq!(heights(&drain(&[at(Some(7), &early)], &default).0), [7]);
+        assert_eq!(heights(&drain(&[input(&genesis)], &default).0), [0]);
+        // As bytes of which nothing is known it is anything.
+        let opaque = Options { opaque: true, ..Options::default() };
+        assert_eq!(heights(&drain(&[at(Some(5), &late)], &opaque).0), [5]);
+    }
+
+    #[test]
+    fn blocks_that_a_store_lacks_are_not_left_out() {
+        let files = Files::new();
+        let block = |number: usize| {
+            at(u32::try_from(number).ok(), files.add(&format!("{number}.bin"), &early_blocks()[number]))
+        };
+        let after = |tip| Options { known: Some(Known { first: 0, tip, again: 0 }), ..Options::default() };
+        assert_eq!(heights(&drain(&[block(3), block(9), block(10)], &after(9)).0), [3, 9, 10]);
+        let error = open(&[block(3), block(11)], &after(9)).unwrap_err();
+        assert!(matches!(error, BlockError::Gap { height: 11, last_height: 9, .. }), "{error}");
     }
 
     fn hash(bytes: &[u8]) -> BlockHash {
@@ -331,7 +386,7 @@ mod tests {
         else {
             return;
         };
-        let (blocks, error) = drain(&inputs, &Options::default());
+        let (blocks, error) = drain(&inputs, &Options { allow_gaps: true, ..Options::default() });
         assert!(error.is_none(), "{error:?}");
         assert_eq!(heights(&blocks), [83_636, 413_567, 840_243, 892_614]);
     }

@@ -133,19 +133,6 @@ fn target(bits: CompactTarget) -> Option<Target> {
     Some(Target::from_compact(bits)).filter(|target| *target != Target::ZERO)
 }
 
-/// The height that a block's coinbase names (BIP34): the first push of its script, from version 2 on.
-pub(super) fn named_height(block: &Block) -> Option<u32> {
-    if let Ok(height) = block.bip34_block_height() {
-        return u32::try_from(height).ok();
-    }
-    // Heights 1 to 16, which only test networks have, are the opcodes OP_1 to OP_16 rather than a push.
-    let script = &block.coinbase()?.input.first()?.script_sig;
-    match script.as_bytes().first()? {
-        op @ 0x51..=0x60 if block.header.version.to_consensus() >= 2 => Some(u32::from(*op - 0x50)),
-        _ => None,
-    }
-}
-
 /// The hash that stands for bytes of which nothing is known.
 pub(super) fn opaque_hash(bytes: &[u8]) -> BlockHash {
     BlockHash::from_raw_hash(sha256d::Hash::hash(bytes))
@@ -164,8 +151,7 @@ mod tests {
         for bytes in early_blocks() {
             verify(&bytes).unwrap();
         }
-        assert_eq!(named_height(&verify(block_702861()).unwrap()), Some(702_861));
-        assert_eq!(named_height(&verify(&early_blocks()[7]).unwrap()), None);
+        verify(block_702861()).unwrap();
     }
 
     #[test]

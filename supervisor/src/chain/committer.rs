@@ -136,10 +136,7 @@ impl Committer {
     }
 
     /// Makes an attempt to write that is not a commit, again and again while there is no room.
-    pub(super) fn insist<T>(
-        &self,
-        attempt: impl FnMut() -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    pub(super) fn insist<T>(&self, attempt: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.shared.patience.insist(attempt)
     }
 

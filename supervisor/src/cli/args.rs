@@ -14,7 +14,7 @@ use cofferdam_worker::module::MAX_MODULE_BYTES;
 
 use super::error::CliError;
 use super::logging;
-use crate::blocks::{self, BlockInput, BlockSource};
+use crate::blocks::{self, BlockInput, BlockSource, Known};
 use crate::chain::OnGuestFailure;
 use crate::host::size::Bytes;
 use crate::pool::admission::Budget;
@@ -55,7 +55,7 @@ pub(super) struct BlockArgs {
     /// Blocks: raw block files, directories, bitcoind's blk*.dat, HEIGHT=FILE, or - for standard input [default: the
     /// bundled blocks, mainnet 0 to 438 and 702861].
     #[arg(long, value_name = "PATH|HEIGHT=PATH|-", num_args = 1..)]
-    blocks: Vec<String>,
+    blocks: Vec<OsString>,
 
     /// Height of the first block; of a chain whose heights are known, the first one to take.
     #[arg(long, value_name = "H", alias = "start-block", requires = "blocks")]
@@ -64,6 +64,10 @@ pub(super) struct BlockArgs {
     /// Demand that every block names the one before it.
     #[arg(long)]
     check_chain: bool,
+
+    /// Take blocks although heights between them are missing, or between them and the store's newest block.
+    #[arg(long, conflicts_with = "check_chain")]
+    allow_gaps: bool,
 
     /// Feed files as they are, whether they are Bitcoin blocks or not.
     #[arg(long, conflicts_with = "check_chain")]
@@ -75,17 +79,18 @@ pub(super) struct BlockArgs {
 }
 
 impl BlockArgs {
-    /// Opens the blocks; of a chain, those from `known_below` on, which the store's newest block is at.
-    pub(super) fn open(&self, known_below: u32) -> Result<BlockSource, CliError> {
+    /// Opens the blocks; of a chain, those from the newest on that is known.
+    pub(super) fn open(&self, known: Option<Known>) -> Result<BlockSource, CliError> {
         if self.blocks.is_empty() {
             return Ok(blocks::bundled()?);
         }
         let inputs =
-            self.blocks.iter().map(|input| input.parse::<BlockInput>()).collect::<Result<Vec<_>, _>>()?;
+            self.blocks.iter().map(|input| BlockInput::parse(input)).collect::<Result<Vec<_>, _>>()?;
         let options = blocks::Options {
             start_height: self.start_height,
-            known_below,
+            known,
             check_chain: self.check_chain,
+            allow_gaps: self.allow_gaps,
             opaque: self.opaque,
             max_block_bytes: self.max_block_bytes.0,
         };
@@ -100,7 +105,7 @@ impl BlockArgs {
 
     /// Whether the blocks come from standard input, and so only once.
     pub(super) fn are_a_stream(&self) -> bool {
-        self.blocks.iter().any(|input| matches!(input.parse(), Ok(BlockInput::Stdin { .. })))
+        self.blocks.iter().any(|input| matches!(BlockInput::parse(input), Ok(BlockInput::Stdin { .. })))
     }
 
     /// The arguments that say the same to another command.
@@ -108,9 +113,15 @@ impl BlockArgs {
         let mut arguments = vec![format!("--max-block-bytes={}", self.max_block_bytes.0)];
         arguments.extend(self.start_height.map(|height| format!("--start-height={height}")));
         arguments.extend(self.check_chain.then(|| "--check-chain".to_owned()));
+        arguments.extend(self.allow_gaps.then(|| "--allow-gaps".to_owned()));
         arguments.extend(self.opaque.then(|| "--opaque".to_owned()));
-        arguments.extend(self.blocks.iter().map(|input| format!("--blocks={input}")));
-        arguments.into_iter().map(OsString::from).collect()
+        let mut arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
+        arguments.extend(self.blocks.iter().map(|input| {
+            let mut argument = OsString::from("--blocks=");
+            argument.push(input);
+            argument
+        }));
+        arguments
     }
 }
 

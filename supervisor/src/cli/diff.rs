@@ -96,7 +96,7 @@ fn compare(args: &DiffArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
     // What costs nothing to find out comes first.
     let sides = [side(args, &args.indexer)?, side(args, &args.compare)?];
-    let source = args.blocks.open(0)?;
+    let source = args.blocks.open(None)?;
     args.memory.admit(2, &args.limits.limits(args.blocks.max_block_bytes))?;
     let mut report = DiffReport::new(sides.each_ref().map(|side| (side.path, &side.profile)), &args.prefix.0);
     let [first, second] = sides;

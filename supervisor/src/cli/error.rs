@@ -39,6 +39,12 @@ pub(super) enum CliError {
     /// `diff` and `audit` tell that there is a difference from that nothing is known.
     #[error(transparent)]
     NotCompared(Box<CliError>),
+    #[error(
+        "the store in {} begins at height {first}, and --start-block is {asked}: leave --start-block away to go on, or \
+         index into a new --db-path",
+        path.display()
+    )]
+    Start { path: PathBuf, first: u32, asked: u32 },
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("{what}: {source}")]

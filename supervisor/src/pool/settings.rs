@@ -86,7 +86,7 @@ impl Settings {
             fuel: self.limits.fuel,
             input_bytes: self.limits.input_bytes,
             output_bytes: self.limits.output_bytes,
-            state: self.state.clone(),
+            state: self.state.as_deref().map(Into::into),
             layer_bytes: layers.capacity(),
             layer_seed: layers.seed(),
             faults: self.faults.iter().filter(is_its_own).copied().collect(),

@@ -90,7 +90,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<CommandExit, CliError> {
     }
     let module = args::read_module(args.module.as_deref())?;
     // Whatever is wrong with the blocks is wrong in every cell: it is said once.
-    drop(args.blocks.open(0)?);
+    drop(args.blocks.open(None)?);
     cell::check_cgroups()?;
     warn_of_small_host(args);
     // Compiled here, once: a small host is to run the module, not to compile it.

@@ -1,5 +1,6 @@
 //! Arguments of `cofferdam node`: those of the node that it replaces, under the same names, and its own.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -167,17 +168,18 @@ pub(in super::super) struct NodeArgs {
     #[arg(long, value_name = "FILE")]
     cookie_file: Option<PathBuf>,
 
-    /// bitcoind's blk*.dat, or directories of them: indexed first, at the speed of the disk.
-    #[arg(long, value_name = "PATH", num_args = 1.., value_delimiter = ',')]
-    blocks: Vec<String>,
+    /// bitcoind's blk*.dat, or directories of them: indexed first, at the speed of the disk. A path that is not there as it
+    /// stands is taken for a list with commas.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    blocks: Vec<OsString>,
 
     /// The network, if blocks of another are to be refused from the start: bitcoin, testnet, testnet4, signet, regtest.
     #[arg(long, value_name = "NAME")]
     pub(super) network: Option<Network>,
 
-    /// The first height to index.
-    #[arg(long, value_name = "HEIGHT", default_value_t = 0)]
-    pub(super) start_block: u32,
+    /// The first height to index; a store that begins at another is refused [default: what the store begins at, or 0].
+    #[arg(long, value_name = "HEIGHT")]
+    start_block: Option<u32>,
 
     /// End, with exit code 0, once the block at this height is committed; or everything that there is: tip.
     #[arg(long, value_name = "HEIGHT|tip")]
@@ -294,7 +296,18 @@ impl NodeArgs {
 
     /// The files to index first.
     pub(super) fn inputs(&self) -> Result<Vec<BlockInput>, CliError> {
-        Ok(self.blocks.iter().map(|input| input.parse()).collect::<Result<_, _>>()?)
+        let lists = self.blocks.iter().map(|input| BlockInput::parse_list(input));
+        Ok(lists.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    /// The first height to index into a new store.
+    pub(super) fn start(&self) -> u32 {
+        self.start_block.unwrap_or(0)
+    }
+
+    /// The first height to index, if it was said.
+    pub(super) fn asked_start(&self) -> Option<u32> {
+        self.start_block
     }
 
     /// The daemon to follow. `network` is what is known already.
@@ -303,7 +316,7 @@ impl NodeArgs {
         Ok(Some(daemon::Settings {
             auth: self.credentials()?,
             pipeline: self.pipeline_size.max(1),
-            start_height: self.start_block,
+            start_height: self.start(),
             stop_height: match self.exit_at {
                 Some(ExitAt::Height(height)) => Some(height),
                 _ => None,

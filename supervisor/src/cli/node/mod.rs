@@ -17,7 +17,7 @@ use super::error::CliError;
 use super::serve::{bind, start_pool, tell_systemd};
 use super::signals::Stop;
 use crate::blocks::daemon::Follower;
-use crate::blocks::{BlockHash, FileFeed, KnownError, Network, Options};
+use crate::blocks::{BlockHash, FeedError, FileFeed, KnownError, Network, Options};
 use crate::chain::{Pipeline, PipelineSettings};
 use crate::http::server::{self, Bounds};
 use crate::http::{self, Service, Settings};
@@ -50,6 +50,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     let network = args.network.map(|network| network.to_string());
     let store = Store::open(&args.db_path, &Identity { profile, network }, Durability::Block)?;
     let store = if args.state_tree { store.with_tree()? } else { store };
+    check_start(&store, args.asked_start())?;
     let store = Arc::new(store.with_undo(args.max_reorg_depth));
     let tip = store.tip()?.map(|record| Tip::of(&record));
     let freshness = Freshness { lag: args.max_lag, silence: args.max_silence };
@@ -68,6 +69,16 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     let exit = runtime.block_on(serve(Arc::new(parts), builder));
     runtime.shutdown_timeout(Duration::from_millis(100));
     exit
+}
+
+/// Refuses a start height that the store does not have: its state is that of a chain from another height on.
+fn check_start(store: &Store, asked: Option<u32>) -> Result<(), CliError> {
+    match (store.first_height()?, asked) {
+        (Some(first), Some(asked)) if first != asked => {
+            Err(CliError::Start { path: store.path().to_owned(), first, asked })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn describe(args: &NodeArgs, module: Vec<u8>) -> PoolBuilder {
@@ -121,7 +132,7 @@ fn listen(parts: &Arc<Parts>) -> Result<tokio::task::JoinHandle<usize>, CliError
         service: parts.service.clone(),
         store: Arc::clone(&parts.store),
         state: Arc::clone(&parts.state),
-        start_height: args.start_block,
+        start_height: args.start(),
         network: noted_network(parts)?,
     };
     let settings = RpcSettings { cors: args.cors.clone().unwrap_or(Cors::Off), ..RpcSettings::default() };
@@ -193,13 +204,28 @@ fn index_sources(parts: &Parts, pipeline: &mut Pipeline, is_asked: &(dyn Fn() ->
         _ => None,
     };
     let exit_at_tip = args.exit_at == Some(ExitAt::Tip);
-    let mut indexer =
-        Indexer { pipeline, store, state, max_reorg_depth, exit_at, exit_at_tip, network_noted: false, is_asked };
+    let mut indexer = Indexer {
+        pipeline,
+        store,
+        state,
+        max_reorg_depth,
+        exit_at,
+        exit_at_tip,
+        network_noted: false,
+        is_asked,
+    };
     let mut ended = Ended::OutOfFiles;
     if let Some(files) = open_files(parts, indexer.pipeline)? {
         let keeps_on = args.daemon_rpc_url.is_some();
         indexer.exit_at_tip = exit_at_tip && !keeps_on;
-        ended = indexer.run(&mut Source::Files(Box::new(files))).map_err(error_of)?;
+        ended = match indexer.run(&mut Source::Files(Box::new(files))) {
+            // What is missing in files, or not written yet, the daemon has.
+            Err(NodeError::Feed(FeedError::Blocks(error))) if keeps_on && error.is_incomplete() => {
+                tracing::warn!("{error}. The daemon is asked for the blocks from here on");
+                Ended::OutOfFiles
+            }
+            ended => ended.map_err(error_of)?,
+        };
         indexer.exit_at_tip = exit_at_tip;
     }
     let Some(settings) = args.daemon(noted_network(parts)?)? else { return Ok(ended) };
@@ -226,7 +252,7 @@ fn open_files(parts: &Parts, pipeline: &Pipeline) -> Result<Option<FileFeed>, Cl
         return Ok(None);
     }
     let options = Options {
-        start_height: (args.start_block > 0).then_some(args.start_block),
+        start_height: args.asked_start(),
         max_block_bytes: args.max_block_bytes.0,
         ..Options::default()
     };

@@ -20,7 +20,7 @@ use super::error::CliError;
 use super::logging;
 use super::report::{Summary, SummaryLine};
 use super::signals::{self, Stop};
-use crate::blocks::BlockSource;
+use crate::blocks::{BlockSource, Known};
 use crate::pool::{Health, Pool, PoolBuilder};
 use crate::store::{Durability, Identity, Store};
 
@@ -74,7 +74,7 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     let module = args::read_module(args.module.as_deref())?;
     let builder = args.pool.builder(module, args.blocks.max_block_bytes).faults(args.plant_fault.clone());
     let home = Home::open(args, &Identity { profile: builder.profile()?.hash(), network: None })?;
-    let source = args.blocks.open(home.store.tip()?.map_or(0, |tip| tip.height))?;
+    let source = args.blocks.open(home.known()?)?;
     if let Some(network) = source.network() {
         home.store.set_network(&network.to_string())?;
     }
@@ -146,6 +146,12 @@ impl Home {
             directory.map_err(CliError::io("a directory for the state; --db-path names another place"))?;
         let store = Store::open(directory.path(), identity, Durability::None)?;
         Ok(Self { store: Arc::new(store), _temporary: Some(directory) })
+    }
+
+    /// The blocks that the store has.
+    fn known(&self) -> Result<Option<Known>, CliError> {
+        let (first, tip) = (self.store.first_height()?, self.store.tip()?);
+        Ok(first.zip(tip).map(|(first, tip)| Known { first, tip: tip.height, again: 0 }))
     }
 }
 
