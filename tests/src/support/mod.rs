@@ -10,6 +10,7 @@ pub mod guests;
 pub mod hosts;
 pub mod load;
 pub mod node;
+pub mod operations;
 mod output;
 pub mod peer;
 pub mod pool;
