@@ -16,4 +16,5 @@ pub mod peer;
 pub mod pool;
 pub mod random;
 pub mod regtest;
+pub mod seccomp;
 pub mod serve;
