@@ -9,6 +9,9 @@
 //! A pipe message names the bytes by a [`Span`]. The supervisor never looks at bytes that a worker can still change:
 //! it copies them out with `pread(2)` and checks the copy. Both files are sealed against growing and shrinking, so
 //! that neither side can make the other touch a page that is not there.
+//!
+//! A new arena has no memory. The worker commits its arenas at its start, by its own mapping: so it is the worker that ends
+//! if there is not enough, and not the supervisor.
 
 use std::fs::File;
 use std::io;
@@ -20,6 +23,7 @@ use memfd::{FileSeal, Memfd, MemfdOptions};
 use thiserror::Error;
 
 use crate::mapping::{Access, Mapping};
+use crate::refused;
 
 /// A place in an arena: `length` bytes from `offset`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
@@ -60,6 +64,18 @@ pub enum ArenaError {
     /// The bytes could not be copied out.
     #[error("arena: the bytes could not be copied out: {0}")]
     Copy(io::Error),
+    /// The kernel refused the memory.
+    #[error("the kernel refused to {what} the {name} arena of {bytes} bytes: {source}")]
+    NotCommitted {
+        /// `commit` or `lock`.
+        what: &'static str,
+        /// Which arena.
+        name: &'static str,
+        /// Its size in bytes.
+        bytes: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
 }
 
 /// The supervisor's side of the input arena: it writes, the worker can only read.
@@ -120,6 +136,14 @@ impl InputArena {
         self.mapping.get_mut(offset, length).ok_or(outside)
     }
 
+    /// Makes every page resident and maps it here. Does no harm to what is in the arena.
+    ///
+    /// # Errors
+    /// [`ArenaError::NotCommitted`].
+    pub fn commit(&mut self) -> Result<(), ArenaError> {
+        commit(&mut self.mapping, "input", false)
+    }
+
     /// The arena's size in bytes.
     pub fn capacity(&self) -> u64 {
         self.mapping.len() as u64
@@ -145,6 +169,15 @@ impl InputView {
     /// [`ArenaError::NotSealed`] or [`ArenaError::Create`].
     pub fn open(file: OwnedFd, capacity: u64) -> Result<Self, ArenaError> {
         Ok(Self { mapping: open_sealed("input", file, capacity, Access::Read)? })
+    }
+
+    /// Makes every page resident, for the supervisor too, and locks it if `lock` says so. Reading is enough for that: a
+    /// shared file has no page of zeros that stands for many.
+    ///
+    /// # Errors
+    /// [`ArenaError::NotCommitted`].
+    pub fn commit(&mut self, lock: bool) -> Result<(), ArenaError> {
+        commit(&mut self.mapping, "input", lock)
     }
 
     /// The bytes of `span`. The supervisor leaves them as they are until it has had the answer to the job.
@@ -179,27 +212,28 @@ impl OutputArena {
     /// A copy of the bytes of `span`, which the worker can no longer change.
     ///
     /// # Errors
+    /// As [`OutputArena::copy_out_to`].
+    pub fn copy_out(&self, span: Span) -> Result<Vec<u8>, ArenaError> {
+        self.copy_out_to(span, |_| None)
+    }
+
+    /// As [`OutputArena::copy_out`], to an empty vector that `memory` has for so many bytes; to a new one if it has none.
+    ///
+    /// # Errors
     /// [`ArenaError::Outside`], or [`ArenaError::Copy`] if the kernel refuses. The span is checked before anything
     /// is allocated, so a lying worker costs at most the arena's size.
-    pub fn copy_out(&self, span: Span) -> Result<Vec<u8>, ArenaError> {
+    pub fn copy_out_to(
+        &self,
+        span: Span,
+        memory: impl FnOnce(usize) -> Option<Vec<u8>>,
+    ) -> Result<Vec<u8>, ArenaError> {
         let outside = ArenaError::Outside { span, capacity: self.capacity };
         let inside = span.offset.checked_add(span.length).is_some_and(|end| end <= self.capacity);
         let Some(length) = usize::try_from(span.length).ok().filter(|_| inside) else { return Err(outside) };
-        let mut bytes = vec![0; length];
+        let mut bytes = memory(length).unwrap_or_default();
+        bytes.resize(length, 0);
         self.file.read_exact_at(&mut bytes, span.offset).map_err(ArenaError::Copy)?;
         Ok(bytes)
-    }
-
-    /// Gives the memory behind the arena back to the system. Its content reads as zeros afterwards.
-    ///
-    /// # Errors
-    /// [`ArenaError::Copy`] if the kernel refuses.
-    pub fn release(&self) -> Result<(), ArenaError> {
-        use nix::fcntl::{FallocateFlags, fallocate};
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let length =
-            i64::try_from(self.capacity).map_err(|error| ArenaError::Copy(io::Error::other(error)))?;
-        fallocate(&self.file, flags, 0, length).map_err(|errno| ArenaError::Copy(errno.into()))
     }
 
     /// The arena's size in bytes.
@@ -227,6 +261,14 @@ impl OutputSink {
     /// [`ArenaError::NotSealed`] or [`ArenaError::Create`].
     pub fn open(file: OwnedFd, capacity: u64) -> Result<Self, ArenaError> {
         Ok(Self { mapping: open_sealed("output", file, capacity, Access::ReadWrite)? })
+    }
+
+    /// Makes every page resident, and locks it if `lock` says so.
+    ///
+    /// # Errors
+    /// [`ArenaError::NotCommitted`].
+    pub fn commit(&mut self, lock: bool) -> Result<(), ArenaError> {
+        commit(&mut self.mapping, "output", lock)
     }
 
     /// The bytes of `span`, to be filled.
@@ -273,24 +315,25 @@ pub fn seal_filled(name: &'static str, file: OwnedFd) -> Result<OwnedFd, ArenaEr
 }
 
 fn memfd(name: &str) -> io::Result<Memfd> {
-    MemfdOptions::new().allow_sealing(true).close_on_exec(true).create(name).map_err(into_io)
+    let options = MemfdOptions::new().allow_sealing(true).close_on_exec(true);
+    options.create(name).map_err(into_io).map_err(refused("memfd_create"))
 }
 
 fn sized(name: &str, capacity: u64) -> io::Result<Memfd> {
     let file = memfd(name)?;
-    file.as_file().set_len(capacity)?;
+    file.as_file().set_len(capacity).map_err(refused("ftruncate"))?;
     Ok(file)
 }
 
 fn seal(file: &Memfd, seals: &[FileSeal]) -> io::Result<()> {
-    file.add_seals(seals).map_err(into_io)
+    file.add_seals(seals).map_err(into_io).map_err(refused("fcntl(F_ADD_SEALS)"))
 }
 
 fn seal_all(file: &Memfd) -> io::Result<()> {
     seal(file, &[FileSeal::SealWrite, FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal])
 }
 
-fn into_io(error: memfd::Error) -> io::Error {
+pub(crate) fn into_io(error: memfd::Error) -> io::Error {
     match error {
         memfd::Error::Create(error) | memfd::Error::AddSeals(error) | memfd::Error::GetSeals(error) => error,
     }
@@ -314,6 +357,13 @@ fn open_sealed(
     }
     let length = usize::try_from(capacity).map_err(|error| not_sealed(error.to_string()))?;
     Mapping::shared(file.as_file(), length, access).map_err(|source| ArenaError::Create { name, source })
+}
+
+fn commit(mapping: &mut Mapping, name: &'static str, lock: bool) -> Result<(), ArenaError> {
+    let bytes = mapping.len() as u64;
+    let refused = |what| move |source| ArenaError::NotCommitted { what, name, bytes, source };
+    mapping.populate().map_err(refused("commit"))?;
+    if lock { mapping.lock().map_err(refused("lock")) } else { Ok(()) }
 }
 
 fn whole(span: Span, mapping: &Mapping) -> Result<(usize, usize), ArenaError> {
@@ -362,8 +412,42 @@ mod tests {
         let copy = arena.copy_out(span).unwrap();
         sink.slice_mut(span).unwrap().copy_from_slice(b"other");
         assert_eq!(copy, b"pairs");
-        arena.release().unwrap();
-        assert_eq!(arena.copy_out(span).unwrap(), [0; 5]);
+        let lent = arena.copy_out_to(span, |bytes| Some(Vec::with_capacity(bytes + 100))).unwrap();
+        assert_eq!((lent.as_slice(), lent.capacity() >= 105), (b"other".as_slice(), true));
+    }
+
+    /// Bytes of memory that a memfd has, by what the kernel counts in blocks.
+    fn held(arena: &impl AsFd) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        File::from(share(arena)).metadata().unwrap().blocks() * 512
+    }
+
+    #[test]
+    fn a_committed_arena_has_all_its_memory_and_keeps_its_content() {
+        const BYTES: u64 = 1 << 20;
+        for touched in [false, true] {
+            let fill =
+                |mapping: &mut Mapping| if touched { mapping.touch() } else { mapping.populate().unwrap() };
+            let mut input = InputArena::create(BYTES).unwrap();
+            let span = input.write(b"a block").unwrap();
+            let mut view = InputView::open(share(&input), BYTES).unwrap();
+            assert!(held(&input) < BYTES, "no memory before");
+            fill(&mut view.mapping);
+            assert_eq!(held(&input), BYTES, "by reading alone");
+            assert_eq!(view.read(span).unwrap(), b"a block");
+
+            let output = OutputArena::create(BYTES).unwrap();
+            let mut sink = OutputSink::open(share(&output), BYTES).unwrap();
+            sink.slice_mut(span).unwrap().copy_from_slice(b"written");
+            fill(&mut sink.mapping);
+            assert_eq!(
+                (held(&output), output.copy_out(span).unwrap().as_slice()),
+                (BYTES, b"written".as_slice())
+            );
+        }
+        let mut layers = InputArena::create(BYTES).unwrap();
+        layers.commit().unwrap();
+        assert_eq!(held(&layers), BYTES);
     }
 
     #[test]

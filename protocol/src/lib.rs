@@ -9,7 +9,7 @@
 //! - [`verdict`]: what can come of a job, and [`exit`]: what a process can end with;
 //! - [`profile`]: what a result depends on; [`writes`] and [`state`]: the bytes of a result and where they are kept;
 //! - [`layer`]: the bytes of results that are not kept yet, for the jobs that already read them;
-//! - [`descriptors`]: where a new process finds all of these.
+//! - [`descriptors`]: where a new process finds all of these; [`refused`]: how a refused system call is named.
 //!
 //! A worker is never trusted: whatever arrives from it can lead to a verdict about its job, and to no state of the
 //! supervisor. So every length is capped before anything is allocated, and arena bytes are copied out before they
@@ -26,11 +26,14 @@ mod mapping;
 pub mod message;
 pub mod path;
 pub mod profile;
+mod refused;
 pub mod state;
 pub mod status;
 pub mod verdict;
 pub mod wait;
 pub mod writes;
+
+pub use refused::refused;
 
 /// Version of the messages and arenas; a worker of another version is refused at `Hello`.
 pub const PROTOCOL_VERSION: u32 = 3;

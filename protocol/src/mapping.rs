@@ -6,7 +6,8 @@ use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap, munmap};
 
 /// What a mapping may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,51 @@ impl Mapping {
         }
         // SAFETY: as in `get`; `&mut self` makes this the only slice of this process.
         Some(unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(offset), length) })
+    }
+
+    /// Makes every page resident, for all who map the file, and keeps its content. Where the kernel cannot be asked to
+    /// (`MADV_POPULATE_*` came with 5.14; a seccomp profile may refuse it), each page is touched.
+    ///
+    /// # Errors
+    /// What the kernel said. If it has not enough memory while pages are touched, it kills this process.
+    pub(crate) fn populate(&mut self) -> io::Result<()> {
+        let advice = match self.access {
+            Access::Read => MmapAdvise::MADV_POPULATE_READ,
+            Access::ReadWrite => MmapAdvise::MADV_POPULATE_WRITE,
+        };
+        loop {
+            // SAFETY: the range is this mapping's own, and the advice keeps its content.
+            match unsafe { madvise(self.base.cast(), self.length.get(), advice) } {
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => break,
+                result => return Ok(result?),
+            }
+        }
+        self.touch();
+        Ok(())
+    }
+
+    /// Reads a byte of each page, and writes it back where that is allowed: reading alone would leave pages to be found by
+    /// the first write.
+    fn touch(&mut self) {
+        const PAGE_BYTES: usize = 4096;
+        for offset in (0..self.length.get()).step_by(PAGE_BYTES) {
+            // SAFETY: inside the mapping, which is readable; `&mut self` makes this the only access of this process.
+            // Volatile, or it would be left out.
+            unsafe {
+                let byte = self.base.as_ptr().add(offset);
+                let value = byte.read_volatile();
+                if self.access == Access::ReadWrite {
+                    byte.write_volatile(value);
+                }
+            }
+        }
+    }
+
+    /// Locks all of it into memory (mlock(2)).
+    pub(crate) fn lock(&self) -> io::Result<()> {
+        // SAFETY: the range is this mapping's own; locking changes no content.
+        Ok(unsafe { mlock(self.base.cast(), self.length.get()) }?)
     }
 
     fn check(&self, offset: usize, length: usize) -> Option<()> {

@@ -191,7 +191,8 @@ pub struct Reply {
     pub job: u64,
     /// What came of it. A worker can only speak for its guest.
     pub verdict: GuestVerdict,
-    /// The verdict in words, for people; the same on every host.
+    /// The verdict in words, for people. The same on every host, but for the place of a trap: it takes memory to find it,
+    /// and a worker that cannot have that leaves it out.
     pub detail: String,
     /// In the output arena: of a completed block the pairs ([`crate::writes`]), of a completed view its result;
     /// empty otherwise.

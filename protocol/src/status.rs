@@ -16,7 +16,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memfd::{FileSeal, Memfd, MemfdOptions};
 
+use crate::arena::into_io;
 use crate::mapping::{Access, Mapping};
+use crate::refused;
 
 const PAGE_BYTES: usize = 4096;
 
@@ -96,10 +98,12 @@ impl StatusPage {
             .allow_sealing(true)
             .close_on_exec(true)
             .create("cofferdam-status")
-            .map_err(io::Error::other)?;
+            .map_err(into_io)
+            .map_err(refused("memfd_create"))?;
         file.as_file().set_len(PAGE_BYTES as u64)?;
         file.add_seals(&[FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal])
-            .map_err(io::Error::other)?;
+            .map_err(into_io)
+            .map_err(refused("fcntl(F_ADD_SEALS)"))?;
         let mapping = Mapping::shared(file.as_file(), PAGE_BYTES, Access::ReadWrite)?;
         Ok(Self { file: Some(file), mapping })
     }

@@ -3,6 +3,10 @@
 //! Pair after pair in flush order: u32 little-endian length and bytes of the key, then of the value. SHA-256 over
 //! exactly these bytes is `writes_sha256`, by which other implementations' outputs are compared.
 
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
 use thiserror::Error;
 
 use crate::profile::Hash;
@@ -23,10 +27,53 @@ pub enum WritesError {
     Odd,
 }
 
+/// Who lends memory for bytes, and wants it back.
+pub trait Home: fmt::Debug + Send + Sync {
+    /// Takes back what was lent.
+    fn take_back(&self, bytes: Vec<u8>);
+}
+
+/// Bytes in memory of their own, or in memory that is lent.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: Vec<u8>,
+    home: Option<Arc<dyn Home>>,
+}
+
+impl Deref for Held {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Clone for Held {
+    fn clone(&self) -> Self {
+        Self { bytes: self.bytes.clone(), home: None }
+    }
+}
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Held {}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take() {
+            home.take_back(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
 /// Pairs that have been checked to parse.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Writes {
-    bytes: Vec<u8>,
+    bytes: Held,
     count: u64,
 }
 
@@ -36,6 +83,18 @@ impl Writes {
     /// # Errors
     /// [`WritesError`] if they are no whole pairs.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, WritesError> {
+        Self::parse_held(Held { bytes, home: None })
+    }
+
+    /// As [`Writes::parse`], of bytes in memory that `home` gets back once they are no longer needed.
+    ///
+    /// # Errors
+    /// As [`Writes::parse`].
+    pub fn parse_lent(bytes: Vec<u8>, home: Arc<dyn Home>) -> Result<Self, WritesError> {
+        Self::parse_held(Held { bytes, home: Some(home) })
+    }
+
+    fn parse_held(bytes: Held) -> Result<Self, WritesError> {
         let (mut at, mut fields) = (0, 0u64);
         while at < bytes.len() {
             at = field(&bytes, at).ok_or(WritesError::Truncated { at, total: bytes.len() })?.1;
@@ -57,11 +116,6 @@ impl Writes {
         &self.bytes
     }
 
-    /// The encoded pairs, taken out.
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.bytes
-    }
-
     /// SHA-256 over the encoded pairs: `writes_sha256`.
     pub fn hash(&self) -> Hash {
         Hash::of(&self.bytes)
@@ -70,6 +124,12 @@ impl Writes {
     /// The pairs in flush order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         pairs(&self.bytes)
+    }
+}
+
+impl AsRef<[u8]> for Writes {
+    fn as_ref(&self) -> &[u8] {
+        self.as_bytes()
     }
 }
 

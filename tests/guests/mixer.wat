@@ -21,8 +21,8 @@
       (local.set $float (f64.div
         (f64.sqrt (f64.mul (local.get $float) (f64.convert_i64_s (local.get $hash))))
         (f64.reinterpret_i64 (local.get $hash))))
-      (local.set $vector (f32x4.relaxed_madd
-        (i64x2.splat (local.get $hash)) (local.get $vector) (f64x2.splat (local.get $float))))
+      (local.set $vector (f32x4.relaxed_max
+        (f32x4.mul (i64x2.splat (local.get $hash)) (local.get $vector)) (f64x2.splat (local.get $float))))
       (if (i64.eqz (i64.and (local.get $hash) (i64.const 63)))
         (then (local.set $pages (i32.add (local.get $pages) (memory.grow (i32.const 1))))))
       ;; Writes all over what there is.

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 cofferdam::enable_test_support!();
 
 /// What the chain gives, from any machine: a change here is a change of consensus.
-const EXPECTED: &str = "d7afbc74192bf67ae851466dc3dc6c0eb13ffff703f4b266799f15c24d16504e";
+const EXPECTED: &str = "e7f2bf4af13ee5eecd7429424311e81ad084a09b04e9cf80b8facd6e66795c02";
 
 const BLOCKS: u32 = 24;
 

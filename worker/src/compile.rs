@@ -26,10 +26,7 @@ pub(crate) fn run() -> WorkerExit {
         eprintln!("cofferdam-compiler: internal error: {panic}");
         std::process::exit(WorkerExit::Internal.code());
     }));
-    if let Err(error) = harden::close_other_descriptors().and_then(|()| harden::apply()) {
-        eprintln!("cofferdam-compiler: {error}");
-        return WorkerExit::NotHardened;
-    }
+    let hardened = harden::close_other_descriptors().and_then(|()| harden::apply("cofferdam-compiler"));
     let (Some(mut requests), Some(mut replies)) =
         (inherited_file(descriptors::REQUESTS), inherited_file(descriptors::REPLIES))
     else {
@@ -38,15 +35,26 @@ pub(crate) fn run() -> WorkerExit {
         );
         return WorkerExit::Usage;
     };
+    if let Err(error) = hardened {
+        // If the supervisor is gone, nobody is left to hear it.
+        let _ = frame::send(&mut replies, &CompileReply::Refused { reason: capped(error.to_string()) });
+        return WorkerExit::NotHardened;
+    }
     let Ok(request) = FrameReader::new().receive::<CompileRequest>(&mut requests) else {
         return WorkerExit::ProtocolViolated;
     };
     if request.version != PROTOCOL_VERSION {
         return WorkerExit::ProtocolViolated;
     }
-    let (exit, reply) = match compile(&request) {
-        Ok(bytes) => (WorkerExit::Stopped, CompileReply::Compiled { bytes }),
-        Err(reason) => (WorkerExit::ArtifactRefused, CompileReply::Refused { reason: capped(reason) }),
+    let (exit, reply) = match limit(&request) {
+        Err(errno) => {
+            let reason = format!("the compiler's limits could not be set (prlimit64): {errno}");
+            (WorkerExit::NotHardened, CompileReply::Refused { reason })
+        }
+        Ok(()) => match compile(&request) {
+            Ok(bytes) => (WorkerExit::Stopped, CompileReply::Compiled { bytes }),
+            Err(reason) => (WorkerExit::ArtifactRefused, CompileReply::Refused { reason: capped(reason) }),
+        },
     };
     match frame::send(&mut replies, &reply) {
         Ok(()) => exit,
@@ -55,7 +63,6 @@ pub(crate) fn run() -> WorkerExit {
 }
 
 fn compile(request: &CompileRequest) -> Result<u64, String> {
-    limit(request).map_err(|errno| format!("the compiler's limits could not be set: {errno}"))?;
     let source = inherited_file(descriptors::INPUT).ok_or("the module's descriptor is missing")?;
     let target = inherited_file(descriptors::OUTPUT).ok_or("the artifact's descriptor is missing")?;
     let mut binary = Vec::new();

@@ -22,7 +22,8 @@ pub const STACK_BYTES: usize = 1 << 20;
 pub const TABLE_ELEMENTS: usize = 1 << 20;
 
 /// The WebAssembly that is accepted: what is standard in WebAssembly 2.0 and what compilers emit by default, less
-/// everything whose result may differ from host to host.
+/// everything whose result may differ from host to host. Of relaxed SIMD, four operations are refused one by one:
+/// [`crate::host_dependent`].
 const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
     .union(WasmFeatures::SIGN_EXTENSION)

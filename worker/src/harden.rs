@@ -21,7 +21,7 @@ const STACK_BYTES: u64 = 8 << 20;
 
 /// A step that the kernel refused.
 #[derive(Debug, Error)]
-#[error("hardening: {step}: {source}")]
+#[error("hardening: {step}: {source}; if a seccomp profile refuses the call, allow it there")]
 pub(crate) struct HardenError {
     step: &'static str,
     source: io::Error,
@@ -38,11 +38,12 @@ pub(crate) fn close_other_descriptors() -> Result<(), HardenError> {
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
     match Errno::result(result) {
         Ok(_) => Ok(()),
-        // A kernel before 5.9.
-        Err(Errno::ENOSYS) => {
-            close_listed().map_err(|source| HardenError { step: "closing descriptors", source })
-        }
-        Err(errno) => Err(step("closing descriptors")(errno)),
+        // ENOSYS of a kernel before 5.9; EPERM of a seccomp profile that does not know the call (Docker before 20.10.6). It
+        // has no other error that one by one would have not.
+        Err(_) => close_listed().map_err(|source| HardenError {
+            step: "closing the descriptors that /proc/self/fd lists, as close_range is refused",
+            source,
+        }),
     }
 }
 
@@ -59,19 +60,26 @@ fn close_listed() -> io::Result<()> {
 }
 
 /// Ties this process's life to its supervisor's, and gives up privileges, core dumps and protection from the kernel's
-/// out-of-memory killer.
+/// out-of-memory killer. The last is a precaution, so where it is refused, the process, called `name`, says so and goes on.
 ///
 /// # Errors
 /// [`HardenError`] for the first step that is refused.
-pub(crate) fn apply() -> Result<(), HardenError> {
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("asking to die with the supervisor"))?;
-    prctl::set_no_new_privs().map_err(step("no_new_privs"))?;
-    ensure_stack().map_err(step("a stack of 8 MiB (ulimit -s)"))?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(step("no core dumps"))?;
-    setrlimit(Resource::RLIMIT_NOFILE, MAX_DESCRIPTORS, MAX_DESCRIPTORS).map_err(step("few descriptors"))?;
+pub(crate) fn apply(name: &str) -> Result<(), HardenError> {
+    prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(step("asking to die with the supervisor (prctl PR_SET_PDEATHSIG)"))?;
+    prctl::set_no_new_privs().map_err(step("giving up new privileges (prctl PR_SET_NO_NEW_PRIVS)"))?;
+    ensure_stack().map_err(step("a stack of 8 MiB (prlimit64, ulimit -s)"))?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(step("no core dumps (prlimit64)"))?;
+    setrlimit(Resource::RLIMIT_NOFILE, MAX_DESCRIPTORS, MAX_DESCRIPTORS)
+        .map_err(step("few descriptors (prlimit64)"))?;
     // So that the kernel, short of memory, picks this process and never the supervisor (proc_pid_oom_score_adj(5)).
-    fs::write("/proc/self/oom_score_adj", "1000")
-        .map_err(|source| HardenError { step: "offering itself to the out-of-memory killer", source })
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", "1000") {
+        eprintln!(
+            "{name}: /proc/self/oom_score_adj cannot be written ({error}): when memory runs out, the kernel may pick the \
+             supervisor; mount /proc writable"
+        );
+    }
+    Ok(())
 }
 
 /// Lets the stack of the main thread, which guests run on, grow to what they are promised, whatever the supervisor was

@@ -2,7 +2,7 @@
 //!
 //! [`life`] tells the story top to bottom: descriptors, hardening, commit, load, `Hello`, serve. The rooms it leads
 //! through are [`memory`] (reserve, commit, prove, hand out, reset), [`engine`] (the one engine configuration),
-//! [`module`] (what is accepted as a module), [`guest`] (the ABI and what came of a call), [`state`] (reading the
+//! [`module`] (what is accepted as a module; [`host_dependent`]: which operations are not), [`guest`] (the ABI and what came of a call), [`state`] (reading the
 //! store), [`reads`] (what one job sees of it) and [`compile`] (the other role of this executable: compiling a module in a process of its own). [`imports`]
 //! keeps the functions that an embedding program, mostly a test, adds to what guests may import.
 //!
@@ -13,6 +13,7 @@ pub mod engine;
 mod fault;
 pub mod guest;
 mod harden;
+pub mod host_dependent;
 pub mod imports;
 pub mod life;
 mod life_lock;

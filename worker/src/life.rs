@@ -15,7 +15,7 @@ use crate::engine;
 use crate::guest::{Guest, Output};
 use crate::harden;
 use crate::life_lock;
-use crate::memory::{CommitReport, CommittedMemory};
+use crate::memory::{self, CommitReport, CommittedMemory};
 use crate::pipes::{inherited, inherited_file};
 use crate::serve::{ServeError, Server};
 use crate::state::StateReader;
@@ -66,19 +66,20 @@ fn start(mut requests: File, replies: &File) -> Result<(Server, Output), End> {
     let status = StatusPage::open(take(descriptors::STATUS)?).map_err(end(WorkerExit::Usage))?;
     // Mapped until the very end, which the kernel announces on it.
     let status: &'static StatusPage = Box::leak(Box::new(status));
-    life_lock::hold(status).map_err(end(WorkerExit::Internal))?;
+    if let Err(error) = life_lock::hold(status) {
+        eprintln!(
+            "cofferdam-worker: no life lock ({error}): the end of this process will be seen some moments later"
+        );
+    }
     prefault_stack();
     let (memory, report) = commit(&configure, status)?;
+    let Arenas { input, layers, output } = Arenas::commit(&configure)?;
     status.set_phase(Phase::Loading);
     let guest = load(&configure, &memory)?;
+    // What loading has freed is given to it first.
+    memory::heap::commit();
     let state = configure.state.as_ref().map(|path| StateReader::open(&path.to_path())).transpose();
     let state = state.map_err(end(WorkerExit::Internal))?;
-    let input = InputView::open(take(descriptors::INPUT)?, configure.input_bytes);
-    let input = Arc::new(input.map_err(end(WorkerExit::Usage))?);
-    let layers = InputView::open(take(descriptors::LAYERS)?, configure.layer_bytes);
-    let layers = Arc::new(layers.map_err(end(WorkerExit::Usage))?);
-    let sink = OutputSink::open(take(descriptors::OUTPUT)?, configure.output_bytes + MAX_LOG_BYTES);
-    let output = Output::new(sink.map_err(end(WorkerExit::Usage))?, configure.output_bytes);
     let mut replies = replies.try_clone().map_err(end(WorkerExit::Internal))?;
     frame::send(&mut replies, &Startup::Hello(hello(&configure, report)))
         .map_err(end(WorkerExit::Stopped))?;
@@ -96,7 +97,7 @@ fn check_supervisor(configure: &Configure) -> Result<(), End> {
         );
         return Err(End { exit: WorkerExit::ProtocolViolated, reason });
     }
-    harden::apply().map_err(end(WorkerExit::NotHardened))?;
+    harden::apply("cofferdam-worker").map_err(end(WorkerExit::NotHardened))?;
     if !harden::supervisor_is_alive(configure.supervisor) {
         return Err(End { exit: WorkerExit::Stopped, reason: "the supervisor is gone".to_owned() });
     }
@@ -112,6 +113,30 @@ fn commit(configure: &Configure, status: &StatusPage) -> Result<(CommittedMemory
     status.set_phase(Phase::Committing);
     CommittedMemory::commit(&configure.memory, &mut |bytes| status.set_committed(bytes))
         .map_err(end(WorkerExit::NotCommitted))
+}
+
+/// What passes between this process and its supervisor in bulk, with all its memory.
+struct Arenas {
+    input: Arc<InputView>,
+    layers: Arc<InputView>,
+    output: Output,
+}
+
+impl Arenas {
+    fn commit(configure: &Configure) -> Result<Self, End> {
+        let lock = configure.memory.lock;
+        let view = |number, bytes| {
+            let mut view = InputView::open(take(number)?, bytes).map_err(end(WorkerExit::Usage))?;
+            view.commit(lock).map_err(end(WorkerExit::NotCommitted))?;
+            Ok(Arc::new(view))
+        };
+        let input = view(descriptors::INPUT, configure.input_bytes)?;
+        let layers = view(descriptors::LAYERS, configure.layer_bytes)?;
+        let sink = OutputSink::open(take(descriptors::OUTPUT)?, configure.output_bytes + MAX_LOG_BYTES);
+        let mut sink = sink.map_err(end(WorkerExit::Usage))?;
+        sink.commit(lock).map_err(end(WorkerExit::NotCommitted))?;
+        Ok(Self { input, layers, output: Output::new(sink, configure.output_bytes) })
+    }
 }
 
 fn load(configure: &Configure, memory: &CommittedMemory) -> Result<Guest, End> {

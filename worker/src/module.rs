@@ -1,4 +1,5 @@
-//! What is accepted as a module, decided from its declarations alone, before anything is compiled or committed.
+//! What is accepted as a module, decided from its declarations and the kinds of its operations, before anything is compiled
+//! or committed.
 //!
 //! Each refusal is a sentence that says what the module declares, why that cannot run here, and what would.
 
@@ -11,6 +12,7 @@ use wasmparser::{
 
 use crate::engine::TABLE_ELEMENTS;
 use crate::guest::abi;
+use crate::host_dependent::{HostDependent, Search};
 
 /// The most bytes that a module may have.
 pub const MAX_MODULE_BYTES: u64 = 64 << 20;
@@ -85,6 +87,13 @@ pub enum ModuleError {
         /// The type that there is.
         expected: String,
     },
+    /// An operation whose result is not the same on every host.
+    #[error(
+        "the module uses {0}: what a fused multiply-add gives for a NaN depends on the processor, so two hosts could come \
+         to two states; build the module without the fused multiply-add of relaxed SIMD (for LLVM and Rust: without the \
+         target feature `relaxed-simd`)"
+    )]
+    HostDependent(HostDependent),
 }
 
 /// The binary form of `source`, which may be binary or text (`.wat`).
@@ -108,15 +117,17 @@ pub fn to_binary(source: &[u8]) -> Result<Vec<u8>, ModuleError> {
     }
 }
 
-/// Checks the declarations of a binary module against what a worker with `limit` bytes of memory can run.
+/// Checks the declarations of a binary module against what a worker with `limit` bytes of memory can run, and that no
+/// operation is one whose result differs between hosts.
 ///
-/// Function bodies are not looked at: the compiler does that, in a process of its own.
+/// Function bodies are not validated: the compiler does that, in a process of its own.
 ///
 /// # Errors
 /// [`ModuleError`].
 pub fn inspect(binary: &[u8], limit: u64) -> Result<(), ModuleError> {
     let invalid = |error: wasmparser::BinaryReaderError| ModuleError::Invalid(error.to_string());
     let mut declarations = Declarations::default();
+    let mut search = Search::default();
     let mut parser = Parser::new(0);
     // All features, so that what is not supported is refused by a sentence of ours rather than by a parse error.
     parser.set_features(WasmFeatures::all());
@@ -129,7 +140,11 @@ pub fn inspect(binary: &[u8], limit: u64) -> Result<(), ModuleError> {
             }
             Payload::ImportSection(section) => {
                 for import in section.into_imports() {
-                    declarations.add_import(import.map_err(invalid)?)?;
+                    let import = import.map_err(invalid)?;
+                    if matches!(import.ty, TypeRef::Func(_) | TypeRef::FuncExact(_)) {
+                        search.imported();
+                    }
+                    declarations.add_import(import)?;
                 }
             }
             Payload::TableSection(section) => {
@@ -145,10 +160,13 @@ pub fn inspect(binary: &[u8], limit: u64) -> Result<(), ModuleError> {
             Payload::Version { encoding: Encoding::Component, .. } => {
                 return Err(ModuleError::Invalid("it is a component, not a module".to_owned()));
             }
+            Payload::CodeSectionEntry(body) => search.look(&body),
+            Payload::CustomSection(section) => search.name(section.as_known()),
             _ => {}
         }
     }
-    declarations.check(limit)
+    declarations.check(limit)?;
+    search.found().map_or(Ok(()), |found| Err(ModuleError::HostDependent(found)))
 }
 
 #[derive(Default)]
@@ -289,6 +307,38 @@ mod tests {
             let error = inspect_text(text).expect_err(text).to_string();
             assert!(error.contains(sentence), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn each_fused_multiply_add_is_refused_with_its_place() {
+        for operation in
+            ["f32x4.relaxed_madd", "f32x4.relaxed_nmadd", "f64x2.relaxed_madd", "f64x2.relaxed_nmadd"]
+        {
+            let text = format!(
+                "(module (import \"a\" \"b\" (func)) (func (nop)) (func $fused (param v128) (drop ({operation} \
+                 (local.get 0) (local.get 0) (local.get 0)))))"
+            );
+            let binary = to_binary(text.as_bytes()).unwrap();
+            let error = inspect(&binary, LIMIT).unwrap_err();
+            let ModuleError::HostDependent(found) = &error else { panic!("{error}") };
+            assert_eq!((found.operation, found.function), (operation, 2));
+            assert_eq!(found.name.as_deref(), Some("fused"));
+            assert_eq!(binary[found.offset], 0xfd, "the prefix of vector operations");
+            let sentence = error.to_string();
+            for part in [operation, "function #2 `fused`", "module offset 0x", "without the target feature"] {
+                assert!(sentence.contains(part), "{part}: {sentence}");
+            }
+        }
+        inspect_text("(module (func (param v128) (drop (f32x4.relaxed_min (local.get 0) (local.get 0)))))")
+            .unwrap();
+    }
+
+    #[test]
+    fn a_body_that_does_not_parse_is_left_to_the_compiler() {
+        let mut binary = to_binary(b"(module (func (nop)))").unwrap();
+        let nop = binary.iter().rposition(|byte| *byte == 1).unwrap();
+        binary[nop] = 0xff;
+        inspect(&binary, LIMIT).unwrap();
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub(super) fn populate() -> Finding {
             topic,
             Level::Warning,
             format!("MADV_POPULATE_WRITE fails: {error}"),
-            "memory is committed by writing to every page, which is slower; Linux 5.14 or later avoids that",
+            "memory is committed by writing to every page, which is slower; Linux 5.14 or later, or a seccomp profile \
+             that allows it, avoids that",
         ),
     }
 }

@@ -5,6 +5,8 @@
 //! block. So everything is tried for real, on a few pages or a throw-away descriptor, and nothing is concluded
 //! from a version number: distributions backport, and seccomp profiles take away.
 
+pub(crate) mod addresses;
+mod calls;
 mod container;
 mod kernel;
 mod memory;
@@ -95,7 +97,8 @@ impl fmt::Display for Report {
 /// Examines this host for a pool with the given need.
 ///
 /// Takes some milliseconds and at most a few MiB, and changes nothing: it maps and unmaps memory, opens and
-/// closes descriptors, forks a child that exits at once, and writes its own `oom_score_adj` back unchanged.
+/// closes descriptors, starts a thread and forks a child that exit at once, and writes its own `oom_score_adj` and its limit
+/// on core dumps back unchanged.
 #[must_use]
 pub fn examine(need: &Need) -> Report {
     let cgroup = Cgroup::discover();
@@ -109,8 +112,11 @@ pub fn examine(need: &Need) -> Report {
         memory::overcommit(need),
         memory::mlock(need),
         memory::oom_score(),
+        addresses::addresses(),
         kernel::version(),
+        calls::needed(),
         kernel::populate(),
+        calls::mincore(),
         pages::huge(),
         pages::ksm(),
         tracking::tracking(),

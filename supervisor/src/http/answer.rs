@@ -99,7 +99,8 @@ impl Answer {
         let JobResult { verdict, detail, failed_attempts, worker, output, log, exec, overhead, .. } = result;
         let output = match output {
             JobOutput::Nothing => Bytes::new(),
-            JobOutput::Writes(writes) => writes.into_bytes().into(),
+            // In the memory that the pool lends for it, if it is large.
+            JobOutput::Writes(writes) => Bytes::from_owner(writes),
             JobOutput::View(bytes) => bytes.into(),
         };
         let digest = match verdict {

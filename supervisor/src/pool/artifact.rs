@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use cofferdam_protocol::PROTOCOL_VERSION;
 use cofferdam_protocol::arena::{self, ArenaError};
 use cofferdam_protocol::descriptors::{INPUT, OUTPUT, Role};
+use cofferdam_protocol::exit::WorkerExit;
 use cofferdam_protocol::frame::{self, FrameReader};
 use cofferdam_protocol::message::{CompileReply, CompileRequest};
 use cofferdam_protocol::profile::Hash;
@@ -236,6 +237,11 @@ fn compile(source: &Source<'_>) -> Result<OwnedFd, ArtifactError> {
             }
             Ok(file)
         }
+        (WaitStatus::Exited(_, code), Ok(CompileReply::Refused { reason }))
+            if code != WorkerExit::ArtifactRefused.code() =>
+        {
+            Err(ArtifactError::Compiler(reason))
+        }
         (_, Ok(CompileReply::Refused { reason })) => Err(ArtifactError::Refused(reason)),
         (status, _) => Err(ArtifactError::Compiler(describe(status))),
     }
@@ -260,7 +266,10 @@ fn describe(status: WaitStatus) -> String {
     let limits = "is the module too large for its limits?";
     match status {
         WaitStatus::Signaled(_, signal, _) => format!("it was ended by {signal}; {limits}"),
-        WaitStatus::Exited(_, code) => format!("it ended with exit code {code}"),
+        WaitStatus::Exited(_, code) => match WorkerExit::from_code(code) {
+            Some(exit) => format!("it ended with exit code {code} ({})", exit.meaning()),
+            None => format!("it ended with exit code {code}"),
+        },
         other => format!("{other:?}"),
     }
 }

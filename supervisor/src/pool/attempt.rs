@@ -9,17 +9,13 @@ use cofferdam_protocol::frame::{self, FrameError};
 use cofferdam_protocol::message::{self, Call, MAX_LOG_BYTES, Reply, Request};
 use cofferdam_protocol::status::Phase;
 use cofferdam_protocol::verdict::{GuestVerdict, HostVerdict};
-use cofferdam_protocol::writes::Writes;
+use cofferdam_protocol::writes::{Home, Writes};
 
 use super::StateLayer;
 use super::death::{Death, KillReason};
 use super::job::{FailedAttempt, Job, JobOutput, ResetHandle, WorkerInfo};
 use super::settings::Limits;
-use super::worker::{IdleWorker, Silence, after};
-
-/// An output arena of which more than this may have been written gives its memory back after the job, in bytes. The
-/// input arena keeps what it once used: a seal that protects it from the worker forbids that too.
-const KEEP_OUTPUT_BYTES: u64 = 16 << 20;
+use super::worker::{IdleWorker, Link, Silence, after};
 
 /// An answer that was checked.
 pub(super) struct Answer {
@@ -164,19 +160,27 @@ impl Flight {
         };
         let log = copy(reply.log)?;
         let output = match (reply.verdict, &job.call) {
-            (GuestVerdict::Completed, Call::Block) => {
-                let writes = Writes::parse(copy(reply.output)?);
-                JobOutput::Writes(writes.map_err(|error| Failure::violation(&error))?)
-            }
+            (GuestVerdict::Completed, Call::Block) => JobOutput::Writes(self.copy_writes(reply.output)?),
             (GuestVerdict::Completed, Call::View { .. }) => JobOutput::View(copy(reply.output)?),
             _ => JobOutput::Nothing,
         };
-        // How much a job that did not complete has written, nobody says.
-        if reply.output.length > KEEP_OUTPUT_BYTES || reply.verdict != GuestVerdict::Completed {
-            // Only memory is at stake; the next release gets it too.
-            let _ = self.idle.link.output.release();
-        }
         Ok(Answer { reply, output, log: String::from_utf8_lossy(&log).into_owned() })
+    }
+
+    /// Copies pairs out, into the room that is held for them if they are many, and checks them.
+    fn copy_writes(&self, span: Span) -> Result<Writes, Failure> {
+        let Link { output, room, .. } = &self.idle.link;
+        let mut lent = false;
+        let lend = |bytes| room.lend(bytes).inspect(|_| lent = true);
+        // A span outside the arena is refused before anything is lent. If the kernel fails to read it, which it has no reason
+        // to, the room is lost.
+        let bytes = output.copy_out_to(span, lend).map_err(|error| Failure::violation(&error))?;
+        let writes = if lent {
+            Writes::parse_lent(bytes, Arc::clone(room) as Arc<dyn Home>)
+        } else {
+            Writes::parse(bytes)
+        };
+        writes.map_err(|error| Failure::violation(&error))
     }
 }
 

@@ -231,6 +231,7 @@ impl PoolBuilder {
     pub fn build_with(mut self, progress: &mut Progress<'_>) -> Result<Pool, PoolError> {
         self.check_settings()?;
         start::check_process()?;
+        start::check_addresses(&self.settings)?;
         let binary = module::to_binary(&self.module)?;
         module::inspect(&binary, self.settings.memory.bytes)?;
         self.settings.spares = self.admit()?;

@@ -16,6 +16,7 @@ use super::attempt::{Answer, Flight, Lost};
 use super::idle::Idle;
 use super::job::{FailedAttempt, Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
 use super::layers::LayerArena;
+use super::room::Room;
 use super::settings::Settings;
 use super::worker::{IdleWorker, Worker, after};
 use super::{Channel, MAX_EXPORT_BYTES, MAX_LAYERS, PoolError};
@@ -31,6 +32,8 @@ pub(super) struct Desk {
     settings: Arc<Settings>,
     /// Where jobs find what the state does not hold yet.
     pub(super) layers: Arc<LayerArena>,
+    /// Memory for one large result.
+    pub(super) room: Arc<Room>,
     idle: Idle,
     /// As many as there may be jobs at a time: with spares there are more workers than that.
     permits: Channel<()>,
@@ -91,7 +94,7 @@ pub(super) enum Look {
 }
 
 impl Desk {
-    pub(super) fn new(settings: Arc<Settings>, layers: Arc<LayerArena>) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, layers: Arc<LayerArena>, room: Arc<Room>) -> Self {
         let permits = bounded(settings.workers);
         for _ in 0..settings.workers {
             // There is room for exactly these.
@@ -100,6 +103,7 @@ impl Desk {
         Self {
             settings,
             layers,
+            room,
             idle: Idle::new(),
             permits,
             closed: Mutex::new(open()),

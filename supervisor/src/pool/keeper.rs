@@ -16,7 +16,7 @@ use cofferdam_protocol::frame::{self, FrameError};
 use cofferdam_protocol::message::{Hello, MAX_LOG_BYTES, Startup};
 use cofferdam_protocol::status::{Phase, StatusPage};
 use cofferdam_protocol::verdict::HostVerdict;
-use cofferdam_protocol::{BUILD, PROTOCOL_VERSION};
+use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, refused};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -170,7 +170,7 @@ impl Keeper {
             (&*self.common.desk.layers, LAYERS),
         ];
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let bell = Arc::new(EventFd::from_value_and_flags(0, flags)?);
+        let bell = Arc::new(EventFd::from_value_and_flags(0, flags).map_err(refused("eventfd2"))?);
         let started = process::start(&settings.executable, Role::Worker, &handed)?;
         let worker = Arc::new(Worker::new(started.pid, self.slot.index, status, Arc::clone(&bell)));
         if let Some(cgroup) = &settings.cgroup {
@@ -182,7 +182,8 @@ impl Keeper {
             }
         }
         lock(&self.slot.view).worker = Some(Arc::clone(&worker));
-        let link = Link::new(started.requests, started.replies, bell, input, output);
+        let room = Arc::clone(&self.common.desk.room);
+        let link = Link::new(started.requests, started.replies, bell, input, output, room);
         Ok(Newborn { worker, link })
     }
 
@@ -204,6 +205,8 @@ impl Keeper {
                     hello.huge_bytes,
                     hello.commit,
                 );
+                // The memory is there. What is left is to map it here, and to find it unmapped later is only slower.
+                let _ = link.input.commit();
                 lock(&self.slot.view).hello = Some(hello);
                 self.common.desk.put_idle(IdleWorker::new(worker, link));
                 self.announce(Ok(()));

@@ -64,10 +64,11 @@ impl fmt::Debug for LayerArena {
 }
 
 impl LayerArena {
-    /// An arena of `capacity` bytes, or next to none. No memory is used before it is written.
+    /// An arena of `capacity` bytes, or next to none, with all its memory.
     pub(super) fn create(capacity: u64) -> io::Result<Self> {
         let capacity = capacity.max(NO_LAYERS);
-        let arena = InputArena::create(capacity).map_err(io::Error::other)?;
+        let mut arena = InputArena::create(capacity).map_err(io::Error::other)?;
+        arena.commit().map_err(io::Error::other)?;
         let descriptor = arena.as_fd().try_clone_to_owned()?;
         // Two hashes under one random key.
         let random = RandomState::new();

@@ -39,6 +39,7 @@ mod keeper;
 mod layers;
 mod process;
 pub mod restart;
+mod room;
 mod settings;
 mod size;
 mod slot;

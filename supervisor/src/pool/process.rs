@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use cofferdam_protocol::descriptors::{FIRST_UNUSED, REPLIES, REQUESTS, Role};
+use cofferdam_protocol::refused;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::signal::{SigSet, Signal};
@@ -33,8 +34,8 @@ pub(super) fn start(
     role: Role,
     descriptors: &[(&dyn AsFd, RawFd)],
 ) -> io::Result<Started> {
-    let (requests_theirs, requests) = pipe2(OFlag::O_CLOEXEC)?;
-    let (replies, replies_theirs) = pipe2(OFlag::O_CLOEXEC)?;
+    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(refused("pipe2"));
+    let ((requests_theirs, requests), (replies, replies_theirs)) = (pipe()?, pipe()?);
     // Standard error stays as it is: it is where a worker says what it can say to nobody else.
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let mut handed = vec![raise(&null, 0)?, raise(&null, 1)?];
@@ -50,7 +51,8 @@ pub(super) fn start(
 /// A copy of `descriptor` above all numbers that are handed over: moving one there must not overwrite another that
 /// is still to be moved.
 fn raise(descriptor: &(impl AsFd + ?Sized), number: RawFd) -> io::Result<(OwnedFd, RawFd)> {
-    let copy = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(FIRST_UNUSED))?;
+    let copy = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(FIRST_UNUSED))
+        .map_err(refused("fcntl(F_DUPFD_CLOEXEC)"))?;
     Ok((own(copy), number))
 }
 
@@ -82,7 +84,8 @@ fn spawn(executable: &Path, role: Role, handed: &[(OwnedFd, RawFd)]) -> io::Resu
     let name = CString::new(role.process_name()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let argument = CString::new(role.argument()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let environment: [CString; 0] = [];
-    Ok(posix_spawn(path.as_c_str(), &actions, &attributes, &[name, argument], &environment)?)
+    posix_spawn(path.as_c_str(), &actions, &attributes, &[name, argument], &environment)
+        .map_err(refused("posix_spawn (clone3, setpgid, execve)"))
 }
 
 fn catchable() -> SigSet {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam_protocol::frame;
 use cofferdam_protocol::message::{Hello, Request};
+use cofferdam_protocol::refused;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::PoolError;
@@ -121,7 +122,9 @@ impl Slots {
         let handle = thread::Builder::new()
             .name("cofferdam-oom".to_owned())
             .spawn(move || common.ledger.sample(&stopped))
-            .map_err(|error| StartFailure::Other(format!("no thread for the count of kills: {error}")))?;
+            .map_err(|error| {
+                StartFailure::Other(format!("no thread for the count of kills: {}", refused("clone3")(error)))
+            })?;
         lock(&self.threads).push(SlotThread { slot: None, handle });
         Ok(())
     }
@@ -144,7 +147,9 @@ impl Slots {
             let handle = thread::Builder::new()
                 .name(format!("cofferdam-slot-{index}"))
                 .spawn(move || keeper.run())
-                .map_err(|error| StartFailure::Other(format!("no thread for a slot: {error}")))?;
+                .map_err(|error| {
+                    StartFailure::Other(format!("no thread for a slot: {}", refused("clone3")(error)))
+                })?;
             lock(&self.threads).push(SlotThread { slot: Some(index), handle });
         }
         self.wait_until_ready(settings, count, &started, progress)

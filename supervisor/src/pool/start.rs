@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use cofferdam_protocol::state::MAP_BYTES;
+use cofferdam_worker::memory::addresses::{WORKER_ADDRESSES, limit};
 use nix::sys::signal::Signal;
 
 use super::PoolError;
@@ -10,8 +12,10 @@ use super::artifact::{self, ArtifactError, ArtifactOrigin, Source};
 use super::builder::Progress;
 use super::call::Desk;
 use super::layers::LayerArena;
-use super::settings::Settings;
+use super::room::Room;
+use super::settings::{Limits, Settings};
 use super::slot::{Slots, StartFailure};
+use crate::host::addresses;
 use crate::host::size::Bytes;
 
 /// Starts every slot. A cached artifact that workers refuse is thrown away and compiled again, once.
@@ -24,10 +28,12 @@ pub(super) fn slots(
 ) -> Result<(Arc<Desk>, Slots, ArtifactOrigin), PoolError> {
     let layers = LayerArena::create(settings.layer_bytes);
     let layers = Arc::new(layers.map_err(|error| PoolError::Start(format!("no arena for layers: {error}")))?);
+    let room = Room::commit(settings.limits.output_bytes);
+    let room = room.map_err(|error| PoolError::NotCommitted(format!("no room for a result: {error}")))?;
     let mut start = || -> Result<_, StartError> {
         let artifact = artifact::obtain(source)?;
         // A desk of its own for every start: one that failed has closed its desk for good.
-        let desk = Arc::new(Desk::new(Arc::clone(settings), Arc::clone(&layers)));
+        let desk = Arc::new(Desk::new(Arc::clone(settings), Arc::clone(&layers), Arc::clone(&room)));
         match Slots::start(settings, count, artifact.file, &desk, progress) {
             Ok(slots) => Ok((desk, slots, artifact.origin)),
             Err(failure) => Err(StartError::Slots(failure, artifact.origin)),
@@ -78,6 +84,21 @@ pub(super) fn check_process() -> Result<(), PoolError> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Refuses to start where workers may not reserve the addresses that they map: whatever they met first would fail, and
+/// mostly without saying why.
+pub(super) fn check_addresses(settings: &Settings) -> Result<(), PoolError> {
+    let Some(limit) = limit() else { return Ok(()) };
+    let Limits { input_bytes, output_bytes, .. } = settings.limits;
+    let state = if settings.state.is_some() { MAP_BYTES as u64 } else { 0 };
+    let need = [WORKER_ADDRESSES, input_bytes, output_bytes, settings.layer_bytes, state];
+    let need = need.into_iter().fold(0, u64::saturating_add);
+    if need <= limit {
+        return Ok(());
+    }
+    let what = if state == 0 { "a worker" } else { "a worker that reads a store" };
+    Err(PoolError::NotCommitted(addresses::too_low(what, need, limit)))
 }
 
 /// Adds, to the news that memory was not committed, how much was needed and how much there is.

@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use super::Channel;
 use super::death::{Death, KillReason, Ring};
 use super::job::WorkerInfo;
+use super::room::Room;
 use crate::sync::lock;
 
 /// The moment `duration` from now; of a duration beyond all clocks, one that nobody will see.
@@ -173,6 +174,8 @@ pub(super) struct Link {
     bell: Arc<EventFd>,
     pub(super) input: InputArena,
     pub(super) output: OutputArena,
+    /// Where a large result is copied to.
+    pub(super) room: Arc<Room>,
 }
 
 /// Why nothing was received.
@@ -191,8 +194,9 @@ impl Link {
         bell: Arc<EventFd>,
         input: InputArena,
         output: OutputArena,
+        room: Arc<Room>,
     ) -> Self {
-        Self { requests, replies, reader: FrameReader::new(), bell, input, output }
+        Self { requests, replies, reader: FrameReader::new(), bell, input, output, room }
     }
 
     /// What can be read when a message has come, or none will.

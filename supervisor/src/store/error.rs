@@ -4,10 +4,11 @@ use std::io;
 use std::path::PathBuf;
 
 use cofferdam_protocol::profile::Hash;
-use cofferdam_protocol::state::{FORMAT, LayoutError};
+use cofferdam_protocol::state::{self, FORMAT, LayoutError};
 use thiserror::Error;
 
 use super::trouble::{Trouble, advice, advice_io};
+use crate::host::addresses;
 use crate::tree::TreeError;
 
 /// Why a store could not be opened, written or read.
@@ -158,6 +159,18 @@ pub enum StoreError {
         first: u32,
         /// The newest height there.
         tip: u32,
+    },
+    /// The store's map is larger than the addresses that this process may reserve.
+    #[error(
+        "the store in {} cannot be opened: {}",
+        path.display(),
+        addresses::too_low("it", state::MAP_BYTES as u64, *limit)
+    )]
+    Addresses {
+        /// The directory.
+        path: PathBuf,
+        /// Bytes of addresses that may be reserved.
+        limit: u64,
     },
     /// LMDB failed otherwise.
     #[error("the store in {}: {doing}: {source}{}", path.display(), advice(source))]

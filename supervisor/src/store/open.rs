@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::state;
+use cofferdam_worker::memory::addresses::limit;
 use heed::types::Bytes;
 use heed::{Env, EnvFlags, EnvOpenOptions, MdbError, RwTxn, WithoutTls};
 use nix::errno::Errno;
@@ -290,6 +291,9 @@ fn open_error(path: &Path, source: heed::Error) -> StoreError {
         // Not LMDB at all, of another version of it, or a plain entry where a table of ours is looked for.
         heed::Error::Mdb(MdbError::Invalid | MdbError::VersionMismatch | MdbError::Incompatible) => {
             not_a_store(path, format!("{DATA_FILE} is not what Cofferdam writes ({source})"))
+        }
+        heed::Error::Io(error) if error.kind() == io::ErrorKind::OutOfMemory && limit().is_some() => {
+            StoreError::Addresses { path: path.to_owned(), limit: limit().unwrap_or(u64::MAX) }
         }
         heed::Error::EnvAlreadyOpened => StoreError::InUse { path: path.to_owned() },
         // It is the one that LMDB opens, for lock.mdb was opened before.

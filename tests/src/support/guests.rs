@@ -32,6 +32,8 @@ pub const READS: &str = include_str!("../../guests/reads.wat");
 pub const HIGH: &str = include_str!("../../guests/high.wat");
 /// Mixes its block with everything that could differ from run to run.
 pub const MIXER: &str = include_str!("../../guests/mixer.wat");
+/// Runs the operation whose number is its height on every class of value: see [`super::operations`].
+pub const OPERATIONS: &str = include_str!("../../guests/operations.wat");
 /// Carries a hash of all blocks from each to the next, through the state.
 pub const LEDGER: &str = include_str!("../../guests/ledger.wat");
 /// Calls the imports that `tests/harness_imports.rs` supplies.

@@ -14,6 +14,7 @@ use nix::sys::mman::MmapAdvise;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 
+use super::addresses;
 use super::reservation::{RESERVATION_BYTES, Reservation};
 use super::residency;
 
@@ -30,8 +31,18 @@ pub enum CommitError {
         bytes: u64,
     },
     /// Not even addresses could be had.
-    #[error("the kernel refused to reserve addresses for the memory: {0}")]
+    #[error("the kernel refused to reserve {RESERVATION_BYTES} bytes of addresses for the memory: {0}{hint}", hint = addresses::hint())]
     Reserve(#[from] io::Error),
+    /// Nobody tells what is resident.
+    #[error(
+        "whether the memory is resident cannot be told: mincore: {mincore}; /proc/self/pagemap: {pagemap}"
+    )]
+    Unproven {
+        /// What the kernel said to mincore(2).
+        mincore: io::Error,
+        /// What it said to reading the page map.
+        pagemap: io::Error,
+    },
     /// The kernel refused the pages.
     #[error("the kernel refused to commit {bytes} bytes: {errno} after {committed} bytes")]
     Refused {
@@ -152,6 +163,7 @@ fn make_resident(
         range: range.clone(),
         next: AtomicUsize::new(range.start),
         touch: AtomicBool::new(plan.strategy == CommitStrategy::Touch),
+        unpopulated: OnceLock::new(),
         refused: OnceLock::new(),
     };
     let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -176,10 +188,7 @@ fn make_resident(
     });
     match work.refused.into_inner() {
         Some(errno) => Err(refused(plan, committed, errno)),
-        None if plan.strategy == CommitStrategy::Populate && work.touch.into_inner() => {
-            Ok(Some(" is not known to this kernel: touched instead".to_owned()))
-        }
-        None => Ok(None),
+        None => Ok(work.unpopulated.into_inner().map(not_populated)),
     }
 }
 
@@ -190,8 +199,10 @@ struct Work<'a> {
     range: Range<usize>,
     /// Where the next step begins.
     next: AtomicUsize,
-    /// Whether pages are touched: asked for, or because the kernel does not know how to populate.
+    /// Whether pages are touched: asked for, or because populating is not to be had.
     touch: AtomicBool,
+    /// What the kernel said when populating was not to be had.
+    unpopulated: OnceLock<Errno>,
     refused: OnceLock<Errno>,
 }
 
@@ -216,13 +227,29 @@ impl Work<'_> {
     fn commit(&self, step: Range<usize>) -> Result<(), Errno> {
         if !self.touch.load(Ordering::Relaxed) {
             match populate(self.reservation, step.clone()) {
-                // A kernel before 5.14 (madvise(2)).
-                Err(Errno::EINVAL) => self.touch.store(true, Ordering::Relaxed),
+                Err(errno) if is_no_populate(errno) => {
+                    let _ = self.unpopulated.set(errno);
+                    self.touch.store(true, Ordering::Relaxed);
+                }
                 result => return result,
             }
         }
         self.reservation.touch(step, self.page_bytes);
         Ok(())
+    }
+}
+
+/// Whether the error says that populating is not to be had here, and nothing of the memory: EINVAL of a kernel before 5.14
+/// (madvise(2)), ENOSYS and EPERM of a seccomp profile or a sandbox that does not know the advice.
+pub(super) fn is_no_populate(errno: Errno) -> bool {
+    matches!(errno, Errno::EINVAL | Errno::ENOSYS | Errno::EPERM)
+}
+
+/// A note on memory that was to be populated, for reports.
+fn not_populated(errno: Errno) -> String {
+    match errno {
+        Errno::EINVAL => " is not known to this kernel: touched instead".to_owned(),
+        errno => format!(" is refused ({errno}): touched instead"),
     }
 }
 

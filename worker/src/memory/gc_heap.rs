@@ -1,10 +1,12 @@
 //! The heap that wasmtime wants for a module with tables of `externref`, which it asks for as if it were one more
 //! linear memory.
 //!
-//! The ABI hands no references to guests, so the heap stays all but empty; but it must be there, and it must not be the
-//! slab. It is small, of a fixed size on every host, and gone with its instance.
+//! The ABI hands no references to guests, and no operation that is accepted makes one: so the heap never grows beyond the
+//! nothing that it begins with, and there is nothing to commit. But it must be there, and it must not be the slab. It is of
+//! a fixed size on every host, and gone with its instance.
 #![allow(unsafe_code, reason = "implements wasmtime's LinearMemory")]
 
+use cofferdam_protocol::exit::WorkerExit;
 use wasmtime::LinearMemory;
 
 use super::reservation::Reservation;
@@ -47,7 +49,11 @@ unsafe impl LinearMemory for GcHeap {
         if new_size > GC_HEAP_BYTES {
             return Err(wasmtime::Error::msg("the limit of the heap of references is reached"));
         }
-        self.reservation.open(self.size..new_size)?;
+        // Memory that was not committed. Whether the host has it must not be for the guest to see.
+        if let Err(error) = self.reservation.open(self.size..new_size) {
+            eprintln!("cofferdam-worker: could not grow a heap of references: {error}");
+            std::process::exit(WorkerExit::Internal.code());
+        }
         self.size = new_size;
         Ok(())
     }

@@ -10,9 +10,11 @@
 //! behind it must fault. Closing a range with `mprotect(PROT_NONE)` does not free its pages, so all bytes up to the
 //! limit stay resident whatever the guest does, and growing is opening a little more.
 
+pub mod addresses;
 mod commit;
 mod creator;
 mod gc_heap;
+pub(crate) mod heap;
 mod reservation;
 mod reset;
 mod residency;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 
 use cofferdam_protocol::message::{MemoryPlan, ResetStrategy};
 
+pub use addresses::WORKER_ADDRESSES;
 pub use commit::{CommitError, CommitReport};
 pub use creator::SlabCreator;
 pub use gc_heap::GC_HEAP_BYTES;

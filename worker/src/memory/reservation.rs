@@ -21,7 +21,7 @@ pub const GUARD_BYTES: usize = 32 << 20;
 
 /// Bytes of a huge page on every architecture that is supported. The base is aligned to it, or the first and the last
 /// huge page of the slab would be lost.
-const HUGE_PAGE_BYTES: usize = 2 << 20;
+pub(super) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Addresses for one linear memory and its guard, all closed until they are opened.
 #[derive(Debug)]
