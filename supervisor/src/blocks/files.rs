@@ -289,7 +289,8 @@ mod tests {
         bytes[3][last] ^= 1;
         let path = files.add("blk00000.dat", records_of(Network::Regtest, &bytes));
         let feed =
-            FileFeed::open(&[input(path)], &Options::default(), None, |_| Ok(None), 100, &mut |_, _| {}).unwrap();
+            FileFeed::open(&[input(path)], &Options::default(), None, |_| Ok(None), 100, &mut |_, _| {})
+                .unwrap();
         let events = events(feed);
         assert_eq!(events[..3], ["0", "1", "2"]);
         assert!(events[3].contains("merkle root"), "{events:?}");

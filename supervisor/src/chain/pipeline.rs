@@ -183,10 +183,7 @@ impl<W: Workers> Pipeline<W> {
     ///
     /// # Errors
     /// [`StoreError`], for whatever does not pass once somebody makes room.
-    pub fn insist<T>(
-        &self,
-        mut write: impl FnMut(&Store) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    pub fn insist<T>(&self, mut write: impl FnMut(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.committer.insist(|| write(&self.store))
     }
 

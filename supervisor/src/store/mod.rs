@@ -113,7 +113,18 @@ impl Store {
         let open::Opened { env, meta, blocks, values, undo, tree, path, writer_lock } =
             open::open(dir, identity, durability, map_bytes)?;
         let (undo_depth, faults) = (0, None);
-        Ok(Self { env, meta, blocks, values, undo, tree, undo_depth, faults, path, _writer_lock: writer_lock })
+        Ok(Self {
+            env,
+            meta,
+            blocks,
+            values,
+            undo,
+            tree,
+            undo_depth,
+            faults,
+            path,
+            _writer_lock: writer_lock,
+        })
     }
 
     /// Keeps a tree over the newest value of every key, by which they can be proved ([`crate::tree`]). A store that was made
@@ -128,8 +139,11 @@ impl Store {
         if let Some(tip) = self.tip()? {
             return Err(StoreError::WithoutTree { path: self.path, tip: tip.height });
         }
-        let fail =
-            |source| StoreError::Lmdb { path: self.path.clone(), doing: "making the state tree", source: of_write(&self.path, source) };
+        let fail = |source| StoreError::Lmdb {
+            path: self.path.clone(),
+            doing: "making the state tree",
+            source: of_write(&self.path, source),
+        };
         let mut txn = self.env.write_txn().map_err(fail)?;
         let tree = Tree::open(&self.env, &mut txn).map_err(fail)?;
         self.meta.put(&mut txn, state::TREE_KEY, &[]).map_err(fail)?;
@@ -347,9 +361,11 @@ impl Store {
 
     fn tree_error(&self, height: u32, source: TreeError) -> StoreError {
         match source {
-            TreeError::Lmdb { source, .. } => {
-                StoreError::NotWritten { path: self.path.clone(), height, source: of_write(&self.path, source) }
-            }
+            TreeError::Lmdb { source, .. } => StoreError::NotWritten {
+                path: self.path.clone(),
+                height,
+                source: of_write(&self.path, source),
+            },
             source => StoreError::Tree { path: self.path.clone(), height, source },
         }
     }

@@ -16,3 +16,4 @@ pub mod pool;
 pub mod random;
 pub mod regtest;
 pub mod serve;
+pub mod stand_in;

@@ -193,8 +193,16 @@ fn index_sources(parts: &Parts, pipeline: &mut Pipeline, is_asked: &(dyn Fn() ->
         _ => None,
     };
     let exit_at_tip = args.exit_at == Some(ExitAt::Tip);
-    let mut indexer =
-        Indexer { pipeline, store, state, max_reorg_depth, exit_at, exit_at_tip, network_noted: false, is_asked };
+    let mut indexer = Indexer {
+        pipeline,
+        store,
+        state,
+        max_reorg_depth,
+        exit_at,
+        exit_at_tip,
+        network_noted: false,
+        is_asked,
+    };
     let mut ended = Ended::OutOfFiles;
     if let Some(files) = open_files(parts, indexer.pipeline)? {
         let keeps_on = args.daemon_rpc_url.is_some();
