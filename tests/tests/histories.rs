@@ -123,7 +123,7 @@ type Held = Vec<BlockHash>;
 impl History {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let chain = extend(&chain(1), below(&mut random, 6), 1);
+        let chain = extend(&chain(1), 4 + below(&mut random, 10), 1);
         let directory =
             if std::path::Path::new("/dev/shm").is_dir() { "/dev/shm".into() } else { std::env::temp_dir() };
         let history = Self {
@@ -191,7 +191,7 @@ impl History {
         let mut acts: Vec<(u32, Act)> = acts
             .iter()
             .map(|act| {
-                moment += below(&mut self.random, 8);
+                moment += below(&mut self.random, 4);
                 (moment, *act)
             })
             .collect();
@@ -218,6 +218,12 @@ impl History {
         self.faults.clear();
         let rewinds = state.status()["reorgs"].as_u64().expect("a number");
         self.check(&before, &ended, rewinds);
+        // What was to happen later happens to the daemon while there is no node.
+        for (_, act) in acts.into_inner().into_iter().rev() {
+            if matches!(act, Act::Extend(_) | Act::Reorganise { .. }) {
+                self.happen(act, &before);
+            }
+        }
         count(&seen.sessions, 1);
         count(&seen.rewinds, rewinds);
         count(&seen.kills, killed.get().into());
