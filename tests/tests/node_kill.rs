@@ -162,6 +162,21 @@ fn a_node_that_starts_and_takes_blocks_back_on_a_full_disk_waits_and_goes_on() {
 }
 
 #[test]
+fn a_new_store_on_a_full_disk_is_refused_with_what_to_do() {
+    let place = Place::default();
+    let mount = place.at("disk");
+    let Some(disk) = Disk::mount(&mount, "1m") else {
+        eprintln!("SKIPPED: no file system can be mounted here (that takes root): a full disk was not tried");
+        return;
+    };
+    disk.fill();
+    let daemon = Daemon::start(&chain(2));
+    let command = node(&mount.join("db")).with(&format!("--daemon-rpc-url {}", daemon.url()));
+    let output = Node::to_the_end(command).expect_code(1);
+    assert!(output.stderr.contains("Make room on the disk"), "{output}");
+}
+
+#[test]
 fn a_node_that_is_asked_to_end_while_the_disk_is_full_ends_and_says_why() {
     let place = Place::default();
     let mount = place.at("disk");
