@@ -1,5 +1,6 @@
-//! Chaos: thousands of blocks while workers are killed, stopped, starved of memory by a neighbour, and made to lie; at the
-//! end the digest and the store are those of a quiet run.
+//! Chaos: thousands of blocks, by the driver that the node uses, while workers are killed, stopped, starved of memory by a
+//! neighbour, and made to lie; at the end the digest and the store are those of a quiet run, in which each block was committed
+//! before the next one ran.
 //!
 //! In a file of its own, with one test, because it moves the whole process into a cgroup and counts what it has.
 
@@ -13,7 +14,9 @@ use std::thread;
 use std::time::Duration;
 
 use cofferdam::blocks::{BlockHash, Origin, SourceBlock};
-use cofferdam::chain::{Chain, Hashed, OnGuestFailure, Step};
+use cofferdam::chain::{
+    Batch, Chain, Hashed, OnGuestFailure, Outcome, Pipeline, PipelineSettings, Pushed, Step,
+};
 use cofferdam::fault::{Fault, FaultKind};
 use cofferdam::pool::cgroup::Cgroup;
 use cofferdam::pool::restart::RestartPolicy;
@@ -32,6 +35,9 @@ cofferdam::enable_test_support!();
 
 const BLOCKS: u32 = 5_000;
 const SEEDS: u64 = 3;
+
+/// Bytes of blocks that are not committed yet, for those that run meanwhile.
+const LAYER_BYTES: u64 = 1 << 20;
 
 /// Blocks that a planted fault strikes: one in so many.
 const FAULT_EVERY: u64 = 24;
@@ -103,8 +109,15 @@ fn store() -> (TempDir, Arc<Store>) {
     (directory, Arc::new(store.expect("a new store")))
 }
 
-/// Indexes every block.
-fn index(pool: &Pool, store: &Arc<Store>, mut after: impl FnMut(u32)) -> End {
+/// What the chain in `store` came to, whose blocks were committed in this order.
+fn end(store: &Store, heights: Vec<u32>) -> End {
+    let tip = store.tip().expect("the store can be read").expect("it has blocks");
+    let content = store.content_hash().expect("the store can be read");
+    End { tip: Some(tip.height), digest: tip.digest, content, heights }
+}
+
+/// Indexes every block, each after the one before it is committed.
+fn index_one_by_one(pool: &Pool, store: &Arc<Store>) -> End {
     let mut chain = Chain::resume(pool, Arc::clone(store), OnGuestFailure::Stop).expect("an empty store");
     let mut heights = Vec::new();
     for height in 0..BLOCKS {
@@ -112,16 +125,39 @@ fn index(pool: &Pool, store: &Arc<Store>, mut after: impl FnMut(u32)) -> End {
             Step::Ran(outcome) if outcome.committed => heights.push(outcome.height),
             other => panic!("block {height}: {other:?}"),
         }
+    }
+    assert_eq!(Some(chain.digest()), store.tip().expect("it can be read").map(|tip| tip.digest));
+    end(store, heights)
+}
+
+/// Indexes every block as the node does: a block runs while the ones before it are being committed.
+fn index(pool: &Arc<Pool>, store: &Arc<Store>, mut after: impl FnMut(u32)) -> End {
+    let heights = Arc::new(Mutex::new(Vec::new()));
+    let hearing = Arc::clone(&heights);
+    let observer = Box::new(move |outcome: &Outcome| {
+        assert!(outcome.committed && outcome.digest.is_some(), "block {}: {outcome:?}", outcome.height);
+        hearing.lock().expect("nobody panics").push(outcome.height);
+    });
+    let settings =
+        PipelineSettings { policy: OnGuestFailure::Stop, batch: Batch::CATCHING_UP, redundant: false };
+    let resumed = Pipeline::resume(Arc::clone(pool), Arc::clone(store), settings, observer);
+    let mut pipeline = resumed.expect("an empty store");
+    for height in 0..BLOCKS {
+        let pushed = pipeline.push(Hashed::from(block(height))).expect("the chain goes on");
+        assert!(matches!(pushed, Pushed::Taken), "block {height}: {pushed:?}");
         after(height);
     }
-    let content = store.content_hash().expect("the store can be read");
-    End { tip: chain.tip(), digest: chain.digest(), content, heights }
+    pipeline.flush().expect("the disk has room");
+    assert_eq!(pipeline.tip(), Some(BLOCKS - 1));
+    drop(pipeline);
+    let heights = std::mem::take(&mut *heights.lock().expect("nobody panics"));
+    end(store, heights)
 }
 
 fn quiet_run() -> End {
     let (_directory, store) = store();
     let pool = build(small(LEDGER).state(store.path()));
-    index(&pool, &store, |_| {})
+    index_one_by_one(&pool, &store)
 }
 
 fn chaotic_run(seed: u64) -> (End, BTreeMap<&'static str, u32>, bool) {
@@ -134,6 +170,7 @@ fn chaotic_run(seed: u64) -> (End, BTreeMap<&'static str, u32>, bool) {
         .workers(1)
         .spares(2)
         .state(store.path())
+        .layer_bytes(LAYER_BYTES)
         .faults(faults(&mut random))
         .limits(Limits { deadline: Duration::from_millis(100), retries: 1000, ..Limits::default() })
         .restart(patient())
@@ -142,10 +179,11 @@ fn chaotic_run(seed: u64) -> (End, BTreeMap<&'static str, u32>, bool) {
             *counted.lock().expect("nobody panics").entry(death.verdict.name()).or_default() += 1;
             readers.clear_stale_readers().expect("the store is there");
         });
-    let pool = build(builder);
+    let pool = Arc::new(build(builder));
     let over = AtomicBool::new(false);
     let (end, flat) = thread::scope(|scope| {
         scope.spawn(|| torment(&pool, &mut random, &over));
+        let _over = Over(&over);
         let mut memory = Vec::new();
         let end = index(&pool, &store, |height| {
             if shared.is_some() && height % (BLOCKS / 3) == BLOCKS / 6 {
@@ -155,7 +193,6 @@ fn chaotic_run(seed: u64) -> (End, BTreeMap<&'static str, u32>, bool) {
                 memory.push(resident());
             }
         });
-        over.store(true, Ordering::Relaxed);
         (end, memory)
     });
     // What the allocator keeps settles in the first blocks; five thousand more and hundreds of deaths add nothing.
@@ -201,6 +238,15 @@ fn patient() -> RestartPolicy {
         intensity: u32::MAX,
         window: Duration::from_secs(1),
         failed_starts: u32::MAX,
+    }
+}
+
+/// Ends the torment, also when the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

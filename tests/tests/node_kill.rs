@@ -9,7 +9,7 @@ use cofferdam_tests::support::command::{send, wait_until};
 use cofferdam_tests::support::daemon::Daemon;
 use cofferdam_tests::support::node::{Node, Place, contents, node};
 use cofferdam_tests::support::random::{Random, seed};
-use cofferdam_tests::support::regtest::chain;
+use cofferdam_tests::support::regtest::{chain, extend};
 use nix::sys::signal::Signal;
 
 const KILLS: usize = 50;
@@ -151,6 +151,51 @@ fn a_full_disk_is_waited_for_and_costs_nothing() {
     }
     let expected = undisturbed(&place, &daemon, contents(&db).0.len() - 1);
     assert_eq!(contents(&db), expected);
+}
+
+#[test]
+fn a_node_that_starts_and_takes_blocks_back_on_a_full_disk_waits_and_goes_on() {
+    let place = Place::default();
+    let mount = place.at("disk");
+    let Some(disk) = Disk::mount(&mount, "16m") else {
+        eprintln!("SKIPPED: no file system can be mounted here (that takes root): a full disk was not tried");
+        return;
+    };
+    let common = chain(1500);
+    let (one, other) = (extend(&common, 50, 1), extend(&common, 1500, 2));
+    let daemon = Daemon::start(&one);
+    let db = mount.join("db");
+    let command = || node(&db).with(&format!("--daemon-rpc-url {}", daemon.url()));
+    let before = Node::start(command());
+    before.await_tip(&one[one.len() - 1]);
+    before.end();
+    disk.fill();
+    daemon.adopt(&other);
+    let node = Node::start(command());
+    wait_until("it says that the disk is full", || {
+        let (status, text) = node.readiness();
+        (status == 503 && text.contains("Make room on the disk")).then_some(())
+    });
+    disk.free();
+    node.await_tip(&other[other.len() - 1]);
+    node.await_ready();
+    node.end();
+    assert_eq!(contents(&db), undisturbed(&place, &daemon, other.len() - 1));
+}
+
+#[test]
+fn a_new_store_on_a_full_disk_is_refused_with_what_to_do() {
+    let place = Place::default();
+    let mount = place.at("disk");
+    let Some(disk) = Disk::mount(&mount, "1m") else {
+        eprintln!("SKIPPED: no file system can be mounted here (that takes root): a full disk was not tried");
+        return;
+    };
+    disk.fill();
+    let daemon = Daemon::start(&chain(2));
+    let command = node(&mount.join("db")).with(&format!("--daemon-rpc-url {}", daemon.url()));
+    let output = Node::to_the_end(command).expect_code(1);
+    assert!(output.stderr.contains("Make room on the disk"), "{output}");
 }
 
 #[test]

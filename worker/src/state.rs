@@ -26,6 +26,7 @@ use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::state::{self, BlockRecord, LayoutError, VersionKey};
 use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use thiserror::Error;
 
 /// A table of the store.
@@ -245,9 +246,13 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
-/// Refuses a directory that LMDB would put a lock file into.
+/// Refuses a directory that LMDB would put a lock file into. On a read-only file system it does without one: that nobody writes
+/// there meanwhile is the supervisor's business.
 fn check_files(dir: &Path) -> Result<(), StateError> {
-    let missing = ["data.mdb", "lock.mdb"].into_iter().find(|file| !dir.join(file).is_file());
+    let is_read_only = || statvfs(dir).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
+    let is_needed = |file: &&str| *file == "data.mdb" || !is_read_only();
+    let missing =
+        ["data.mdb", "lock.mdb"].into_iter().find(|file| !dir.join(file).is_file() && is_needed(file));
     missing.map_or(Ok(()), |file| Err(StateError::Missing { path: dir.to_owned(), file }))
 }
 

@@ -83,6 +83,9 @@ impl CommitWatch {
     }
 }
 
+/// How often whoever waits for a flush looks whether the thread is still there.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// The thread, as those who order see it. Dropped, it commits what it has and ends.
 #[derive(Debug)]
 pub(super) struct Committer {
@@ -125,7 +128,15 @@ impl Committer {
     pub(super) fn flush(&mut self) -> Result<(), ChainError> {
         let (done, flushed) = bounded(1);
         self.order(Order::Flush(done))?;
-        flushed.recv().map_err(|_| self.failure())
+        loop {
+            match flushed.recv_timeout(LOOK) {
+                Ok(()) => return Ok(()),
+                // A thread that panicked leaves the order where it lies, and answers no more.
+                Err(RecvTimeoutError::Timeout)
+                    if self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) => {}
+                Err(_) => return Err(self.failure()),
+            }
+        }
     }
 
     /// Has the next block extend `digest`: the one before it is another than the last that was handed over.
@@ -151,7 +162,8 @@ impl Committer {
     }
 
     fn order(&mut self, order: Order) -> Result<(), ChainError> {
-        let sent = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
+        let has_failed = lock(&self.shared.failure).is_some();
+        let sent = !has_failed && self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
         if sent { Ok(()) } else { Err(self.failure()) }
     }
 
@@ -198,6 +210,8 @@ impl Work {
     fn run(mut self, orders: &Receiver<Order>) {
         if let Err(error) = self.obey(orders) {
             *lock(&self.shared.failure) = Some(error);
+            // An order that is left in the channel keeps whoever gave it waiting for ever: none is, until nobody gives any.
+            orders.iter().for_each(drop);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::store::{StoreError, Trouble};
 use crate::sync::lock;
 
 /// How long the first pause between two tries is, and the longest: somebody may be waiting for this to end.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How often the log says that there is still no room.
 const TOLD_EVERY: Duration = Duration::from_mins(1);

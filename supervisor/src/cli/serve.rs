@@ -23,6 +23,7 @@ use crate::host::size::Bytes;
 use crate::http::server::{self, Bounds};
 use crate::http::{self, Operator, Phase, Service, Settings};
 use crate::pool::{Pool, PoolBuilder, PoolError};
+use crate::store::Readable;
 
 /// Arguments of `cofferdam serve`.
 #[derive(Clone, Debug, Args)]
@@ -99,6 +100,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<CommandExit, CliError> {
     // What costs nothing to find out comes first.
     let module = args::read_module(args.module.as_deref())?;
     describe(args, module.clone()).profile()?;
+    let _readable = args.db_path.as_deref().map(Readable::check).transpose()?;
     let (asks, asked) = mpsc::unbounded_channel();
     listen_to_signals(&asks)?;
     let runtime = server::runtime(args.pool.workers().unwrap_or(1)).map_err(CliError::io("the runtime"))?;

@@ -76,7 +76,7 @@ pub struct Indexer<'a, W = Arc<Pool>> {
     /// Whether the store has been told the daemon's network.
     pub network_noted: bool,
     /// Whether somebody asks to end.
-    pub is_asked: &'a (dyn Fn() -> bool + Sync),
+    pub is_asked: &'a dyn Fn() -> bool,
 }
 
 impl<W: Workers> Indexer<'_, W> {

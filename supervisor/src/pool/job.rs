@@ -115,6 +115,21 @@ impl Job {
         self
     }
 
+    /// The height of the block, or that a view reads at.
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// The height that the state must have reached.
+    pub fn state_height(&self) -> Option<u32> {
+        self.state_tip
+    }
+
+    /// What lies over the state: newest first.
+    pub fn layers(&self) -> &[StateLayer] {
+        &self.layers
+    }
+
     /// The block, or the view's input.
     pub fn input(&self) -> &Input {
         &self.input
@@ -229,7 +244,8 @@ impl ResetHandle {
         Self { worker: Some(worker), job }
     }
 
-    pub(super) fn none() -> Self {
+    /// Of a job that no worker did: there is nothing to wait for.
+    pub fn none() -> Self {
         Self { worker: None, job: 0 }
     }
 

@@ -123,6 +123,26 @@ impl StateLayer {
     }
 }
 
+/// Room for layers without a pool: for what stands in for one in a test.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct LayerRoom(Arc<LayerArena>);
+
+impl LayerRoom {
+    /// Room of so many bytes.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn new(bytes: u64) -> io::Result<Self> {
+        Ok(Self(Arc::new(LayerArena::create(bytes)?)))
+    }
+
+    /// As [`Pool::layer`](super::Pool::layer).
+    pub fn lay(&self, height: u32, writes: &Writes) -> Option<StateLayer> {
+        self.0.lay(height, writes)
+    }
+}
+
 #[derive(Debug)]
 struct Held {
     layer: Layer,

@@ -66,6 +66,8 @@ pub use death::{Death, RequestRecord};
 pub use error::{MAX_EXPORT_BYTES, PoolError};
 pub use health::{DeathCounts, Health, SlotHealth, SlotState};
 pub use job::{FailedAttempt, Input, Job, JobOutput, JobResult, MAX_LAYERS, ResetHandle, WorkerInfo};
+#[doc(hidden)]
+pub use layers::LayerRoom;
 pub use layers::StateLayer;
 pub use ticket::Ticket;
 pub use uncommitted::Uncommitted;

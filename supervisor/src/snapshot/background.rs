@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{SnapshotError, Step, Taken, Taking, take};
 use crate::host::size::Bytes;
-use crate::store::Store;
+use crate::store::{Store, Trouble};
 use crate::sync::lock;
 
 /// Where and how often.
@@ -70,10 +70,15 @@ impl Snapshots {
     /// The store stays open for as long as this exists.
     ///
     /// # Errors
-    /// [`SnapshotError`] if the directory cannot be written, the store cannot be read, or there is no thread to be had.
+    /// [`SnapshotError`] if the directory cannot be written (unless its disk is full), the store cannot be read, or there is no
+    /// thread to be had.
     pub fn start(store: Arc<Store>, schedule: Schedule) -> Result<Self, SnapshotError> {
-        // Better now than at the first one that is due: whether it can be written at all.
-        drop(super::directory::Directory::lock(&schedule.directory)?);
+        // Better now than at the first one that is due: whether it can be written at all. On a full disk there may be room by
+        // then.
+        match super::directory::Directory::lock(&schedule.directory) {
+            Err(error) if error.trouble() == Trouble::NoRoom => tracing::error!("snapshots: {error}"),
+            locked => drop(locked?),
+        }
         let interval = schedule.interval_blocks;
         let shared = Arc::new(Shared::default());
         *lock(&shared.interval) = store.tip()?.map_or(0, |tip| tip.height / interval);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::SnapshotError;
 use super::manifest::Manifest;
 use super::transfer::sync_directory;
+use crate::store::make_lasting;
 
 const LOCK: &str = ".lock";
 /// The snapshot that is being written, and the one that is being removed. They are never looked into.
@@ -32,8 +33,7 @@ impl Drop for Directory {
 impl Directory {
     /// Makes the directory if there is none, locks it, and removes what a killed writer left there.
     pub(super) fn lock(path: &Path) -> Result<Self, SnapshotError> {
-        let made = fs::create_dir_all(path).and_then(|()| path.canonicalize());
-        let path = made.map_err(SnapshotError::file(path, "it cannot be made"))?;
+        let path = make_lasting(path).map_err(SnapshotError::file(path, "it cannot be made"))?;
         let name = path.join(LOCK);
         let refused = SnapshotError::file(&name, "it cannot be made and locked");
         let lock = File::options().create(true).truncate(false).write(true).open(&name).map_err(&refused)?;

@@ -7,7 +7,7 @@ use cofferdam_worker::state::StateError;
 use thiserror::Error;
 
 use crate::host::size::Bytes;
-use crate::store::{ContentsError, StoreError};
+use crate::store::{ContentsError, StoreError, Trouble, advice_io};
 
 /// Why a snapshot was not taken, not found good, or not restored.
 #[derive(Debug, Error)]
@@ -159,6 +159,16 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
+    /// Whether it passes once somebody makes room.
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::NoRoom { .. } => Trouble::NoRoom,
+            Self::File { source, .. } => Trouble::of_io(source),
+            Self::Store(error) => error.trouble(),
+            _ => Trouble::Lasting,
+        }
+    }
+
     /// For `map_err`: what was being done with which file.
     pub(super) fn file(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::File { path: path.to_owned(), doing, source }
@@ -167,13 +177,13 @@ impl SnapshotError {
 
 /// What to do about a failed write, where that is known.
 fn remedy(source: &io::Error) -> &'static str {
-    use io::ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     match source.kind() {
-        StorageFull | QuotaExceeded | FileTooLarge => {
+        _ if Trouble::of_io(source) == Trouble::NoRoom => {
             ". What was written of it is removed; make room, raise the quota or file size limit, or name a directory on \
              another disk"
         }
         PermissionDenied | ReadOnlyFilesystem => ". Name a directory that this user may write, and read",
-        _ => "",
+        _ => advice_io(source),
     }
 }

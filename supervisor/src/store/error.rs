@@ -32,6 +32,26 @@ pub enum StoreError {
         /// What was found.
         reason: String,
     },
+    /// There is nothing to read.
+    #[error(
+        "there is no store in {}: data.mdb is missing; name the --db-path of a `cofferdam run` or `cofferdam node`, or make a store \
+         of a snapshot (`cofferdam snapshot restore`)",
+        path.display()
+    )]
+    NoStore {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A store that somebody writes is to be read where it is mounted read-only.
+    #[error(
+        "the store in {} is being written by another process, and is on a read-only file system here: readers must be able to \
+         write its lock.mdb. Mount the directory for writing, or read a snapshot of the store",
+        path.display()
+    )]
+    WrittenElsewhere {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A store is to be put where something is already.
     #[error("{} has {found} in it: give an empty directory, or one that does not exist", path.display())]
     NotVacant {

@@ -14,6 +14,7 @@ mod fault;
 mod open;
 #[cfg(test)]
 mod processes;
+mod readable;
 #[cfg(test)]
 pub(crate) mod tests;
 mod transaction;
@@ -37,9 +38,12 @@ pub use copy::StoreCopy;
 pub use error::StoreError;
 #[doc(hidden)]
 pub use fault::{StoreCall, StoreFaults};
+pub(crate) use open::make_lasting;
+pub use readable::Readable;
 pub use transaction::Transaction;
 pub(crate) use transaction::last_by_key;
 pub use trouble::Trouble;
+pub(crate) use trouble::advice_io;
 pub use vacant::Vacant;
 
 use self::trouble::of_write;

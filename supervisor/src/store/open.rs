@@ -88,16 +88,20 @@ pub(super) fn open(
     Ok(Opened { env, meta, blocks, values, undo, tree, path, writer_lock })
 }
 
-/// Makes the directory, and those above it, if there is none; their names last then. Its absolute path.
-pub(crate) fn make_directory(dir: &Path) -> Result<PathBuf, StoreError> {
-    let missing = dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).count();
-    let made = fs::create_dir_all(dir).and_then(|()| dir.canonicalize());
-    let path = made.map_err(|source| StoreError::Directory {
+pub(super) fn make_directory(dir: &Path) -> Result<PathBuf, StoreError> {
+    make_lasting(dir).map_err(|source| StoreError::Directory {
         path: dir.to_owned(),
         doing: "it cannot be made",
         source,
-    })?;
-    path.ancestors().skip(1).take(missing).try_for_each(sync_names)?;
+    })
+}
+
+/// Makes a directory, and those above it, if there is none; their names withstand a loss of power then. Its absolute path.
+pub(crate) fn make_lasting(dir: &Path) -> io::Result<PathBuf> {
+    let missing = dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).count();
+    fs::create_dir_all(dir)?;
+    let path = dir.canonicalize()?;
+    path.ancestors().skip(1).take(missing).try_for_each(sync_directory)?;
     Ok(path)
 }
 
@@ -271,19 +275,22 @@ pub(super) fn note_network(
 
 /// Makes the files' names last: LMDB syncs its data, and not the directory that leads to it.
 pub(super) fn sync_names(path: &Path) -> Result<(), StoreError> {
-    let synced = match File::open(path) {
+    sync_directory(path).map_err(|source| StoreError::Directory {
+        path: path.to_owned(),
+        doing: "it cannot be synced to disk",
+        source,
+    })
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    match File::open(path) {
         // A directory that this user may pass and not list cannot be synced by itself.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             nix::unistd::sync();
             Ok(())
         }
-        opened => opened.and_then(|dir| dir.sync_all()),
-    };
-    synced.map_err(|source| StoreError::Directory {
-        path: path.to_owned(),
-        doing: "it cannot be synced to disk",
-        source,
-    })
+        opened => opened?.sync_all(),
+    }
 }
 
 fn open_error(path: &Path, source: heed::Error) -> StoreError {

@@ -18,3 +18,4 @@ pub mod random;
 pub mod regtest;
 pub mod seccomp;
 pub mod serve;
+pub mod stand_in;

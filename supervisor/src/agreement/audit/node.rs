@@ -6,6 +6,8 @@ use cofferdam_protocol::profile::Hash;
 use cofferdam_worker::state::StateError;
 use thiserror::Error;
 
+use crate::store::StoreError;
+
 pub use crate::node::rpc::ChainDigest;
 
 /// A node, or a store that one has left or is writing.
@@ -138,4 +140,7 @@ pub enum NodeError {
     /// The own store cannot be read.
     #[error(transparent)]
     Store(#[from] StateError),
+    /// The own store is not there, or cannot be opened.
+    #[error(transparent)]
+    NotReadable(#[from] StoreError),
 }

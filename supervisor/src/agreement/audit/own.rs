@@ -7,22 +7,25 @@ use cofferdam_worker::state::StateReader;
 
 use super::node::{About, AboutProfile, ChainDigest, Node, NodeError};
 use crate::blocks::BlockHash;
+use crate::store::Readable;
 
 /// A store that is read and not written.
 #[derive(Debug)]
 pub struct OwnStore {
     name: String,
     reader: StateReader,
+    _readable: Readable,
 }
 
 impl OwnStore {
     /// Opens the store in `directory`. Nothing of it is changed; a process can have it open once.
     ///
     /// # Errors
-    /// [`NodeError::Store`]
+    /// [`NodeError::NotReadable`], [`NodeError::Store`].
     pub fn open(directory: &Path) -> Result<Self, NodeError> {
-        let reader = StateReader::open(directory)?;
-        Ok(Self { name: directory.display().to_string(), reader })
+        let readable = Readable::check(directory)?;
+        let reader = StateReader::open(readable.path())?;
+        Ok(Self { name: directory.display().to_string(), reader, _readable: readable })
     }
 }
 

@@ -20,6 +20,7 @@ use super::logging;
 use super::signals::Stop;
 use crate::host::size::Bytes;
 use crate::snapshot::{self, Manifest, SnapshotError, Step, Taking, Wanted};
+use crate::store::Readable;
 
 /// What to do with snapshots.
 #[derive(Debug, Subcommand)]
@@ -193,7 +194,8 @@ impl<'a> Line<'a> {
 
 fn take(args: &TakeArgs) -> Result<CommandExit, CliError> {
     let mut progress = Progress::begin("copying", args.plant_kill)?;
-    let reader = StateReader::open(&args.db_path).map_err(SnapshotError::from)?;
+    let readable = Readable::check(&args.db_path).map_err(SnapshotError::from)?;
+    let reader = StateReader::open(readable.path()).map_err(SnapshotError::from)?;
     let taking = Taking { module: None, keep: args.keep };
     let taken = snapshot::take(&reader, &args.to, &taking, &mut |step| progress.show(step))?;
     progress.bar.finish_and_clear();

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::{Answer, Node};
 
 /// How often a server that waits looks whether it should stop.
-const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Accepts connections until told to stop; then all of them are closed.
 pub(super) fn serve(listener: &TcpListener, node: &Arc<Node>, stop: &Arc<AtomicBool>) {
