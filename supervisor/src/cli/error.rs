@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use cofferdam_protocol::exit::CommandExit;
+use cofferdam_worker::state::StateError;
 use thiserror::Error;
 
 use crate::agreement::audit::AuditError;
@@ -26,6 +27,10 @@ pub(super) enum CliError {
     Blocks(#[from] BlockError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("there is no store in {}: this command reads one, and `cofferdam run` or `cofferdam node` makes it", path.display())]
+    NoStore { path: PathBuf },
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     #[error(transparent)]
