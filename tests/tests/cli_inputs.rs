@@ -103,12 +103,15 @@ fn with_heights(files: &Files, heights: &[usize]) -> Cofferdam<'static> {
 }
 
 #[test]
-fn heights_may_have_gaps_and_never_fall() {
+fn heights_have_gaps_if_that_is_meant_and_never_fall() {
     let files = Files::new();
-    let output = with_heights(&files, &[7, 9, 400]).output().expect_code(0);
+    let gaps = with_heights(&files, &[7, 9, 400]).output().expect_code(1);
+    assert!(gaps.reason().contains("block 8 is missing") && gaps.reason().contains("--allow-gaps"), "{gaps}");
+    assert!(gaps.stdout().is_empty(), "known before the first block: {gaps}");
+    let output = with_heights(&files, &[7, 9, 400]).with("--allow-gaps").output().expect_code(0);
     assert_eq!(output.heights(), [7, 9, 400]);
     assert_eq!(number(&output.summary(), "tip"), 400);
-    let refused = with_heights(&files, &[9, 7]).output().expect_code(1);
+    let refused = with_heights(&files, &[9, 7]).with("--allow-gaps").output().expect_code(1);
     assert!(refused.reason().contains("height 7 follows height 9"), "{refused}");
     assert!(refused.stdout().is_empty(), "known before the first block: {refused}");
 }
@@ -118,13 +121,44 @@ fn check_chain_takes_a_chain_and_nothing_else() {
     let files = Files::new();
     let linked = with_heights(&files, &[7, 8, 9]).with("--check-chain").output().expect_code(0);
     assert_eq!(linked.heights(), [7, 8, 9]);
-    let gap = with_heights(&files, &[7, 8, 10]).with("--check-chain").output().expect_code(1);
-    assert_eq!(gap.heights(), [7, 8], "what does follow is indexed: {gap}");
-    assert_eq!(number(&gap.summary(), "tip"), 8);
-    let path = files.at("10.bin").display().to_string();
-    assert!(gap.reason().contains(&path) && gap.reason().contains("block before"), "{gap}");
+    let blocks = cut_records(EARLY_RECORDS);
+    let path = files.add("other.bin", &blocks[10]);
+    let named = format!("9={}", path.display());
+    let unlinked = || with_heights(&files, &[7, 8]).arg(named.as_str());
+    let other = unlinked().with("--check-chain").output().expect_code(1);
+    assert_eq!(other.heights(), [7, 8], "what does follow is indexed: {other}");
+    assert_eq!(number(&other.summary(), "tip"), 8);
+    let path = path.display().to_string();
+    assert!(other.reason().contains(&path) && other.reason().contains("block before"), "{other}");
     // Without it, nobody asks.
-    with_heights(&files, &[7, 8, 10]).output().expect_code(0);
+    unlinked().output().expect_code(0);
+}
+
+#[test]
+fn a_block_is_not_indexed_at_another_height_than_it_names() {
+    let late = cofferdam::blocks::bundled().expect("the bundled blocks are there").last();
+    let late = late.expect("there is a last one").expect("it is intact").bytes;
+    let files = Files::new();
+    let path = files.add("late.bin", &late);
+    let refused = run().arg("--blocks").arg(format!("5={}", path.display())).output().expect_code(1);
+    let told = "would be indexed at height 5, but its coinbase names height 702861 (BIP34)";
+    assert!(refused.reason().contains(told) && refused.heights().is_empty(), "{refused}");
+    let lone = blocks_from(&[&path]).output().expect_code(1);
+    assert!(lone.reason().contains("at height 0, but it is no genesis block"), "{lone}");
+    let named = blocks_from(&[&path]).with("--start-height 702861").output().expect_code(0);
+    assert_eq!(named.heights(), [702_861]);
+    // Behind others, by name or without one, and on standard input.
+    let db = files.at("db");
+    blocks_from(&[&files.add("early.blk", EARLY_RECORDS)]).path("--db-path", &db).output().expect_code(0);
+    let named = || run().arg("--blocks").arg(format!("702861={}", path.display())).path("--db-path", &db);
+    let gap = named().output().expect_code(1);
+    assert!(gap.reason().contains("blocks 439 to 702860 are missing"), "{gap}");
+    let stream = [EARLY_RECORDS.to_vec(), record(&late)].concat();
+    let stream = run().with("--blocks -").stdin(stream).output().expect_code(1);
+    assert!(stream.reason().contains("names height 702861"), "{stream}");
+    assert_eq!(stream.heights(), (0..439).collect::<Vec<_>>());
+    let allowed = named().with("--allow-gaps").output().expect_code(0);
+    assert_eq!(allowed.heights(), [702_861]);
 }
 
 /// Checks that `count` blocks were indexed and committed before the damage was told.
@@ -250,7 +284,7 @@ fn real_raw_blocks_are_indexed() {
         heights.iter().map(|height| shared_blocks(&format!("mainnet-{height}.bin"))).collect();
     let Some(paths) = paths else { return };
     let named = heights.iter().zip(&paths).map(|(height, path)| format!("{height}={}", path.display()));
-    let output = named.fold(run().arg("--blocks"), Cofferdam::arg).output().expect_code(0);
+    let output = named.fold(run().with("--allow-gaps --blocks"), Cofferdam::arg).output().expect_code(0);
     assert_eq!(output.heights(), heights);
     assert!(output.blocks().iter().all(|line| text(line, "verdict") == "completed"), "{output}");
 }

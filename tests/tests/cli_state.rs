@@ -134,7 +134,8 @@ fn at_heights(files: &Files, heights: &[(u32, usize)]) -> Cofferdam<'static> {
 fn another_chain_is_not_mixed_in() {
     let files = Files::new();
     let db = files.at("db");
-    let first = at_heights(&files, &[(7, 7), (9, 9)]).path("--db-path", &db).output().expect_code(0);
+    let first = at_heights(&files, &[(7, 7), (9, 9)]).with("--allow-gaps").path("--db-path", &db);
+    let first = first.output().expect_code(0);
     let before = content(&db, &first);
     let hash = |number: usize| {
         let block: bitcoin::Block =
@@ -145,13 +146,31 @@ fn another_chain_is_not_mixed_in() {
     assert_refused(&other, &["at height 9", &hash(9), &hash(10), "--db-path"]);
     let absent = at_heights(&files, &[(7, 7), (8, 8)]).path("--db-path", &db).output();
     assert_refused(&absent, &["no block at height 8", "at height 9 already"]);
-    let gap = at_heights(&files, &[(11, 11)]).with("--check-chain").path("--db-path", &db).output();
-    assert_refused(&gap, &["height 11", "does not follow", &hash(9)]);
-    for output in [&other, &absent, &gap] {
+    let branch = at_heights(&files, &[(10, 11)]).with("--check-chain").path("--db-path", &db).output();
+    assert_refused(&branch, &["height 10", "does not follow", &hash(9)]);
+    for output in [&other, &absent, &branch] {
         assert!(output.blocks().is_empty(), "not a block was run: {output}");
         assert_eq!(output.digest(), first.digest(), "the summary still says what is committed");
     }
+    for option in ["", "--check-chain"] {
+        let gap = at_heights(&files, &[(11, 11)]).with(option).path("--db-path", &db).output();
+        assert_refused(&gap, &["block 11", "block 9", "block 10 is missing", "--allow-gaps"]);
+        assert!(gap.stdout().is_empty(), "{gap}");
+    }
     assert_eq!(content(&db, &first), before);
+}
+
+#[test]
+fn what_is_said_of_a_store_is_true_of_one_that_begins_later() {
+    let files = Files::new();
+    let db = files.at("db");
+    let blocks = chain(&files, 439);
+    let first = index(&chain(&files, 420), &db).with("--start-height 400").output().expect_code(0);
+    assert_eq!(first.heights(), (400..420).collect::<Vec<_>>());
+    let second = index(&blocks, &db).output().expect_code(0);
+    assert_eq!((number(&second.summary(), "skipped"), second.heights()), (20, (420..439).collect()));
+    let third = index(&blocks, &db).output().expect_code(0);
+    assert_eq!((number(&third.summary(), "skipped"), number(&third.summary(), "tip")), (39, 438));
 }
 
 #[test]

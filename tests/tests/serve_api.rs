@@ -1,12 +1,14 @@
 //! `cofferdam serve` answers as its documentation says: each route, header and status code, asked for over a socket, and
 //! compared with what the guest was told to do.
 
+use std::fs;
+
 use cofferdam_tests::support::command::{
-    Cofferdam, Files, Output, guest, number, record, send, sums_blocks, text, wait_until,
+    Cofferdam, EARLY_RECORDS, Files, Output, guest, number, record, send, sums_blocks, text, wait_until,
 };
 use cofferdam_tests::support::guests::{Act, key_value_flush};
 use cofferdam_tests::support::serve::{
-    Response, SECOND, Server, await_busy, begin, digest, good, requests, script, serve,
+    Client, Response, SECOND, Server, await_busy, begin, digest, good, requests, script, serve,
 };
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -365,5 +367,44 @@ fn guests_read_the_store_that_a_run_has_written_and_goes_on_writing() {
     assert_eq!(second.heights(), (10..20).collect::<Vec<_>>());
     check(&second);
     check(&first);
+    server.end();
+}
+
+#[test]
+fn a_store_is_read_by_its_own_module_and_up_to_its_newest_block() {
+    let files = Files::new();
+    let (db, module) = (files.at("db"), guest("chain.wat"));
+    let missing = serve(&module).path("--db-path", &db).output().expect_code(1);
+    assert!(missing.stderr.contains("there is no store in"), "{missing}");
+    let blocks = files.add("early.blk", EARLY_RECORDS);
+    let run = Cofferdam::run().path("--module", &module).path("--blocks", &blocks).path("--db-path", &db);
+    run.output().expect_code(0);
+    let other = serve(&guest("cli_sums.wat")).path("--db-path", &db);
+    let larger = serve(&module).with("--memory 32MiB").path("--db-path", &db);
+    for refused in [other.output().expect_code(1), larger.output().expect_code(1)] {
+        assert!(refused.stderr.contains("holds results of the profile"), "{refused}");
+    }
+
+    let server = Server::ready(serve(&module).path("--db-path", &db));
+    let newest = server.post("/v1/views/sum", &[], b"").expect(200).body;
+    assert_eq!(server.post("/v1/views/sum?height=438", &[], b"").expect(200).body, newest);
+    assert_ne!(server.post("/v1/views/sum?height=437", &[], b"").expect(200).body, newest);
+    for path in ["/v1/views/sum?height=439", "/v1/views/sum?height=99999", "/v1/blocks/440"] {
+        let problem = server.post(path, &[], b"x").problem(404, "urn:cofferdam:problem:above-tip");
+        assert!(
+            problem["detail"].as_str().is_some_and(|detail| detail.contains("newest block is 438")),
+            "{problem}"
+        );
+    }
+    // The next block runs on the newest state.
+    server.post("/v1/blocks/439", &[], b"x").expect(200);
+    let swap = Client::connect(server.admin).post(
+        "/admin/swap",
+        &[],
+        &fs::read(guest("cli_sums.wat")).expect("it is there"),
+    );
+    assert_ne!(swap.status, 200);
+    assert!(swap.text().contains("holds results of the profile"), "{}", swap.text());
+    assert_eq!(server.post("/v1/views/sum", &[], b"").expect(200).body, newest);
     server.end();
 }

@@ -52,12 +52,13 @@ pub(super) fn module_name(path: Option<&Path>) -> String {
 /// Which blocks, and how they are read.
 #[derive(Debug, Args)]
 pub(super) struct BlockArgs {
-    /// Blocks: raw block files, directories, bitcoind's blk*.dat, HEIGHT=FILE, or - for standard input [default: the
-    /// bundled blocks, mainnet 0 to 438 and 702861].
+    /// Blocks: raw block files, directories, bitcoind's blk*.dat, HEIGHT=FILE, or - for standard input. One argument is one
+    /// path, commas and all [default: the bundled blocks, mainnet 0 to 438 and 702861].
     #[arg(long, value_name = "PATH|HEIGHT=PATH|-", num_args = 1..)]
     blocks: Vec<OsString>,
 
-    /// Height of the first block; of a chain whose heights are known, the first one to take.
+    /// Height of the first block; of a chain whose heights are known, the first one to take [default: 0, or what follows
+    /// the store's newest block].
     #[arg(long, value_name = "H", alias = "start-block", requires = "blocks")]
     start_height: Option<u32>,
 

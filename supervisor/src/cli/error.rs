@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use cofferdam_protocol::exit::CommandExit;
+use cofferdam_worker::state::StateError;
 use thiserror::Error;
 
 use crate::agreement::audit::AuditError;
@@ -26,6 +27,8 @@ pub(super) enum CliError {
     Blocks(#[from] BlockError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    State(#[from] StateError),
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     #[error(transparent)]

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use clap::Args;
 use cofferdam_protocol::exit::CommandExit;
+use cofferdam_protocol::profile::Hash;
+use cofferdam_worker::state::StateReader;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -23,7 +25,7 @@ use crate::host::size::Bytes;
 use crate::http::server::{self, Bounds};
 use crate::http::{self, Operator, Phase, Service, Settings};
 use crate::pool::{Pool, PoolBuilder, PoolError};
-use crate::store::Readable;
+use crate::store::{Readable, StoreError};
 
 /// Arguments of `cofferdam serve`.
 #[derive(Clone, Debug, Args)]
@@ -51,7 +53,8 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "SIZE", default_value = "32MiB")]
     max_body_bytes: Bytes,
 
-    /// The state that guests read: a store that `cofferdam run --db-path` has made, and may go on writing.
+    /// The state that guests read: a store that `cofferdam run --db-path` has made of the same module with the same limits, and
+    /// may go on writing.
     #[arg(long, value_name = "DIR")]
     db_path: Option<PathBuf>,
 
@@ -99,12 +102,14 @@ enum Ask {
 pub(super) fn run(args: &ServeArgs) -> Result<CommandExit, CliError> {
     // What costs nothing to find out comes first.
     let module = args::read_module(args.module.as_deref())?;
-    describe(args, module.clone()).profile()?;
+    let profile = describe(args, module.clone()).profile()?;
     let _readable = args.db_path.as_deref().map(Readable::check).transpose()?;
+    let state = args.db_path.as_deref().map(StateReader::open).transpose()?;
+    check_state(state.as_ref(), profile.hash())?;
     let (asks, asked) = mpsc::unbounded_channel();
     listen_to_signals(&asks)?;
     let runtime = server::runtime(args.pool.workers().unwrap_or(1)).map_err(CliError::io("the runtime"))?;
-    let exit = runtime.block_on(serve(args, module, asks, asked));
+    let exit = runtime.block_on(serve(args, module, state, asks, asked));
     // What still runs in a thread is a pool that was cut off.
     runtime.shutdown_timeout(Duration::from_millis(100));
     exit
@@ -113,6 +118,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<CommandExit, CliError> {
 async fn serve(
     args: &ServeArgs,
     module: Vec<u8>,
+    state: Option<StateReader>,
     asks: mpsc::UnboundedSender<Ask>,
     mut asked: mpsc::UnboundedReceiver<Ask>,
 ) -> Result<CommandExit, CliError> {
@@ -124,7 +130,10 @@ async fn serve(
         ..Settings::default()
     };
     let service = Service::starting(settings, args.max_body_bytes.0);
-    let operator = Arc::new(Control { args: args.clone(), service: service.clone(), asks });
+    if let Some(state) = &state {
+        service.read_state(state.clone());
+    }
+    let operator = Arc::new(Control { args: args.clone(), service: service.clone(), state, asks });
     // Before the commit: probes have something to ask from the first moment, and requests where to wait.
     let server = listen(args, &service, &operator)?;
     let mut starting = {
@@ -244,6 +253,16 @@ fn describe(args: &ServeArgs, module: Vec<u8>) -> PoolBuilder {
     }
 }
 
+/// Refuses a module on the state of another: what it reads would be no state of its own.
+fn check_state(state: Option<&StateReader>, wanted: Hash) -> Result<(), CliError> {
+    let Some(state) = state else { return Ok(()) };
+    let stored = state.profile()?;
+    if stored == wanted {
+        return Ok(());
+    }
+    Err(StoreError::Profile { path: state.path().to_owned(), stored, wanted }.into())
+}
+
 /// Waits until somebody asks to drain, or no worker is left; whether the latter.
 async fn serve_until_asked(
     service: &Service,
@@ -340,6 +359,7 @@ fn listen_to_signals(asks: &mpsc::UnboundedSender<Ask>) -> Result<(), CliError> 
 struct Control {
     args: ServeArgs,
     service: Service,
+    state: Option<StateReader>,
     asks: mpsc::UnboundedSender<Ask>,
 }
 
@@ -367,6 +387,11 @@ impl Operator for Control {
             Some(module) => module,
             None => args::read_module(self.args.module.as_deref()).map_err(|error| error.to_string())?,
         };
+        if self.state.is_some() {
+            let profile =
+                describe(&self.args, module.clone()).profile().map_err(|error| error.to_string())?;
+            check_state(self.state.as_ref(), profile.hash()).map_err(|error| error.to_string())?;
+        }
         let swapped = self.service.swap(&name, || describe(&self.args, module.clone()));
         swapped.map(|pool| pool.profile().hash().to_string()).map_err(|error| error.to_string())
     }

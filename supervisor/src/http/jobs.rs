@@ -24,6 +24,9 @@ use super::trace;
 /// Milliseconds that the client is ready to wait, from the arrival of its request.
 const DEADLINE_HEADER: &str = "cofferdam-deadline-ms";
 
+/// The height of a view that names none: no block is above it, so it reads the newest state.
+const NEWEST: u32 = u32::MAX;
+
 /// `POST /v1/blocks/{height}`.
 pub(super) async fn block(
     State(service): State<Service>,
@@ -73,6 +76,7 @@ async fn answer(
     body: Body,
 ) -> Result<Response, Problem> {
     let (lane, height, export) = what;
+    let reached = reached(inner, lane, height)?;
     let deadline = deadline(headers)?;
     let bounds = Bounds {
         bytes: inner.body_bytes(),
@@ -82,7 +86,7 @@ async fn answer(
     };
     let body = body::receive(body, &bounds, &inner.room).await?;
     let key = Key::of(headers, || fingerprint(lane, height, export.as_deref(), body.sha256))?;
-    let request = Request { lane, height, export, body, layers: Vec::new(), base: None, deadline };
+    let request = Request { lane, height: reached, export, body, layers: Vec::new(), base: None, deadline };
     let work = Arc::clone(inner).answer(request);
     let answer = match key {
         None => work.await?,
@@ -96,6 +100,23 @@ async fn answer(
     }
     let response = tokio::task::spawn_blocking(move || answer.respond(format, held)).await;
     response.map_err(|error| Problem::Internal(error.to_string()))
+}
+
+/// The height to run at: the newest of the store, if there is one and no height was named. Refuses a height whose state is not
+/// there: a view reads the state after a block, a block that of the one before it.
+fn reached(inner: &Inner, lane: Lane, height: u32) -> Result<u32, Problem> {
+    let Some(state) = inner.state.get() else { return Ok(height) };
+    let tip = state.snapshot().and_then(|snapshot| snapshot.tip());
+    let tip = tip.map_err(|error| Problem::Internal(error.to_string()))?;
+    let highest = match lane {
+        Lane::Views if height == NEWEST => return Ok(tip.unwrap_or(NEWEST)),
+        Lane::Views => tip,
+        Lane::Blocks => Some(tip.map_or(NEWEST, |tip| tip.saturating_add(1))),
+    };
+    match highest {
+        Some(highest) if height <= highest => Ok(height),
+        _ => Err(Problem::AboveTip { height, tip }),
+    }
 }
 
 /// What makes two requests the same.
@@ -135,8 +156,7 @@ fn height_of_query(query: Option<&str>) -> Result<u32, Problem> {
             }
         }
     }
-    // A view of the newest state is one at a height that no block is above.
-    Ok(height.unwrap_or(u32::MAX))
+    Ok(height.unwrap_or(NEWEST))
 }
 
 fn deadline(headers: &HeaderMap) -> Result<Option<(Instant, Duration)>, Problem> {

@@ -41,10 +41,19 @@ pub(crate) enum Problem {
     KeyReused,
     #[error("there is nothing here: {0}")]
     NotFound(String),
+    #[error("there is no state for height {height} yet: {}", newest(*tip))]
+    AboveTip { height: u32, tip: Option<u32> },
     #[error("{0}")]
     Method(String),
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+fn newest(tip: Option<u32>) -> String {
+    tip.map_or_else(
+        || "the store has no block".to_owned(),
+        |tip| format!("the store's newest block is {tip}"),
+    )
 }
 
 #[derive(Serialize)]
@@ -72,6 +81,7 @@ impl Problem {
             Self::NoWorker => ("no-worker", "No healthy worker is left"),
             Self::KeyReused => ("key-reused", "The Idempotency-Key belongs to another request"),
             Self::NotFound(_) => ("not-found", "There is nothing here"),
+            Self::AboveTip { .. } => ("above-tip", "The state is not there yet"),
             Self::Method(_) => ("method", "That is done by another method"),
             Self::Internal(_) => ("internal", "Internal error"),
         }
@@ -95,7 +105,7 @@ impl Problem {
             | Self::NoWorker => StatusCode::SERVICE_UNAVAILABLE,
             // draft-ietf-httpapi-idempotency-key-header, section 2.7.
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::NotFound(_) | Self::AboveTip { .. } => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use arc_swap::ArcSwapOption;
 use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::verdict::Verdict;
+use cofferdam_worker::state::StateReader;
 use tokio::sync::watch;
 
 use super::answer::Answer;
@@ -66,6 +67,8 @@ pub(super) struct Inner {
     resets: Mutex<Vec<ResetHandle>>,
     /// The application over this service, if there is one.
     pub(super) extension: OnceLock<Arc<dyn Extension>>,
+    /// The store that guests read, if requests may name heights of it only.
+    pub(super) state: OnceLock<StateReader>,
 }
 
 /// A pool with its module, until another takes its place.
@@ -117,6 +120,7 @@ impl Service {
             history: Mutex::default(),
             resets: Mutex::default(),
             extension: OnceLock::new(),
+            state: OnceLock::new(),
         }))
     }
 
@@ -154,6 +158,11 @@ impl Service {
     /// Lets go of the pool that was replaced last: it is drained.
     pub(super) fn forget_replaced(&self) {
         lock(&self.0.past).leave(None);
+    }
+
+    /// Refuses requests for heights that `state`, which the guests of every pool read, has not reached. Said once.
+    pub(crate) fn read_state(&self, state: StateReader) {
+        let _said_before = self.0.state.set(state);
     }
 
     /// What the process is doing.
