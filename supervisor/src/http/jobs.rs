@@ -82,11 +82,13 @@ async fn answer(
     };
     let body = body::receive(body, &bounds, &inner.room).await?;
     let key = Key::of(headers, || fingerprint(lane, height, export.as_deref(), body.sha256))?;
-    let request = Request { lane, height, export, body, layers: Vec::new(), base: None, deadline };
+    // With a key, others may wait for the same answer, each for as long as they allow: the work itself has no client's time.
+    let own = if key.is_some() { None } else { deadline };
+    let request = Request { lane, height, export, body, layers: Vec::new(), base: None, deadline: own };
     let work = Arc::clone(inner).answer(request);
     let answer = match key {
         None => work.await?,
-        Some(key) => inner.answers.get(key, work.in_current_span()).await?,
+        Some(key) => within(deadline, inner.answers.get(key, work.in_current_span())).await?,
     };
     let format = Format::of(headers);
     let bytes = answer.response_bytes(format);
@@ -96,6 +98,15 @@ async fn answer(
     }
     let response = tokio::task::spawn_blocking(move || answer.respond(format, held)).await;
     response.map_err(|error| Problem::Internal(error.to_string()))
+}
+
+/// Waits for `answer` for no longer than the request allowed.
+async fn within<T>(
+    deadline: Option<(Instant, Duration)>,
+    answer: impl Future<Output = Result<T, Problem>>,
+) -> Result<T, Problem> {
+    let Some((at, allowed)) = deadline else { return answer.await };
+    tokio::time::timeout_at(at.into(), answer).await.unwrap_or(Err(Problem::ClientDeadline(allowed)))
 }
 
 /// What makes two requests the same.

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use cofferdam_protocol::status::Phase;
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, select, unbounded};
 
 use super::Channel;
 use super::worker::{IdleWorker, Worker};
@@ -63,10 +63,17 @@ impl Idle {
         None
     }
 
-    /// Takes the worker that has been idle for longest, waiting for one until `deadline`.
-    pub(super) fn take_oldest_by(&self, deadline: Instant) -> Option<IdleWorker> {
+    /// Takes the worker that has been idle for longest, waiting for one until `deadline`, or until `closing` is
+    /// disconnected.
+    pub(super) fn take_oldest_by(&self, deadline: Instant, closing: &Receiver<()>) -> Option<IdleWorker> {
         loop {
-            self.units.1.recv_deadline(deadline).ok()?;
+            if self.units.1.try_recv().is_err() {
+                select! {
+                    recv(self.units.1) -> _ => {}
+                    recv(closing) -> _ => return None,
+                    default(deadline.saturating_duration_since(Instant::now())) => return None,
+                }
+            }
             let oldest = lock(&self.tokens).pop_front();
             if let Some(idle) = oldest.filter(|idle| idle.worker.is_alive()) {
                 return Some(idle);

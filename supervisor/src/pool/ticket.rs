@@ -165,6 +165,7 @@ pub(super) fn dispatchers(
     let dispatch = |index| {
         let (queue, desk) = (queue.clone(), Arc::clone(desk));
         let work = move || {
+            desk.id.enter();
             for Queued { job, completion } in queue {
                 completion.complete(desk.call(&job));
             }
@@ -174,6 +175,7 @@ pub(super) fn dispatchers(
     let follow = |index| {
         let (followed, desk) = (followed.clone(), Arc::clone(desk));
         let work = move || {
+            desk.id.enter();
             for Followed { job, course, permit, completion } in followed {
                 let result = desk.finish(course, &job);
                 drop(permit);

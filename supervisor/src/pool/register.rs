@@ -1,0 +1,210 @@
+//! Which slots a pool has, and whether it may open more: one lock, and a lifecycle that goes one way.
+//!
+//! A slot is opened, counted as alive, given up and removed under the same lock under which the pool stops, so a slot is never
+//! opened in a pool that stops, and the desk is closed exactly while no slot is alive.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::call::Desk;
+use super::health::DeathCounts;
+use super::slot::{Slot, StartFailure};
+use crate::sync::lock;
+
+/// How far a pool's slots are in their life. A stage is never left for an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// Slots may be opened.
+    Open,
+    /// Every slot is told to end.
+    Stopping,
+    /// Every slot has ended, or was left to end by itself.
+    Stopped,
+}
+
+/// The slots of one pool.
+#[derive(Debug)]
+pub(super) struct Register(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    stage: Stage,
+    entries: Vec<Entry>,
+    next_index: usize,
+    /// Deaths in slots that were removed.
+    past_deaths: DeathCounts,
+    /// None once the pool stops.
+    stop: Option<Sender<()>>,
+    stopped: Receiver<()>,
+    /// Threads that keep no slot.
+    helpers: Vec<JoinHandle<()>>,
+    /// Threads of slots whose worker lived on after SIGKILL.
+    abandoned: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    slot: Arc<Slot>,
+    /// None once it has been joined or abandoned.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Entry {
+    fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl State {
+    fn is_any_alive(&self) -> bool {
+        self.entries.iter().any(|entry| entry.slot.is_alive())
+    }
+
+    /// Joins a thread that has ended, and lets go of one that has not.
+    fn release(&mut self, thread: Option<JoinHandle<()>>) {
+        let Some(thread) = thread else { return };
+        if thread.is_finished() {
+            // A panic of a slot's thread was printed by its hook.
+            let _ = thread.join();
+        } else {
+            self.abandoned.push(thread);
+        }
+    }
+}
+
+impl Register {
+    pub(super) fn new() -> Self {
+        let (stop, stopped) = bounded(0);
+        Self(Mutex::new(State {
+            stage: Stage::Open,
+            entries: Vec::new(),
+            next_index: 0,
+            past_deaths: DeathCounts::default(),
+            stop: Some(stop),
+            stopped,
+            helpers: Vec::new(),
+            abandoned: Vec::new(),
+        }))
+    }
+
+    /// Whether slots may be opened.
+    pub(super) fn is_open(&self) -> bool {
+        lock(&self.0).stage == Stage::Open
+    }
+
+    /// Opens a slot, whose thread `spawn` starts; none if there are `most` slots already. The thread has to end when the
+    /// receiver that it is given is disconnected.
+    pub(super) fn open(
+        &self,
+        most: usize,
+        desk: &Desk,
+        spawn: impl FnOnce(&Arc<Slot>, Receiver<()>) -> io::Result<JoinHandle<()>>,
+    ) -> Result<Option<Arc<Slot>>, StartFailure> {
+        let mut state = lock(&self.0);
+        if state.stage != Stage::Open {
+            return Err(StartFailure::Stopping);
+        }
+        if state.entries.len() >= most {
+            return Ok(None);
+        }
+        let slot = Arc::new(Slot::new(state.next_index));
+        state.next_index += 1;
+        // Within the lock, which the thread needs to give its slot up: it cannot do so before the slot is there.
+        let thread = spawn(&slot, state.stopped.clone())
+            .map_err(|error| StartFailure::Other(format!("no thread for a slot: {error}")))?;
+        let is_first = !state.is_any_alive();
+        state.entries.push(Entry { slot: Arc::clone(&slot), thread: Some(thread) });
+        if is_first {
+            desk.reopen();
+        }
+        Ok(Some(slot))
+    }
+
+    /// Adds a thread that keeps no slot. It has to end when the receiver that it is given is disconnected.
+    pub(super) fn add_helper(
+        &self,
+        spawn: impl FnOnce(Receiver<()>) -> io::Result<JoinHandle<()>>,
+    ) -> io::Result<()> {
+        let mut state = lock(&self.0);
+        let thread = spawn(state.stopped.clone())?;
+        state.helpers.push(thread);
+        Ok(())
+    }
+
+    /// Takes `slot` out of service: no worker of it will come any more. With the last one alive, the desk is closed.
+    pub(super) fn give_up(&self, slot: &Slot, desk: &Desk) {
+        let state = lock(&self.0);
+        slot.fail();
+        if !state.is_any_alive() {
+            desk.close();
+        }
+    }
+
+    /// Removes `slot`, whose deaths are still counted; whether its thread has ended.
+    pub(super) fn remove(&self, slot: &Slot, desk: &Desk) -> bool {
+        let mut state = lock(&self.0);
+        let Some(at) = state.entries.iter().position(|entry| entry.slot.index == slot.index) else {
+            return true;
+        };
+        let entry = state.entries.remove(at);
+        let has_ended = entry.has_ended();
+        state.past_deaths.merge(&lock(&entry.slot.view).deaths);
+        state.release(entry.thread);
+        if !state.is_any_alive() {
+            desk.close();
+        }
+        has_ended
+    }
+
+    /// Whether the thread of `slot` has ended.
+    pub(super) fn has_ended(&self, slot: &Slot) -> bool {
+        let state = lock(&self.0);
+        state.entries.iter().all(|entry| entry.slot.index != slot.index || entry.has_ended())
+    }
+
+    /// All slots at this moment.
+    pub(super) fn all(&self) -> Vec<Arc<Slot>> {
+        lock(&self.0).entries.iter().map(|entry| Arc::clone(&entry.slot)).collect()
+    }
+
+    /// All slots at this moment, and the deaths in those that were removed: together each death once.
+    pub(super) fn all_and_past(&self) -> (Vec<Arc<Slot>>, DeathCounts) {
+        let state = lock(&self.0);
+        let slots = state.entries.iter().map(|entry| Arc::clone(&entry.slot)).collect();
+        (slots, state.past_deaths.clone())
+    }
+
+    /// Opens no slot from now on, and tells every thread to end.
+    pub(super) fn begin_stop(&self) {
+        let mut state = lock(&self.0);
+        state.stage = state.stage.max(Stage::Stopping);
+        state.stop = None;
+    }
+
+    /// Whether every thread has ended.
+    pub(super) fn have_all_ended(&self) -> bool {
+        let state = lock(&self.0);
+        state.entries.iter().all(Entry::has_ended) && state.helpers.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Joins every thread that has ended and lets go of the rest; the slots of those that have not.
+    pub(super) fn finish_stop(&self) -> Vec<Arc<Slot>> {
+        let mut state = lock(&self.0);
+        let living: Vec<_> = state.entries.iter().filter(|entry| !entry.has_ended()).collect();
+        let living = living.iter().map(|entry| Arc::clone(&entry.slot)).collect();
+        let mut threads: Vec<_> = state.entries.iter_mut().filter_map(|entry| entry.thread.take()).collect();
+        threads.append(&mut state.helpers);
+        threads.into_iter().for_each(|thread| state.release(Some(thread)));
+        state.stage = Stage::Stopped;
+        living
+    }
+
+    /// Whether the pool has stopped, and how: with every worker gone, or not.
+    pub(super) fn stopped(&self) -> Option<bool> {
+        let state = lock(&self.0);
+        (state.stage == Stage::Stopped).then(|| state.abandoned.iter().all(JoinHandle::is_finished))
+    }
+}
