@@ -22,7 +22,7 @@ use super::restart::RestartPolicy;
 use super::settings::{Limits, Settings};
 use super::size::Size;
 use super::uncommitted::Uncommitted;
-use super::{Pool, PoolError, start, ticket};
+use super::{Pool, PoolError, dispatch, start};
 use crate::host::size::Bytes;
 
 /// How far the workers are while a pool starts, in bytes over all of them.
@@ -77,6 +77,11 @@ impl PoolBuilder {
         };
         let cache = artifact::default_cache_directory();
         Self { module, settings, spares: None, queue: 1024, initially: None, admission: true, cache }
+    }
+
+    #[cfg(test)]
+    pub(super) fn into_settings(self) -> Settings {
+        self.settings
     }
 
     /// How many jobs run at the same time, each on a worker of its own. Default 1.
@@ -261,8 +266,8 @@ impl PoolBuilder {
         let need = need(&settings, count);
         let (desk, slots, origin) = start::slots(&settings, count, &source, &need, progress)?;
         let (queue, queued) = bounded(self.queue);
-        let (followers, followed) = ticket::Followers::new();
-        let dispatchers = ticket::dispatchers(settings.workers, &queued, &followed, &desk);
+        let (followers, followed) = dispatch::Followers::new();
+        let dispatchers = dispatch::dispatchers(settings.workers, &queued, &followed, &desk);
         Ok(Pool {
             profile,
             module_bytes: binary.len() as u64,

@@ -129,7 +129,19 @@ impl Desk {
 
     /// Takes the worker that has been idle for longest, waiting for one for at most `patience`, and only while one may come.
     pub(super) fn take_idle_within(&self, patience: Duration) -> Option<IdleWorker> {
-        self.idle.take_oldest_by(after(patience), &self.closing())
+        let (deadline, closing) = (after(patience), self.closing());
+        loop {
+            if self.idle.units().try_recv().is_err() {
+                select! {
+                    recv(self.idle.units()) -> _ => {}
+                    recv(closing) -> _ => return None,
+                    default(deadline.saturating_duration_since(Instant::now())) => return None,
+                }
+            }
+            if let Some(idle) = self.idle.claim_oldest() {
+                return Some(idle);
+            }
+        }
     }
 
     /// Says that no worker will ever come again.

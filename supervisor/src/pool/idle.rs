@@ -1,22 +1,18 @@
 //! Workers that are idle, and which of them is taken next.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
-use std::time::Instant;
 
 use cofferdam_protocol::status::Phase;
-use crossbeam_channel::{Receiver, select, unbounded};
 
-use super::Channel;
+use super::primitives::{Mutex, Receiver, Sender, lock, unbounded};
 use super::worker::{IdleWorker, Worker};
-use crate::sync::lock;
 
 /// Tokens of idle workers, the one that was used last at the end.
 #[derive(Debug)]
 pub(super) struct Idle {
     tokens: Mutex<VecDeque<IdleWorker>>,
     /// One for each token, for those who wait.
-    units: Channel<()>,
+    units: (Sender<()>, Receiver<()>),
 }
 
 impl Idle {
@@ -63,22 +59,10 @@ impl Idle {
         None
     }
 
-    /// Takes the worker that has been idle for longest, waiting for one until `deadline`, or until `closing` is
-    /// disconnected.
-    pub(super) fn take_oldest_by(&self, deadline: Instant, closing: &Receiver<()>) -> Option<IdleWorker> {
-        loop {
-            if self.units.1.try_recv().is_err() {
-                select! {
-                    recv(self.units.1) -> _ => {}
-                    recv(closing) -> _ => return None,
-                    default(deadline.saturating_duration_since(Instant::now())) => return None,
-                }
-            }
-            let oldest = lock(&self.tokens).pop_front();
-            if let Some(idle) = oldest.filter(|idle| idle.worker.is_alive()) {
-                return Some(idle);
-            }
-        }
+    /// As [`Idle::claim`], but the worker that has been idle for longest.
+    pub(super) fn claim_oldest(&self) -> Option<IdleWorker> {
+        let oldest = lock(&self.tokens).pop_front();
+        oldest.filter(|idle| idle.worker.is_alive())
     }
 
     /// Takes every worker that `keep` does not want.

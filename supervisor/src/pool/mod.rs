@@ -19,7 +19,7 @@
 //! a token that is not put back is a worker that ends. A job that ends its workers is answered from memory (`quarantine`).
 //! One thread a slot (`slot`, `keeper`) starts workers, waits for their deaths (`dying`, `death`, `oom`, `kernel_log`) and
 //! replaces them ([`restart`]); which slots there are, and whether there may be more, is known in one place (`register`).
-//! Hooks and wakers run in threads of their own (`teller`, `ticket`, `threads`). The rest asks questions: whether the memory is there
+//! Hooks and wakers run in threads of their own (`teller`, `dispatch`, `ticket`, `threads`). The rest asks questions: whether the memory is there
 //! ([`admission`], [`cgroup`]), and where the compiled module comes from (`artifact`).
 //!
 //! The pool knows nothing of any chain: a block is bytes at a height.
@@ -32,6 +32,7 @@ mod builder;
 mod call;
 pub mod cgroup;
 mod death;
+mod dispatch;
 mod dying;
 mod error;
 mod health;
@@ -40,7 +41,10 @@ mod job;
 mod keeper;
 mod kernel_log;
 mod layers;
+#[cfg(test)]
+mod models;
 mod oom;
+mod primitives;
 mod process;
 mod quarantine;
 mod register;
@@ -81,9 +85,9 @@ pub use settings::Limits;
 
 use crate::sync::lock;
 use call::Desk;
+use dispatch::{Followers, Queued};
 use size::Size;
 use slot::Slots;
-use ticket::{Followers, Queued};
 use worker::after;
 
 /// What runs jobs: a [`Pool`], or the [`Uncommitted`] way that it is compared with.
@@ -211,7 +215,7 @@ impl Pool {
     /// [`PoolError::Draining`].
     pub fn submit(&self, job: Job) -> Result<Ticket, PoolError> {
         let queue = lock(&self.queue);
-        ticket::submit(queue.as_ref().ok_or(PoolError::Draining)?, job)
+        dispatch::submit(queue.as_ref().ok_or(PoolError::Draining)?, job)
     }
 
     /// Begins `job` in this thread, and waits for at most `patience`: for a caller that must not wait long, an executor's

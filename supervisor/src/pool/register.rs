@@ -208,3 +208,84 @@ impl Register {
         (state.stage == Stage::Stopped).then(|| state.abandoned.iter().all(JoinHandle::is_finished))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::super::Pool;
+    use super::super::layers::LayerArena;
+    use super::*;
+
+    fn desk() -> Desk {
+        let settings = Pool::builder(Vec::new()).into_settings();
+        Desk::new(Arc::new(settings), Arc::new(LayerArena::create(0).unwrap()))
+    }
+
+    /// Opens a slot whose thread ends with the pool.
+    fn open(register: &Register, desk: &Desk, most: usize) -> Result<Option<Arc<Slot>>, StartFailure> {
+        register.open(most, desk, |_, stopped| thread::Builder::new().spawn(move || _ = stopped.recv()))
+    }
+
+    #[test]
+    fn a_slot_whose_thread_cannot_be_started_is_not_counted() {
+        let (register, desk) = (Register::new(), desk());
+        let slot = open(&register, &desk, 2).unwrap().unwrap();
+        let refused = register.open(2, &desk, |_, _| Err(io::ErrorKind::WouldBlock.into()));
+        assert!(matches!(refused, Err(StartFailure::Other(_))), "{refused:?}");
+        assert_eq!(register.all().len(), 1);
+        // Were it counted as alive, callers would wait for its worker for ever.
+        register.give_up(&slot, &desk);
+        assert!(desk.is_closed());
+        register.begin_stop();
+    }
+
+    #[test]
+    fn the_desk_is_closed_exactly_while_no_slot_is_alive() {
+        let (register, desk) = (Register::new(), desk());
+        let first = open(&register, &desk, 9).unwrap().unwrap();
+        let second = open(&register, &desk, 9).unwrap().unwrap();
+        register.give_up(&first, &desk);
+        assert!(!desk.is_closed());
+        second.retired.store(true, std::sync::atomic::Ordering::Release);
+        register.remove(&second, &desk);
+        assert!(desk.is_closed());
+        open(&register, &desk, 9).unwrap().unwrap();
+        assert!(!desk.is_closed());
+        register.begin_stop();
+    }
+
+    #[test]
+    fn there_are_never_more_than_may_be_and_none_once_it_stops() {
+        let (register, desk) = (Register::new(), desk());
+        assert!(open(&register, &desk, 1).unwrap().is_some());
+        assert!(open(&register, &desk, 1).unwrap().is_none());
+        assert_eq!(register.stopped(), None);
+        register.begin_stop();
+        assert!(matches!(open(&register, &desk, 2), Err(StartFailure::Stopping)));
+        while !register.have_all_ended() {
+            thread::yield_now();
+        }
+        assert!(register.finish_stop().is_empty());
+        assert_eq!(register.stopped(), Some(true));
+        // What comes late does not open it again.
+        register.begin_stop();
+        assert!(matches!(open(&register, &desk, 2), Err(StartFailure::Stopping)));
+    }
+
+    #[test]
+    fn a_thread_that_does_not_end_is_let_go_of_and_seen_until_it_does() {
+        let (register, desk) = (Register::new(), desk());
+        let (let_go, held) = bounded::<()>(0);
+        let opened = register.open(1, &desk, |_, _| thread::Builder::new().spawn(move || _ = held.recv()));
+        let slot = opened.unwrap().unwrap();
+        register.begin_stop();
+        let left = register.finish_stop();
+        assert_eq!(left.iter().map(|slot| slot.index).collect::<Vec<_>>(), [slot.index]);
+        assert_eq!(register.stopped(), Some(false));
+        drop(let_go);
+        while register.stopped() == Some(false) {
+            thread::yield_now();
+        }
+    }
+}
