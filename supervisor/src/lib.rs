@@ -25,7 +25,7 @@ mod sync;
 pub mod tree;
 
 pub use cofferdam_protocol::{exit, fault, profile, status, verdict, writes};
-pub use cofferdam_worker::{init, init_with};
+pub use cofferdam_worker::{InitError, init, init_with};
 
 #[doc(hidden)]
 pub use ctor as __ctor;

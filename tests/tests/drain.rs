@@ -1,16 +1,24 @@
 //! The end of a pool: a drain, a drop, a start that fails, a supervisor that is killed. No process is left behind.
 
+use std::fs;
+use std::future::Future;
 use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak, mpsc};
+use std::task::{Context, Wake, Waker};
 use std::thread::{self};
 use std::time::Duration;
 
-use cofferdam::pool::{PoolBuilder, PoolError, SlotState};
+use cofferdam::pool::{Death, Pool, PoolBuilder, PoolError, SlotState};
 use cofferdam::verdict::Verdict;
 use cofferdam_tests::support::guests::{Act, SCRIPT, good_block, good_pair};
 use cofferdam_tests::support::pool::{
-    PATIENCE, assert_good_block, build, children, is_running, limits, pairs, send, small, wait_for_state,
-    wait_until, workers,
+    PATIENCE, assert_good_block, build, children, is_running, limits, pairs, process_state, send, small,
+    wait_for_state, wait_until, workers,
 };
 use nix::sys::signal::Signal;
 
@@ -19,6 +27,10 @@ cofferdam::enable_test_support!();
 /// A small pool with a fault planted, such as `5x1:kill`.
 fn planted(fault: &str) -> PoolBuilder {
     small(SCRIPT).faults(vec![fault.parse().expect("a fault plan")])
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap()
 }
 
 /// Checks that none of these processes is there, not even as one that was not reaped.
@@ -120,6 +132,227 @@ fn a_pool_that_is_dropped_leaves_no_process() {
 fn a_pool_whose_start_fails_leaves_no_process() {
     let error = small(SCRIPT).workers(2).start_timeout(Duration::ZERO).build().unwrap_err();
     assert!(matches!(error, PoolError::StartTimeout(_)), "{error:?}");
+}
+
+/// Runs `work` in a thread, and gives what it gives; fails if that takes for ever.
+fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let running = thread::spawn(work);
+    wait_until(what, || running.is_finished().then_some(()));
+    running.join().unwrap()
+}
+
+#[test]
+fn a_pool_that_was_drained_neither_grows_nor_shrinks_and_says_so_at_once() {
+    let pool = build(small(SCRIPT).workers(2).initially(1));
+    assert!(pool.drain(PATIENCE));
+    let (grown, shrunk) = in_time("both answer", move || (pool.grow(), pool.shrink(PATIENCE * 10)));
+    assert!(matches!(grown, Err(PoolError::Draining)), "{grown:?}");
+    assert!(!shrunk);
+}
+
+/// Has `pool` grow in a thread of its own, and stops the worker while it starts. Gives the thread and the process.
+fn grow_and_stop(pool: &Arc<Pool>) -> (thread::JoinHandle<Result<bool, PoolError>>, u32) {
+    loop {
+        let slots = pool.health().slots.len();
+        let grows = thread::spawn({
+            let pool = Arc::clone(pool);
+            move || pool.grow()
+        });
+        let pid = wait_until("the process is there", || {
+            let slot = pool.health().slots.get(slots).cloned()?;
+            slot.pid.filter(|_| slot.state == SlotState::Starting || grows.is_finished())
+        });
+        send(pid, Signal::SIGSTOP);
+        wait_until("it stops, or is done", || (process_state(pid) == Some('T')).then_some(()));
+        if pool.health().slots[slots].state == SlotState::Starting {
+            return (grows, pid);
+        }
+        // It was ready already: once more.
+        send(pid, Signal::SIGCONT);
+        assert!(grows.join().unwrap().unwrap());
+        wait_until("one is given up", || pool.shrink(PATIENCE).then_some(()));
+    }
+}
+
+#[test]
+fn a_drain_ends_a_worker_that_is_being_added() {
+    let pool = Arc::new(build(small(SCRIPT).workers(2).initially(1)));
+    let (grows, pid) = grow_and_stop(&pool);
+    assert!(pool.drain(PATIENCE));
+    let grown = in_time("the call returns", move || grows.join().unwrap());
+    assert!(matches!(grown, Err(PoolError::Draining)), "{grown:?}");
+    assert_gone(&[pid]);
+}
+
+#[test]
+fn a_worker_that_cannot_be_added_leaves_no_slot_behind() {
+    let pool = Arc::new(build(small(SCRIPT).workers(2).initially(1).start_timeout(Duration::from_secs(2))));
+    let (grows, pid) = grow_and_stop(&pool);
+    let grown = in_time("the call returns", move || grows.join().unwrap());
+    assert!(matches!(grown, Err(PoolError::StartTimeout(_))), "{grown:?}");
+    assert_gone(&[pid]);
+    assert_eq!(pool.health().slots.len(), 1);
+    assert!(pool.grow().unwrap(), "there is room for one more");
+    assert_eq!((pool.health().ready(), pool.health().slots.len()), (2, 2));
+    // As many as there are: with the last of them, callers are told that no worker will come.
+    assert!(pool.shrink(PATIENCE) && pool.shrink(PATIENCE));
+    let called = in_time("a caller is told", move || pool.call(&good_block(1)).map(drop));
+    assert!(matches!(called, Err(PoolError::NoWorker)), "{called:?}");
+}
+
+#[test]
+fn a_start_whose_progress_breaks_or_panics_leaves_no_process() {
+    let children_before = children();
+    let broken = small(SCRIPT).workers(2).build_with(&mut |_| ControlFlow::Break(()));
+    // Where it is ready before it is asked, that is the last word, and no question.
+    drop(broken);
+    let panics =
+        || small(SCRIPT).workers(2).build_with(&mut |_| panic!("a defect of the caller, on purpose"));
+    assert!(catch_unwind(panics).is_err());
+    wait_until("every worker is gone", || {
+        children().iter().all(|pid| children_before.contains(pid)).then_some(())
+    });
+}
+
+/// A pool that its own hook or waker can reach.
+type Shared = Arc<Mutex<Option<Pool>>>;
+
+#[test]
+fn a_hook_may_drain_the_pool_and_drop_it() {
+    for drops in [false, true] {
+        let shared = Shared::default();
+        let (tell, told) = mpsc::channel();
+        let (tell, reached) = (Mutex::new(tell), Arc::clone(&shared));
+        let hook = move |_: &Death| {
+            // Taken out before it is used: the test looks at it meanwhile.
+            let pool = lock(&reached).take();
+            let Some(pool) = pool else { return };
+            if !drops {
+                assert!(pool.drain(Duration::ZERO), "nothing runs");
+            }
+            drop(pool);
+            lock(&tell).send(()).unwrap();
+        };
+        let pool = build(small(SCRIPT).workers(2).on_death(hook));
+        let pids = workers(&pool);
+        *lock(&shared) = Some(pool);
+        send(pids[0], Signal::SIGKILL);
+        told.recv_timeout(PATIENCE).expect("the hook returns");
+        assert_gone(&pids);
+    }
+}
+
+/// A waker that drains the pool.
+struct Drains {
+    pool: Weak<Pool>,
+    tell: Mutex<mpsc::Sender<bool>>,
+}
+
+impl Wake for Drains {
+    fn wake(self: Arc<Self>) {
+        let drained = self.pool.upgrade().is_none_or(|pool| pool.drain(Duration::ZERO));
+        lock(&self.tell).send(drained).unwrap();
+    }
+}
+
+#[test]
+fn the_waker_of_a_ticket_may_drain_the_pool() {
+    let pool = Arc::new(build(small(SCRIPT).workers(2)));
+    let pids = workers(&pool);
+    let (tell, told) = mpsc::channel();
+    let tickets: Vec<_> = (0..2)
+        .map(|height| {
+            let mut ticket = Box::pin(pool.submit(Act::Spin(50_000_000).block(height)).unwrap());
+            let waker = Drains { pool: Arc::downgrade(&pool), tell: Mutex::new(tell.clone()) };
+            let waker = Waker::from(Arc::new(waker));
+            assert!(ticket.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            ticket
+        })
+        .collect();
+    // Two at once: one of them finds the other at it.
+    for _ in 0..2 {
+        told.recv_timeout(PATIENCE).expect("the waker returns");
+    }
+    assert_gone(&pids);
+    in_time("a drain from elsewhere", move || pool.drain(PATIENCE));
+    drop(tickets);
+}
+
+/// A freezer of cgroup v1: a process in it does not even end by SIGKILL before it is thawed, as one in uninterruptible sleep.
+struct Freezer(PathBuf);
+
+impl Freezer {
+    fn make() -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("cofferdam-tests-{}-{number}", std::process::id());
+        let directory = Path::new("/sys/fs/cgroup/freezer").join(name);
+        match fs::create_dir(&directory) {
+            Ok(()) => Some(Self(directory)),
+            Err(error) => {
+                eprintln!("SKIPPED: no freezer of cgroup v1 can be made here: {error}");
+                None
+            }
+        }
+    }
+
+    fn set(&self, file: &str, text: &str) {
+        fs::write(self.0.join(file), text).unwrap();
+    }
+
+    fn freeze(&self, pid: u32) {
+        self.set("cgroup.procs", &pid.to_string());
+        self.set("freezer.state", "FROZEN");
+        wait_until("it is frozen", || {
+            let state = fs::read_to_string(self.0.join("freezer.state")).unwrap();
+            (state.trim() == "FROZEN").then_some(())
+        });
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        self.set("freezer.state", "THAWED");
+        wait_until("it is empty", || {
+            let inside = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+            for pid in inside.lines() {
+                // One that ends by itself meanwhile is no longer there to be moved.
+                let _ = fs::write("/sys/fs/cgroup/freezer/cgroup.procs", pid);
+            }
+            fs::remove_dir(&self.0).ok()
+        });
+    }
+}
+
+#[test]
+fn a_drain_does_not_wait_for_ever_for_a_worker_that_does_not_die() {
+    let Some(freezer) = Freezer::make() else { return };
+    let pool = build(small(SCRIPT).workers(2).kill_patience(Duration::from_millis(200)));
+    let pids = workers(&pool);
+    freezer.freeze(pids[0]);
+    let (clean, again, pool) =
+        in_time("the drain returns", move || (pool.drain(Duration::ZERO), pool.drain(Duration::ZERO), pool));
+    assert!(!clean && !again, "one process is still there");
+    assert!(is_running(pids[0]));
+    assert_gone(&pids[1..]);
+    // Its thread waits for it still, and reaps it.
+    drop(freezer);
+    wait_until("it is reaped", || (!children().contains(&pids[0])).then_some(()));
+    wait_until("the pool knows", || pool.drain(Duration::ZERO).then_some(()));
+}
+
+#[test]
+fn a_worker_that_does_not_die_is_given_up_within_bounds() {
+    let Some(freezer) = Freezer::make() else { return };
+    let pool = build(small(SCRIPT).workers(2).kill_patience(Duration::from_millis(200)));
+    // The one that has been idle for longest is the one that is given up.
+    freezer.freeze(workers(&pool)[0]);
+    freezer.set("cgroup.procs", &workers(&pool)[1].to_string());
+    let (shrunk, pool) = in_time("the call returns", move || (pool.shrink(PATIENCE), pool));
+    assert!(!shrunk, "its memory is not free");
+    assert_eq!(pool.health().slots.len(), 1);
+    drop(freezer);
+    assert_good_block(&pool, 1);
 }
 
 /// Set in the process that plays the supervisor.

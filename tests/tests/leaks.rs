@@ -5,7 +5,7 @@
 use std::fs;
 use std::time::Duration;
 
-use cofferdam::pool::{PoolError, SlotState};
+use cofferdam::pool::{JobResult, PoolError, SlotState};
 use cofferdam_tests::support::guests::{Act, SCRIPT, good_block};
 use cofferdam_tests::support::pool::{
     PATIENCE, assert_good_block, build, call, children, descriptors, limits, send, small, wait_for_state,
@@ -15,18 +15,21 @@ use nix::sys::signal::Signal;
 
 cofferdam::enable_test_support!();
 
-/// One pool's whole life: good blocks, traps, deaths of every kind, jobs in the queue at its end.
-fn live_and_die() {
+/// One pool's whole life: good blocks, traps, deaths of every kind, jobs in the queue at its end. Gives the results.
+fn live_and_die() -> Vec<JobResult> {
     let faults = ["2:kill", "3:exit=1", "4:garbage"].map(|fault| fault.parse().expect("a fault plan"));
     let pool = build(small(SCRIPT).workers(2).spares(1).faults(faults.to_vec()));
+    let mut results = Vec::new();
     for height in 0..6 {
-        assert!(call(&pool, &good_block(height)).verdict.is_completed());
-        call(&pool, &Act::ExhaustThenTrap.block(50));
+        results.push(call(&pool, &good_block(height)));
+        results.push(call(&pool, &Act::ExhaustThenTrap.block(50)));
     }
+    assert!(results.iter().step_by(2).all(|result| result.verdict.is_completed()));
     send(wait_for_state(&pool, 2, SlotState::Idle), Signal::SIGKILL);
     let tickets: Vec<_> = (60..70).map(|height| pool.submit(good_block(height))).collect();
     drop(pool);
     drop(tickets);
+    results
 }
 
 /// A pool that ends while its worker hangs, and starts that fail at each step.
@@ -64,7 +67,8 @@ fn pools_that_come_and_go_leave_nothing_behind() {
     fail();
     let (before, threads_before) = (descriptors(pid), threads());
     for _ in 0..5 {
-        live_and_die();
+        // What is kept of jobs keeps nothing of the workers.
+        let _results = live_and_die();
         fail();
         assert_eq!(children(), Vec::<u32>::new(), "no process, reaped or not");
         assert_eq!(descriptors(pid), before);

@@ -10,7 +10,9 @@ use std::thread;
 
 use cofferdam_tests::support::cgroup::ChildCgroup;
 use cofferdam_tests::support::command::{Cofferdam, Files, extend_digest, wait_until};
-use cofferdam_tests::support::serve::{Client, Server, serve};
+use cofferdam_tests::support::guests::Act;
+use cofferdam_tests::support::pool::send;
+use cofferdam_tests::support::serve::{Client, Server, await_busy, begin, script, serve};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -252,22 +254,50 @@ fn with_memory_for_one_worker_requests_wait_while_it_changes_over() {
     swap_in_little_memory(300 << 20, 1, "--workers 1 --spares 0");
 }
 
+/// What a refused swap says.
+fn refusal(server: &Server, letter: char) -> String {
+    let body = server.admin("/admin/swap", module(letter).as_bytes());
+    let body = body.problem(409, "urn:cofferdam:problem:not-swapped");
+    body["detail"].as_str().expect("a sentence").to_owned()
+}
+
 #[test]
-fn one_swap_at_a_time_and_none_while_it_drains() {
+fn one_swap_at_a_time() {
+    // It spins, so that the swap has to wait for it, until its time is over or its worker is killed.
+    let server = Server::ready(script().with("--retries 0"));
+    let runs = begin(&server, "/v1/blocks/1", &[], &Act::Spin(0).input());
+    let busy = await_busy(&server);
+    thread::scope(|scope| {
+        let admin = server.admin;
+        let swap = move || Client::connect(admin).post("/admin/swap", &[], module('a').as_bytes());
+        let first = scope.spawn(swap);
+        wait_until("the first swap waits for what runs", || {
+            let status = server.status();
+            status["swap"]["state"].as_str()?.contains("finishing what runs").then_some(())
+        });
+        assert_eq!(refusal(&server, 'b'), "another swap is going on");
+        assert!(!first.is_finished());
+        send(busy, Signal::SIGKILL);
+        first.join().expect("an answer").expect(200);
+    });
+    drop(runs);
+    server.admin("/admin/swap", module('b').as_bytes()).expect(200);
+    server.end();
+}
+
+#[test]
+fn none_while_it_drains() {
     let files = Files::new();
     let path = files.add("served.wat", module('a'));
-    let server = Server::ready(server(&path, "--workers 2"));
-    let statuses: Vec<u16> = thread::scope(|scope| {
-        let admin = server.admin;
-        let swap =
-            move |letter| Client::connect(admin).post("/admin/swap", &[], module(letter).as_bytes()).status;
-        let swaps: Vec<_> =
-            ['b', 'a', 'b', 'a'].map(|letter| scope.spawn(move || swap(letter))).into_iter().collect();
-        swaps.into_iter().map(|swap| swap.join().expect("an answer")).collect()
-    });
-    assert!(
-        statuses.contains(&200) && statuses.iter().all(|status| matches!(status, 200 | 409)),
-        "{statuses:?}"
-    );
-    server.end();
+    let server = Server::ready(server(&path, "--drain-delay 10m"));
+    let (profile, workers) = (server.profile(), server.running.workers());
+    server.running.signal(Signal::SIGTERM);
+    wait_until("it drains", || (server.get("/readyz").status == 503).then_some(()));
+    let refused = refusal(&server, 'b');
+    assert!(refused.contains("this process is draining"), "{refused}");
+    // Requests are still taken, by the old module.
+    server.post("/v1/blocks/1", &[], b"x").expect(200);
+    assert_eq!((server.profile(), server.running.workers()), (profile, workers));
+    server.running.signal(Signal::SIGKILL);
+    server.running.finish();
 }

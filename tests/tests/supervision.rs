@@ -1,16 +1,22 @@
 //! What happens when workers die, lie or hang: the job is run again on a fresh worker, a bounded number of times; the
 //! worker is replaced; and whoever goes first, no process is left behind.
 
+use std::fs::File;
 use std::future::Future;
+use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
+use std::process::Command;
 use std::sync::{Arc, Mutex, Once};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
 use cofferdam::fault::Fault;
+use cofferdam::pool::cgroup::ChildCgroup;
 use cofferdam::pool::restart::RestartPolicy;
-use cofferdam::pool::{Death, Job, JobResult, Pool, PoolBuilder, PoolError, SlotState};
+use cofferdam::pool::{
+    Begun, Death, Job, JobResult, Pool, PoolBuilder, PoolError, QuarantinePolicy, SlotState,
+};
 use cofferdam::status::Phase;
 use cofferdam::verdict::{HostVerdict, Verdict};
 use cofferdam_tests::support::guests::{Act, SCRIPT, START_SPINS, good_block, good_pair};
@@ -236,7 +242,10 @@ fn the_death_of_an_idle_worker_is_noticed_and_made_good_without_any_job() {
         let slot = pool.health().slots.swap_remove(0);
         assert_eq!(slot.deaths.total(), count);
         assert!(slot.last_death.unwrap().contains(signal.as_str()));
-        let death = deaths.lock().unwrap().last().unwrap().clone();
+        let death = wait_until("the hook is told", || {
+            let deaths = deaths.lock().unwrap();
+            deaths.last().filter(|_| deaths.len() as u64 == count).cloned()
+        });
         assert_eq!((death.pid, death.verdict, death.exit), (pid, HostVerdict::Killed, None), "{death:?}");
         assert_good_block(&pool, 3);
     }
@@ -250,6 +259,7 @@ fn a_death_is_told_with_the_last_requests() {
     for height in 8..=20 {
         call(&pool, &good_block(height));
     }
+    wait_until("the hook is told", || (!deaths.lock().unwrap().is_empty()).then_some(()));
     let deaths = deaths.lock().unwrap();
     let [death] = deaths.as_slice() else { panic!("one death: {deaths:?}") };
     assert_eq!(
@@ -298,6 +308,92 @@ fn a_slot_whose_workers_keep_dying_is_given_up_and_with_the_last_one_the_pool() 
     let ticket = pool.submit(good_block(3)).unwrap();
     assert!(matches!(ticket.wait(), Err(PoolError::NoWorker)));
     assert_eq!(pool.health().ready(), 0);
+}
+
+#[test]
+fn a_job_that_ends_its_workers_is_answered_from_memory_until_that_is_lifted() {
+    let pool = build(planted("5x99:segv").limits(limits(PATIENCE, 2)));
+    let first = call(&pool, &good_block(5));
+    assert_lost(&first, 3, HostVerdict::Crashed);
+    assert!(!first.is_from_memory() && first.quarantine.is_some(), "{first:?}");
+    assert_eq!((pool.health().deaths(), pool.health().quarantined), (3, 1));
+    // In each of the ways to ask, and while no worker is idle.
+    wait_for_state(&pool, 0, SlotState::Idle);
+    let busy = pool.submit(Act::Spin(0).block(1)).unwrap();
+    wait_for_state(&pool, 0, SlotState::Busy);
+    let begun = pool.begin(good_block(5), Duration::ZERO).unwrap();
+    let Begun::Done(again) = begun else { panic!("it takes no worker: {begun:?}") };
+    let mut killed = 0;
+    for _ in 0..3 {
+        killed = wait_until("another worker is at it", || {
+            let pid = wait_for_state(&pool, 0, SlotState::Busy);
+            (pid != killed).then_some(pid)
+        });
+        send(killed, Signal::SIGKILL);
+    }
+    assert_lost(&busy.wait().unwrap(), 3, HostVerdict::Killed);
+    let submitted = pool.submit(good_block(5)).unwrap().wait().unwrap();
+    for again in [*again, submitted, call(&pool, &good_block(5))] {
+        assert_eq!((again.verdict, again.attempts()), (Verdict::Host(HostVerdict::Crashed), 0));
+        assert!(again.is_from_memory());
+        for part in ["in quarantine since 2", " until 2", "its last 3 attempts", "crashed (SIGSEGV)"] {
+            assert!(again.detail.contains(part), "{part:?}: {}", again.detail);
+        }
+    }
+    assert_eq!(pool.health().deaths(), 6, "only the other job's were added");
+    // What resembles it is another job.
+    assert_good_block(&pool, 6);
+    let view = call(&pool, &Job::view("echo", 5, good_block(5).input().parts().collect::<Vec<_>>().concat()));
+    assert_lost(&view, 3, HostVerdict::Crashed);
+    // And whoever stops by itself at such a job has it run.
+    assert_lost(&call(&pool, &good_block(5).despite_quarantine()), 3, HostVerdict::Crashed);
+    let ids: Vec<u64> =
+        pool.quarantine().iter().filter(|entry| entry.height == 5).map(|entry| entry.id).collect();
+    assert_eq!(ids.len(), 2);
+    assert!(ids.iter().all(|id| pool.lift_quarantine(*id)));
+    let before = pool.health().deaths();
+    assert_lost(&call(&pool, &good_block(5)), 3, HostVerdict::Crashed);
+    assert_eq!(pool.health().deaths(), before + 3);
+}
+
+#[test]
+fn one_worker_that_is_killed_by_hand_puts_no_job_into_quarantine() {
+    let pool = build(planted("5x1:hang").limits(limits(PATIENCE, 0)));
+    let result = strike_while_busy(&pool, |pid| send(pid, Signal::SIGKILL));
+    assert_lost(&result, 1, HostVerdict::Killed);
+    assert!(result.quarantine.is_none() && pool.quarantine().is_empty(), "{result:?}");
+}
+
+#[test]
+fn a_pool_can_do_without_a_quarantine() {
+    let pool = build(planted("5x9:kill").limits(limits(PATIENCE, 1)).quarantine(QuarantinePolicy::OFF));
+    for _ in 0..2 {
+        assert_lost(&call(&pool, &good_block(5)), 2, HostVerdict::Killed);
+    }
+}
+
+#[test]
+fn a_kill_by_hand_is_not_blamed_on_the_kernel_though_it_has_just_killed_a_neighbour() {
+    let cgroup = match ChildCgroup::limited_to(256 << 20) {
+        Ok(cgroup) => cgroup,
+        Err(error) => return eprintln!("SKIPPED: no memory cgroup can be made here: {error}"),
+    };
+    if File::open("/dev/kmsg").is_err() {
+        return eprintln!(
+            "SKIPPED: the kernel's log cannot be read here, and a count does not say who was killed"
+        );
+    }
+    let planted = planted("5x1:hang").limits(limits(PATIENCE, 0)).admission(false);
+    let pool = build(planted.cgroup(cgroup.cgroup().clone()));
+    let result = strike_while_busy(&pool, |pid| {
+        // dd reads into one buffer of its block size.
+        let script = "echo 0 > \"$0/cgroup.procs\" && exec dd if=/dev/zero of=/dev/null bs=1G count=1";
+        let adjusted = format!("echo 1000 > /proc/self/oom_score_adj && {script}");
+        let status = Command::new("sh").args(["-c", &adjusted]).arg(cgroup.cgroup().dir()).status().unwrap();
+        assert_eq!((status.signal(), cgroup.cgroup().oom_kills()), (Some(9), Some(1)), "{status}");
+        send(pid, Signal::SIGKILL);
+    });
+    assert_eq!(result.verdict, Verdict::Host(HostVerdict::Killed), "{result:?}");
 }
 
 #[test]

@@ -203,7 +203,7 @@ impl<R: Runner> Chain<R> {
         }
         let SourceBlock { height, hash, bytes, .. } = block;
         let block_bytes = bytes.len() as u64;
-        let result = self.pool.call(&Job::block(height, bytes).on_state(self.tip()))?;
+        let result = self.pool.call(&Job::block(height, bytes).on_state(self.tip()).despite_quarantine())?;
         let writes_sha256 = result.writes().hash();
         let mut outcome =
             Outcome { height, hash, block_bytes, result, writes_sha256, digest: None, committed: false };

@@ -18,7 +18,7 @@ use crate::blocks::{self, BlockInput, BlockSource, Known};
 use crate::chain::OnGuestFailure;
 use crate::host::size::Bytes;
 use crate::pool::admission::Budget;
-use crate::pool::{Limits, Pool, PoolBuilder, PoolError, need_of};
+use crate::pool::{Limits, Pool, PoolBuilder, PoolError, QuarantinePolicy, need_of};
 use crate::sample;
 use crate::store::Store;
 
@@ -312,7 +312,34 @@ pub(super) struct PoolArgs {
     retries: u32,
 
     #[command(flatten)]
+    quarantine: QuarantineArgs,
+
+    #[command(flatten)]
     cache: CacheArgs,
+}
+
+/// What is done about requests that end the workers that run them.
+#[derive(Clone, Copy, Debug, Args)]
+struct QuarantineArgs {
+    /// How long a request is answered from memory after every attempt at it has ended its worker; 0s never does. Blocks of a
+    /// node's own chain are always run.
+    #[arg(
+        long = "quarantine",
+        value_name = "TIME",
+        default_value = "10m",
+        value_parser = humantime::parse_duration
+    )]
+    time: Duration,
+
+    /// How many such requests are remembered.
+    #[arg(long = "quarantine-entries", value_name = "N", default_value_t = 1024)]
+    entries: usize,
+}
+
+impl QuarantineArgs {
+    fn policy(self) -> QuarantinePolicy {
+        QuarantinePolicy { time: self.time, entries: self.entries, ..QuarantinePolicy::default() }
+    }
 }
 
 impl PoolArgs {
@@ -320,6 +347,7 @@ impl PoolArgs {
     pub(super) fn builder(&self, module: Vec<u8>, input: Bytes) -> PoolBuilder {
         let limits = Limits { retries: self.retries, ..self.limits.limits(input) };
         let mut builder = Pool::builder(module).workers(self.workers.unwrap_or(1)).limits(limits);
+        builder = builder.quarantine(self.quarantine.policy());
         if let Some(spares) = self.spares {
             builder = builder.spares(spares);
         }

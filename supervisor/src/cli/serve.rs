@@ -38,7 +38,8 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
-    /// Where to serve the admin API: POST /admin/swap, POST /admin/drain. Whoever reaches it decides what is run.
+    /// Where to serve the admin API: POST /admin/swap, POST /admin/drain, GET /admin/quarantine, POST /admin/quarantine/lift.
+    /// Whoever reaches it decides what is run.
     #[arg(long, value_name = "ADDR")]
     admin: Option<SocketAddr>,
 

@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use cofferdam_worker::module::MAX_MODULE_BYTES;
 use http_body_util::{BodyExt, Limited};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::problem::{self, Problem};
 use super::service::Service;
-use super::{method, not_found, status};
+use super::{method, not_found, snapshot, status};
 
 /// Does what an operator asks for. Given by whoever runs the server, because only they know where modules come from.
 pub trait Operator: Send + Sync + 'static {
@@ -31,9 +32,15 @@ pub trait Operator: Send + Sync + 'static {
 
 type Given = State<Arc<dyn Operator>>;
 
-/// The admin API: `POST /admin/swap`, `POST /admin/drain`, `GET /admin/status`.
+/// The admin API: `POST /admin/swap`, `POST /admin/drain`, `GET /admin/status`, `GET /admin/quarantine`,
+/// `POST /admin/quarantine/lift` and `POST /admin/quarantine/lift/{id}`.
 pub fn admin_router(service: Service, operator: Arc<dyn Operator>) -> Router {
-    let status = Router::new().route("/admin/status", get(status)).with_state(service);
+    let status = Router::new()
+        .route("/admin/status", get(status))
+        .route("/admin/quarantine", get(quarantine))
+        .route("/admin/quarantine/lift", post(lift_all))
+        .route("/admin/quarantine/lift/{id}", post(lift))
+        .with_state(service);
     Router::new()
         .route("/admin/swap", post(swap))
         .route("/admin/drain", post(drain))
@@ -66,6 +73,36 @@ async fn swap(State(operator): Given, body: Body) -> Response {
         ),
         Err(error) => Problem::Internal(error.to_string()).into_response(),
     }
+}
+
+/// Every job that is in quarantine.
+async fn quarantine(State(service): State<Service>) -> Response {
+    json(&json!({ "quarantine": snapshot::quarantine(&service.0, usize::MAX) }))
+}
+
+/// Has every job that is in quarantine run again when it is next asked for.
+async fn lift_all(State(service): State<Service>) -> Response {
+    let lifted = service.pool().map_or(0, |pool| pool.lift_all_quarantines());
+    tracing::info!("quarantine: all {lifted} were lifted");
+    json(&json!({ "lifted": lifted }))
+}
+
+/// The same for one job, by its id in the list.
+async fn lift(State(service): State<Service>, id: Result<Path<String>, PathRejection>) -> Response {
+    let id = id.map_or_else(|rejection| rejection.body_text(), |Path(id)| id);
+    let known = u64::from_str_radix(&id, 16).ok();
+    let is_lifted = |id| service.pool().is_some_and(|pool| pool.lift_quarantine(id));
+    if known.is_some_and(is_lifted) {
+        tracing::info!("quarantine: {id} was lifted");
+        return json(&json!({ "lifted": 1 }));
+    }
+    let id: String = id.chars().take(100).collect();
+    Problem::NotFound(format!("nothing with the id {id:?} is in quarantine")).into_response()
+}
+
+fn json(body: &Value) -> Response {
+    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body.to_string())
+        .into_response()
 }
 
 async fn drain(State(operator): Given) -> Response {

@@ -21,7 +21,7 @@ use super::body::Held;
 use super::gate::Lane;
 use super::problem;
 use crate::chain::{Outcome, extend_digest};
-use crate::pool::{FailedAttempt, JobOutput, JobResult, WorkerInfo};
+use crate::pool::{FailedAttempt, JobOutput, JobResult, Quarantined, WorkerInfo};
 
 const VERDICT: HeaderName = HeaderName::from_static("cofferdam-verdict");
 const DIGEST: HeaderName = HeaderName::from_static("cofferdam-digest");
@@ -72,6 +72,7 @@ pub(super) struct Answer {
     pub(super) queued: Duration,
     pub(super) exec: Duration,
     pub(super) overhead: Duration,
+    pub(super) quarantine: Option<Quarantined>,
     memory_bytes: u64,
     fuel_used: Option<u64>,
     log: String,
@@ -97,6 +98,7 @@ impl Answer {
     pub(super) fn new(question: Question, result: JobResult) -> Self {
         let attempts = result.attempts();
         let JobResult { verdict, detail, failed_attempts, worker, output, log, exec, overhead, .. } = result;
+        let quarantine = result.quarantine;
         let output = match output {
             JobOutput::Nothing => Bytes::new(),
             // In the memory that the pool lends for it, if it is large.
@@ -123,6 +125,7 @@ impl Answer {
             queued: question.queued,
             exec,
             overhead,
+            quarantine,
             memory_bytes: result.memory_bytes,
             fuel_used: result.fuel_used,
             log,
@@ -147,6 +150,7 @@ impl Answer {
             queued: Duration::ZERO,
             exec: result.exec,
             overhead: result.overhead,
+            quarantine: result.quarantine,
             memory_bytes: result.memory_bytes,
             fuel_used: result.fuel_used,
             log: String::new(),
@@ -160,9 +164,19 @@ impl Answer {
         self.output.clone()
     }
 
+    /// Whether no attempt was made for it, because the job is in quarantine.
+    pub(super) fn is_from_memory(&self) -> bool {
+        self.quarantine.is_some_and(|quarantine| quarantine.from_memory)
+    }
+
+    /// What came of the request, in a word.
+    pub(super) fn word(&self) -> &'static str {
+        if self.is_from_memory() { "quarantined" } else { self.verdict.name() }
+    }
+
     /// How many attempts were lost to the host.
     pub(super) fn lost(&self) -> usize {
-        self.failed.len()
+        if self.is_from_memory() { 0 } else { self.failed.len() }
     }
 
     /// Bytes that it takes to keep.
@@ -205,16 +219,28 @@ impl Answer {
             Verdict::Guest(_) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "The guest failed, as it would on every host")
             }
+            _ if self.is_from_memory() => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The request is in quarantine: it ended the workers that ran it",
+            ),
             Verdict::Host(HostVerdict::Deadline) => (StatusCode::GATEWAY_TIMEOUT, "The deadline passed"),
             Verdict::Host(_) => (StatusCode::SERVICE_UNAVAILABLE, "The host lost every attempt"),
         };
         let mut body = self.to_json();
-        body["type"] = Value::from(format!("urn:cofferdam:verdict:{}", self.verdict.name()));
+        let r#type = match self.is_from_memory() {
+            true => "urn:cofferdam:problem:quarantined".to_owned(),
+            false => format!("urn:cofferdam:verdict:{}", self.verdict.name()),
+        };
+        body["type"] = Value::from(r#type);
         body["title"] = Value::from(title);
         body["status"] = Value::from(status.as_u16());
         let mut response = problem::json(status, &body);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(1));
+        let retry_after = match &self.quarantine {
+            Some(quarantine) => Some(whole_seconds(quarantine.left())),
+            None => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
+        };
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }
@@ -243,6 +269,13 @@ impl Answer {
             "log": self.log,
             "lost": self.failed.iter().map(lost).collect::<Vec<_>>(),
         });
+        if let Some(quarantine) = &self.quarantine {
+            value["quarantine"] = json!({
+                "since": humantime::format_rfc3339_seconds(quarantine.since).to_string(),
+                "until": humantime::format_rfc3339_seconds(quarantine.until).to_string(),
+                "from_memory": quarantine.from_memory,
+            });
+        }
         match self.lane {
             Lane::Blocks => {
                 let pair = |(key, value)| json!({ "key": hex::encode(key), "value": hex::encode(value) });
@@ -280,6 +313,11 @@ impl Answer {
         }
         put(SERVER_TIMING, &timing);
     }
+}
+
+/// Seconds, rounded up, and at least one.
+fn whole_seconds(time: Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }
 
 /// Microseconds, to the nanosecond.

@@ -34,6 +34,8 @@ pub(super) struct Totals {
     pub(super) completed: u64,
     pub(super) guest_failed: u64,
     pub(super) host_failed: u64,
+    /// Answered from memory, because the job is in quarantine.
+    pub(super) quarantined: u64,
     pub(super) shed: u64,
 }
 
@@ -65,6 +67,10 @@ impl Default for History {
 
 impl History {
     pub(super) fn count(&mut self, answer: &Answer) {
+        if answer.is_from_memory() {
+            self.totals.quarantined += 1;
+            return;
+        }
         let counted = match answer.verdict {
             Verdict::COMPLETED => &mut self.totals.completed,
             Verdict::Guest(_) => &mut self.totals.guest_failed,

@@ -68,28 +68,41 @@ impl Answers {
 
     /// The answer to the request with this key: an earlier one, the one that is being made, or that of `work`.
     ///
-    /// The work goes on if whoever asked goes away: another may have begun to wait for it.
+    /// The work goes on if whoever asked goes away: another may have begun to wait for it. So it must know nothing of one
+    /// client's deadline: whoever asks waits for as long as they like.
     pub(super) async fn get(
         self: &Arc<Self>,
         key: Key,
         work: impl Future<Output = Outcome> + Send + 'static,
     ) -> Outcome {
-        let running = {
-            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((request, answer)) = self.given.get(&key.name) {
-                return if request == key.request { Ok(answer) } else { Err(Problem::KeyReused) };
-            }
-            match running.get(&key.name) {
-                Some((request, _)) if *request != key.request => return Err(Problem::KeyReused),
-                Some((_, running)) => running.clone(),
-                None => {
-                    let shared = self.begin(&key, work);
-                    running.insert(key.name.clone(), (key.request, shared.clone()));
-                    shared
+        let mut own = Some(work);
+        loop {
+            let (running, is_own) = {
+                let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some((request, answer)) = self.given.get(&key.name) {
+                    return if request == key.request { Ok(answer) } else { Err(Problem::KeyReused) };
                 }
+                match (running.get(&key.name), own.take()) {
+                    (Some((request, _)), _) if *request != key.request => return Err(Problem::KeyReused),
+                    (Some((_, running)), work) => {
+                        let joined = running.clone();
+                        own = work;
+                        (joined, false)
+                    }
+                    (None, Some(work)) => {
+                        let shared = self.begin(&key, work);
+                        running.insert(key.name.clone(), (key.request, shared.clone()));
+                        (shared, true)
+                    }
+                    (None, None) => return Err(Problem::Internal("the work was begun twice".to_owned())),
+                }
+            };
+            match running.await {
+                // The other one waited for a turn for as long as it may. This one came later.
+                Err(Problem::NoTurn { .. }) if !is_own => {}
+                outcome => return outcome,
             }
-        };
-        running.await
+        }
     }
 
     fn begin(self: &Arc<Self>, key: &Key, work: impl Future<Output = Outcome> + Send + 'static) -> Running {

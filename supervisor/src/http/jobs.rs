@@ -86,11 +86,14 @@ async fn answer(
     };
     let body = body::receive(body, &bounds, &inner.room).await?;
     let key = Key::of(headers, || fingerprint(lane, height, export.as_deref(), body.sha256))?;
-    let request = Request { lane, height: reached, export, body, layers: Vec::new(), base: None, deadline };
+    // With a key, others may wait for the same answer, each for as long as they allow: the work itself has no client's time.
+    let own = if key.is_some() { None } else { deadline };
+    let request =
+        Request { lane, height: reached, export, body, layers: Vec::new(), base: None, deadline: own };
     let work = Arc::clone(inner).answer(request);
     let answer = match key {
         None => work.await?,
-        Some(key) => inner.answers.get(key, work.in_current_span()).await?,
+        Some(key) => within(deadline, inner.answers.get(key, work.in_current_span())).await?,
     };
     let format = Format::of(headers);
     let bytes = answer.response_bytes(format);
@@ -117,6 +120,15 @@ fn reached(inner: &Inner, lane: Lane, height: u32) -> Result<u32, Problem> {
         Some(highest) if height <= highest => Ok(height),
         _ => Err(Problem::AboveTip { height, tip }),
     }
+}
+
+/// Waits for `answer` for no longer than the request allowed.
+async fn within<T>(
+    deadline: Option<(Instant, Duration)>,
+    answer: impl Future<Output = Result<T, Problem>>,
+) -> Result<T, Problem> {
+    let Some((at, allowed)) = deadline else { return answer.await };
+    tokio::time::timeout_at(at.into(), answer).await.unwrap_or(Err(Problem::ClientDeadline(allowed)))
 }
 
 /// What makes two requests the same.

@@ -132,7 +132,11 @@ impl Metrics {
 
     pub(super) fn count(&self, answer: &Answer) {
         let kind = Word(answer.lane.name());
-        self.requests.get_or_create(&OfVerdict { kind, verdict: Word(answer.verdict.name()) }).inc();
+        self.requests.get_or_create(&OfVerdict { kind, verdict: Word(answer.word()) }).inc();
+        if answer.is_from_memory() {
+            // It took no time of the pool's.
+            return;
+        }
         let of = OfKind { kind };
         self.guest.get_or_create(&of).observe(answer.exec.as_secs_f64());
         self.overhead.get_or_create(&of).observe(answer.overhead.as_secs_f64());
@@ -199,6 +203,11 @@ fn moment(now: &Now<'_>) -> Registry {
         "Bodies and answers that are held",
         Unit::Bytes,
         ConstGauge::new(whole(now.held_bytes)),
+    );
+    registry.register(
+        "quarantine",
+        "Jobs in quarantine: they ended their workers, and are answered from memory",
+        ConstGauge::new(whole(now.health.quarantined as u64)),
     );
     registry.register("ready", "Whether /readyz says yes", ConstGauge::new(i64::from(now.ready)));
     let info = Info::new(

@@ -67,21 +67,32 @@ struct Later {
     begun: Begun,
 }
 
+impl Request {
+    fn job(&self) -> Job {
+        let input = self.body.input.clone();
+        let job = match &self.export {
+            None => Job::block(self.height, input),
+            Some(export) => Job::view(export.clone(), self.height, input),
+        };
+        job.over(self.layers.clone()).based_on(self.base)
+    }
+}
+
 impl Run {
     fn new(request: Request, turn: Turn, queued: Duration) -> Self {
-        let Request { lane, height, export, body, layers, base, .. } = request;
-        let Received { input, sha256, held } = body;
-        let job = match &export {
-            None => Job::block(height, input),
-            Some(export) => Job::view(export.clone(), height, input),
-        };
-        Self { lane, height, export, sha256, job: job.over(layers).based_on(base), queued, turn, held }
+        let job = request.job();
+        let Request { lane, height, export, body, .. } = request;
+        let Received { sha256, held, .. } = body;
+        Self { lane, height, export, sha256, job, queued, turn, held }
     }
 }
 
 impl Inner {
     /// Runs a job for a request: waits for a turn, and for the answer.
     pub(super) async fn answer(self: Arc<Self>, request: Request) -> Result<Arc<Answer>, Problem> {
+        if let Some(answer) = self.from_quarantine(&request).await? {
+            return Ok(answer);
+        }
         let patience = self.patience(&request);
         let asked = Instant::now();
         let turn = self.gate.enter(request.lane, patience).await;
@@ -101,6 +112,37 @@ impl Inner {
             },
         };
         joined.unwrap_or_else(|error| Err(Problem::Internal(error.to_string())))
+    }
+
+    /// The answer to a request whose job is in quarantine: at once, for it needs no worker and no turn.
+    async fn from_quarantine(&self, request: &Request) -> Result<Option<Arc<Answer>>, Problem> {
+        let Some(generation) = self.generation().filter(|generation| generation.pool.has_quarantine()) else {
+            return Ok(None);
+        };
+        let job = request.job();
+        if !generation.pool.may_be_quarantined(&job) {
+            return Ok(None);
+        }
+        let pool = Arc::clone(&generation.pool);
+        let found = match job.input().len() < MUCH_BYTES {
+            true => pool.quarantined(&job),
+            false => tokio::task::spawn_blocking(move || pool.quarantined(&job))
+                .await
+                .map_err(|error| Problem::Internal(error.to_string()))?,
+        };
+        let Some(result) = found else { return Ok(None) };
+        let question = Question {
+            lane: request.lane,
+            height: request.height,
+            export: request.export.clone(),
+            sha256: request.body.sha256,
+            profile: generation.profile,
+            profile_text: Arc::clone(&generation.profile_text),
+            queued: Duration::ZERO,
+        };
+        let answer = Arc::new(Answer::new(question, result));
+        self.note(&answer);
+        Ok(Some(answer))
     }
 
     /// Begins a job on the pool that serves now. This thread, which serves other connections, too, waits for it for a moment:

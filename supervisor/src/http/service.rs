@@ -143,6 +143,10 @@ impl Service {
             // Whoever counts deaths sees each pool once.
             let mut past = lock(&self.0.past);
             let before = self.0.generation.swap(Some(Arc::new(generation)));
+            // Of another module it says nothing.
+            if let Some(before) = before.as_ref().filter(|before| before.profile == profile) {
+                pool.take_over_quarantine(&before.pool);
+            }
             past.leave(before.map(|generation| Arc::clone(&generation.pool)));
         }
         self.0.phase.send_if_modified(|phase| {
@@ -273,6 +277,7 @@ impl Inner {
         let exec_us = u64::try_from(answer.exec.as_micros()).unwrap_or(u64::MAX);
         match answer.verdict {
             Verdict::COMPLETED => tracing::debug!(verdict, attempts, pid, exec_us, "answered"),
+            _ if answer.is_from_memory() => tracing::info!(verdict, attempts, "{}", answer.detail),
             Verdict::Guest(_) => tracing::info!(verdict, attempts, pid, exec_us, "{}", answer.detail),
             Verdict::Host(_) => tracing::error!(verdict, attempts, pid, "{}", answer.detail),
         }

@@ -11,7 +11,7 @@ use super::answer::Answer;
 use super::health::{Readiness, State};
 use super::history::{Latency, Totals};
 use super::service::Inner;
-use crate::pool::SlotHealth;
+use crate::pool::{QuarantineEntry, SlotHealth};
 use crate::sync::lock;
 
 /// Which module is served.
@@ -38,6 +38,7 @@ pub(super) struct Recent {
     kind: &'static str,
     height: u32,
     export: Option<String>,
+    /// Or "quarantined", of one that was answered from memory.
     verdict: &'static str,
     #[serde(serialize_with = "hex_or_null")]
     digest: Option<Hash>,
@@ -57,6 +58,27 @@ struct Worker {
     huge_bytes: Option<u64>,
     deaths: u64,
     last_death: Option<String>,
+}
+
+/// A job that is answered from memory.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Quarantine {
+    /// By which it can be lifted.
+    id: String,
+    kind: &'static str,
+    height: u32,
+    export: Option<String>,
+    input_bytes: u64,
+    input_sha256: String,
+    since_ms: u64,
+    until_ms: u64,
+    /// Workers that it ended.
+    deaths: u32,
+    /// The verdict of its last attempt, and the evidence in words.
+    verdict: Option<&'static str>,
+    detail: Option<String>,
+    /// Requests that were answered from memory.
+    answered: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -92,9 +114,22 @@ pub(super) struct Snapshot {
     rate: f64,
     latency_us: Option<Latency>,
     recent: Vec<Recent>,
+    /// The last ones of those in quarantine.
+    quarantine: Vec<Quarantine>,
     /// What the application over the service adds, by its name.
     #[serde(flatten)]
     extension: Option<BTreeMap<&'static str, Value>>,
+}
+
+/// How many of the jobs in quarantine the status shows. `/admin/quarantine` has all.
+const MOST_QUARANTINED: usize = 50;
+
+/// At most so many jobs in quarantine, the one that was asked for last first.
+pub(super) fn quarantine(inner: &Inner, most: usize) -> Vec<Quarantine> {
+    let Some(generation) = inner.generation() else { return Vec::new() };
+    let mut entries = generation.pool.quarantine();
+    entries.reverse();
+    entries.iter().take(most).map(Quarantine::from).collect()
 }
 
 /// Milliseconds since 1970.
@@ -115,12 +150,32 @@ impl Recent {
             kind: answer.lane.name(),
             height: answer.height,
             export: answer.export.clone(),
-            verdict: answer.verdict.name(),
+            verdict: answer.word(),
             digest: answer.digest,
             exec_us: answer.exec.as_secs_f64() * 1e6,
             overhead_us: answer.overhead.as_secs_f64() * 1e6,
             attempts: answer.attempts,
             pid: answer.worker.pid,
+        }
+    }
+}
+
+impl From<&QuarantineEntry> for Quarantine {
+    fn from(entry: &QuarantineEntry) -> Self {
+        let last = entry.failed.last();
+        Self {
+            id: format!("{:016x}", entry.id),
+            kind: if entry.export.is_some() { "view" } else { "block" },
+            height: entry.height,
+            export: entry.export.clone(),
+            input_bytes: entry.input_bytes,
+            input_sha256: entry.input_sha256.to_string(),
+            since_ms: millis(entry.quarantined.since),
+            until_ms: millis(entry.quarantined.until),
+            deaths: entry.deaths,
+            verdict: last.map(|attempt| attempt.verdict.name()),
+            detail: last.map(|attempt| attempt.detail.clone()),
+            answered: entry.answered,
         }
     }
 }
@@ -167,6 +222,7 @@ impl Snapshot {
             rate: last.rate,
             latency_us: last.latency,
             recent: lock(&inner.recent).iter().cloned().collect(),
+            quarantine: quarantine(inner, MOST_QUARANTINED),
             extension: inner
                 .extension
                 .get()

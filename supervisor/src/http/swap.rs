@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::service::Service;
+use super::service::{Phase, Service};
 use super::snapshot::{Swap, millis};
 use crate::pool::{Pool, PoolBuilder, PoolError};
 use crate::sync::lock;
@@ -25,6 +25,9 @@ pub enum SwapError {
     /// Another swap is going on.
     #[error("another swap is going on")]
     Busy,
+    /// The process is about to end.
+    #[error("this process is draining, and swaps no module any more")]
+    Draining,
     /// There is no pool to take the place of.
     #[error("nothing is served yet")]
     Starting,
@@ -97,6 +100,9 @@ impl Service {
     /// [`SwapError`]; the old module serves on then.
     pub fn swap(&self, name: &str, builder: impl Fn() -> PoolBuilder) -> Result<Arc<Pool>, SwapError> {
         let news = News::begin(self)?;
+        if self.is_ending() {
+            return Err(SwapError::Draining);
+        }
         let old = self.pool().ok_or(SwapError::Starting)?;
         // Whatever is wrong with the module shows here, before anything is given up.
         builder().compile()?;
@@ -105,6 +111,8 @@ impl Service {
         let spares = old.full_size() - old.workers();
         let described = || builder().workers(old.workers()).spares(spares);
         let new = match described().build() {
+            // Dropping the new one ends it.
+            Ok(_) if self.is_ending() => return Err(SwapError::Draining),
             Ok(pool) => {
                 let pool = Arc::new(pool);
                 self.install(&pool, name);
@@ -122,6 +130,10 @@ impl Service {
         }
         self.forget_replaced();
         Ok(new)
+    }
+
+    fn is_ending(&self) -> bool {
+        matches!(self.phase(), Phase::Draining | Phase::Closing)
     }
 
     fn one_by_one(
@@ -146,6 +158,10 @@ impl Service {
         };
         let mut installed = false;
         for committed in 1..=all {
+            if !installed && self.is_ending() {
+                new.drain(Duration::ZERO);
+                return Err(give_back(old, SwapError::Draining));
+            }
             if !installed && committed * 2 >= all {
                 self.install(&new, name);
                 installed = true;
@@ -183,6 +199,8 @@ fn give_back(old: &Pool, error: SwapError) -> SwapError {
         match old.grow() {
             Ok(true) => {}
             Ok(false) => return error,
+            // It ends anyway.
+            Err(PoolError::Draining) => return error,
             Err(again) => {
                 tracing::error!("swap: the old pool could not be made whole again: {again}");
                 return error;

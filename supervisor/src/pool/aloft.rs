@@ -9,7 +9,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::call::{Course, Desk, Look, Permit};
-use super::ticket::{Followers, Ticket};
+use super::dispatch::Followers;
+use super::ticket::Ticket;
 use super::worker::after;
 use super::{Begun, Job, JobResult, PoolError};
 

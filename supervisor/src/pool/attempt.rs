@@ -122,7 +122,7 @@ impl Flight {
     pub(super) fn end(self, answer: &Answer) -> (IdleWorker, ResetHandle) {
         let Self { idle, id, .. } = self;
         idle.worker.answered(|| answer.reply.verdict.to_string());
-        let reset = ResetHandle::new(Arc::clone(&idle.worker), id);
+        let reset = ResetHandle::new(&idle.worker, id);
         (idle, reset)
     }
 
@@ -131,12 +131,12 @@ impl Flight {
         let Self { idle, .. } = self;
         let (worker, info) = (Arc::clone(&idle.worker), idle.worker.info());
         let gone = matches!(failure, Failure::Gone);
-        let death = match failure {
-            Failure::Gone => idle.mourn(),
-            Failure::Kill(reason) => idle.condemn(reason),
+        let (reason, death) = match failure {
+            Failure::Gone => (None, idle.mourn()),
+            Failure::Kill(reason) => (Some(reason.clone()), idle.condemn(reason)),
         };
         let unbegun = !matches!(worker.status.phase(), Some(Phase::Running) | None);
-        let lost = failed_attempt(info, death);
+        let lost = failed_attempt(info, death, reason.as_ref());
         match lost {
             _ if worker.was_stopped() => Lost::ToDrain,
             lost if gone && unbegun => Lost::Unbegun(lost),
@@ -217,10 +217,14 @@ impl Failure {
     }
 }
 
-fn failed_attempt(worker: WorkerInfo, death: Option<Death>) -> FailedAttempt {
-    match death {
-        Some(Death { verdict, detail, .. }) => FailedAttempt { worker, verdict, detail },
-        // Its slot's thread is gone without a word: the pool is being torn down.
-        None => FailedAttempt { worker, verdict: HostVerdict::Killed, detail: "the pool stopped".to_owned() },
+fn failed_attempt(worker: WorkerInfo, death: Option<Death>, reason: Option<&KillReason>) -> FailedAttempt {
+    if let Some(Death { verdict, detail, .. }) = death {
+        return FailedAttempt { worker, verdict, detail };
+    }
+    // The kernel holds it, in uninterruptible sleep for example: why it was killed is known, how it ends is not.
+    let undead = "the process has not ended yet, though it was sent SIGKILL";
+    match reason.and_then(KillReason::verdict) {
+        Some((verdict, why)) => FailedAttempt { worker, verdict, detail: format!("{why}; {undead}") },
+        None => FailedAttempt { worker, verdict: HostVerdict::Killed, detail: undead.to_owned() },
     }
 }

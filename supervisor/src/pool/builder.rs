@@ -17,11 +17,12 @@ use super::admission::{Budget, Need};
 use super::artifact::{self, ArtifactOrigin, Source};
 use super::cgroup::Cgroup;
 use super::death::Death;
+use super::quarantine::QuarantinePolicy;
 use super::restart::RestartPolicy;
 use super::settings::{Limits, Settings};
 use super::size::Size;
 use super::uncommitted::Uncommitted;
-use super::{Pool, PoolError, start, ticket};
+use super::{Pool, PoolError, dispatch, start};
 use crate::host::size::Bytes;
 
 /// How far the workers are while a pool starts, in bytes over all of them.
@@ -67,6 +68,8 @@ impl PoolBuilder {
             layer_bytes: 0,
             restart: RestartPolicy::default(),
             start_timeout: Duration::from_secs(120),
+            kill_patience: Duration::from_secs(10),
+            quarantine: QuarantinePolicy::default(),
             executable: PathBuf::from("/proc/self/exe"),
             faults: Vec::new(),
             on_death: None,
@@ -74,6 +77,11 @@ impl PoolBuilder {
         };
         let cache = artifact::default_cache_directory();
         Self { module, settings, spares: None, queue: 1024, initially: None, admission: true, cache }
+    }
+
+    #[cfg(test)]
+    pub(super) fn into_settings(self) -> Settings {
+        self.settings
     }
 
     /// How many jobs run at the same time, each on a worker of its own. Default 1.
@@ -160,6 +168,19 @@ impl PoolBuilder {
         self
     }
 
+    /// How long a worker may live on after SIGKILL before the pool waits for it no longer, as one in uninterruptible sleep
+    /// may. Default 10 s.
+    pub fn kill_patience(mut self, patience: Duration) -> Self {
+        self.settings.kill_patience = patience;
+        self
+    }
+
+    /// When a job that ends its workers is answered from memory.
+    pub fn quarantine(mut self, policy: QuarantinePolicy) -> Self {
+        self.settings.quarantine = policy;
+        self
+    }
+
     /// How many of the workers, spares among them, are started by [`PoolBuilder::build`]; the rest follow by
     /// [`Pool::grow`]. By default all are.
     pub fn initially(mut self, workers: usize) -> Self {
@@ -201,8 +222,9 @@ impl PoolBuilder {
         self
     }
 
-    /// Has `hook` called, in a thread of the pool, after each death that nobody asked for: once the process is gone, and so
-    /// some time after the pool's health counts it.
+    /// Has `hook` called after each death that nobody asked for: once the process is gone, and so some time after the pool's
+    /// health counts it. The hook has a thread of its own, so a slot's next worker does not wait for it, and it may drain the
+    /// pool, or drop it. A hook that panics is called again for the next death.
     pub fn on_death(mut self, hook: impl Fn(&Death) + Send + Sync + 'static) -> Self {
         self.settings.on_death = Some(Arc::new(hook));
         self
@@ -219,7 +241,8 @@ impl PoolBuilder {
     /// Builds the pool: returns once every worker has committed its memory and is ready.
     ///
     /// # Errors
-    /// Any [`PoolError`] about settings, module, memory, or start.
+    /// [`PoolError::NotInitialised`] in a program that has not called [`init`](crate::init) first; any [`PoolError`] about
+    /// settings, module, memory, or start.
     pub fn build(self) -> Result<Pool, PoolError> {
         self.build_with(&mut |_| ControlFlow::Continue(()))
     }
@@ -229,6 +252,8 @@ impl PoolBuilder {
     /// # Errors
     /// As [`PoolBuilder::build`], and [`PoolError::Cancelled`] once `progress` says to break off.
     pub fn build_with(mut self, progress: &mut Progress<'_>) -> Result<Pool, PoolError> {
+        // First of all: a program that is no worker when it is started again would build a pool again.
+        cofferdam_worker::check_initialised()?;
         self.check_settings()?;
         start::check_process()?;
         start::check_addresses(&self.settings)?;
@@ -242,8 +267,8 @@ impl PoolBuilder {
         let need = need(&settings, count);
         let (desk, slots, origin) = start::slots(&settings, count, &source, &need, progress)?;
         let (queue, queued) = bounded(self.queue);
-        let (followers, followed) = ticket::Followers::new();
-        let dispatchers = ticket::dispatchers(settings.workers, &queued, &followed, &desk);
+        let (followers, followed) = dispatch::Followers::new();
+        let dispatchers = dispatch::dispatchers(settings.workers, &queued, &followed, &desk);
         Ok(Pool {
             profile,
             module_bytes: binary.len() as u64,
@@ -254,14 +279,16 @@ impl PoolBuilder {
             queue: Mutex::new(Some(queue)),
             followers,
             dispatchers: Mutex::new(dispatchers),
+            draining: Mutex::default(),
         })
     }
 
     /// Has the module compiled and kept in the cache, if it is not there yet, without building the pool.
     ///
     /// # Errors
-    /// [`PoolError::Module`] and [`PoolError::Artifact`].
+    /// [`PoolError::Module`] and [`PoolError::Artifact`], and [`PoolError::NotInitialised`].
     pub fn compile(&self) -> Result<ArtifactOrigin, PoolError> {
+        cofferdam_worker::check_initialised()?;
         let binary = module::to_binary(&self.module)?;
         module::inspect(&binary, self.settings.memory.bytes)?;
         Ok(artifact::obtain(&source(&self.settings, self.cache.as_deref(), &binary))?.origin)
@@ -273,6 +300,7 @@ impl PoolBuilder {
     /// # Errors
     /// Any [`PoolError`] about settings and module.
     pub fn build_uncommitted(self, state: Option<StateReader>) -> Result<Uncommitted, PoolError> {
+        cofferdam_worker::check_initialised()?;
         self.check_settings()?;
         let binary = module::to_binary(&self.module)?;
         module::inspect(&binary, self.settings.memory.bytes)?;

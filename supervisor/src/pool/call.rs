@@ -6,6 +6,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::message::Call;
@@ -16,8 +17,10 @@ use super::attempt::{Answer, Flight, Lost};
 use super::idle::Idle;
 use super::job::{FailedAttempt, Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
 use super::layers::LayerArena;
+use super::quarantine::{Quarantine, Quarantined};
 use super::room::Room;
 use super::settings::Settings;
+use super::threads::PoolId;
 use super::worker::{IdleWorker, Worker, after};
 use super::{Channel, MAX_EXPORT_BYTES, MAX_LAYERS, PoolError};
 use crate::sync::lock;
@@ -29,6 +32,8 @@ const MAX_UNBEGUN: u32 = 16;
 /// Where callers and slots meet: idle workers, and permits to use them.
 #[derive(Debug)]
 pub(super) struct Desk {
+    /// The pool that it belongs to.
+    pub(super) id: PoolId,
     settings: Arc<Settings>,
     /// Where jobs find what the state does not hold yet.
     pub(super) layers: Arc<LayerArena>,
@@ -39,7 +44,9 @@ pub(super) struct Desk {
     permits: Channel<()>,
     /// Disconnected when no worker will ever come again.
     closed: Mutex<(Option<Sender<()>>, Receiver<()>)>,
-    pub(super) draining: AtomicBool,
+    draining: AtomicBool,
+    /// Jobs that are answered from memory, because they end their workers.
+    pub(super) quarantine: Quarantine,
     next_job: AtomicU64,
 }
 
@@ -101,6 +108,8 @@ impl Desk {
             let _ = permits.0.try_send(());
         }
         Self {
+            id: PoolId::new(),
+            quarantine: Quarantine::new(settings.quarantine),
             settings,
             layers,
             room,
@@ -122,9 +131,21 @@ impl Desk {
         self.idle.take_unless(keep)
     }
 
-    /// Takes the worker that has been idle for longest, waiting for one for at most `patience`.
+    /// Takes the worker that has been idle for longest, waiting for one for at most `patience`, and only while one may come.
     pub(super) fn take_idle_within(&self, patience: Duration) -> Option<IdleWorker> {
-        self.idle.take_oldest_by(after(patience))
+        let (deadline, closing) = (after(patience), self.closing());
+        loop {
+            if self.idle.units().try_recv().is_err() {
+                select! {
+                    recv(self.idle.units()) -> _ => {}
+                    recv(closing) -> _ => return None,
+                    default(deadline.saturating_duration_since(Instant::now())) => return None,
+                }
+            }
+            if let Some(idle) = self.idle.claim_oldest() {
+                return Some(idle);
+            }
+        }
     }
 
     /// Says that no worker will ever come again.
@@ -135,7 +156,7 @@ impl Desk {
     /// Takes that back: a pool that was shrunk to nothing grows again.
     pub(super) fn reopen(&self) {
         let mut closed = lock(&self.closed);
-        if closed.0.is_none() && !self.draining.load(Ordering::Acquire) {
+        if closed.0.is_none() && !self.is_draining() {
             *closed = open();
         }
     }
@@ -152,14 +173,17 @@ impl Desk {
 
     /// Waits until nothing runs, or for `deadline`; whether nothing does.
     pub(super) fn wait_for_running_jobs(&self, deadline: Instant) -> bool {
-        let workers = self.settings.workers;
-        let taken = (0..workers).take_while(|_| self.permits.1.recv_deadline(deadline).is_ok()).count();
-        // Given back: a thread that was let in just before the drain began must get one, and learn of the drain, or
-        // it would wait for ever.
-        for _ in 0..taken {
-            let _ = self.permits.0.try_send(());
+        const STEP: Duration = Duration::from_millis(1);
+        // Looked at and not taken: a thread that was let in just before the drain began must get one, and learn of the drain,
+        // and somebody else may be waiting for the same.
+        while self.permits.1.len() < self.settings.workers {
+            let now = Instant::now();
+            if now >= deadline {
+                return false;
+            }
+            thread::sleep(STEP.min(deadline - now));
         }
-        taken == workers
+        true
     }
 
     /// Runs `job`, retrying it after host verdicts.
@@ -167,7 +191,10 @@ impl Desk {
         let started = Instant::now();
         self.check_job(job)?;
         let _permit = self.take_permit()?;
-        self.finish(Course::new(started), job)
+        match self.quarantined(job) {
+            Some(result) => Ok(result),
+            None => self.finish(Course::new(started), job),
+        }
     }
 
     /// Begins `job` if a worker is idle at this moment; none if there is no such worker.
@@ -177,6 +204,8 @@ impl Desk {
         self.check_open()?;
         let Ok(()) = self.permits.1.try_recv() else { return Ok(None) };
         let permit = Permit(self.permits.0.clone());
+        // Again: a drain that began in between may have seen that nothing runs.
+        self.check_open()?;
         let Some(idle) = self.idle.try_take() else { return Ok(None) };
         course.flight = Some(self.take_off(idle, job, course.attempt));
         Ok(Some((course, permit)))
@@ -190,7 +219,7 @@ impl Desk {
         let is_there = flight.await_reply(deadline);
         if is_there && flight.output_bytes().is_some_and(|bytes| bytes <= MUCH_BYTES) {
             match flight.await_answer(job, deadline) {
-                Some(Ok(answer)) => return Look::Landed(Box::new(self.land(flight, answer, course))),
+                Some(Ok(answer)) => return Look::Landed(Box::new(self.land(flight, answer, course, job))),
                 landed => flight.failure = landed.and_then(Result::err),
             }
         }
@@ -200,7 +229,7 @@ impl Desk {
 
     /// Follows a job to its final result.
     pub(super) fn finish(&self, mut course: Course, job: &Job) -> Result<JobResult, PoolError> {
-        while course.attempt <= self.settings.limits.retries.saturating_add(1) {
+        while course.attempt <= self.attempts() {
             let mut flight = match course.flight.take() {
                 Some(flight) => flight,
                 None => {
@@ -211,7 +240,7 @@ impl Desk {
                 }
             };
             let failure = match flight.await_end(job) {
-                Ok(answer) => return Ok(self.land(flight, answer, course)),
+                Ok(answer) => return Ok(self.land(flight, answer, course, job)),
                 Err(failure) => failure,
             };
             match flight.lose(failure) {
@@ -231,10 +260,32 @@ impl Desk {
                     );
                     course.attempt += 1;
                     course.failed.push(lost);
+                    // Another one of the same kind may have used up its attempts meanwhile.
+                    if course.attempt <= self.attempts()
+                        && let Some(result) = self.quarantined(job)
+                    {
+                        return Ok(result);
+                    }
                 }
             }
         }
-        Ok(poisoned(course.started, course.failed))
+        let quarantine = self.quarantine.lost(job, &course.failed, self.has_own_time(job));
+        Ok(poisoned(course.started.elapsed(), course.failed, quarantine))
+    }
+
+    /// The result of a job that is in quarantine: from memory, whatever the workers are doing.
+    pub(super) fn quarantined(&self, job: &Job) -> Option<JobResult> {
+        let (quarantine, failed) = self.quarantine.find(job)?;
+        Some(poisoned(Duration::ZERO, failed, Some(quarantine)))
+    }
+
+    fn attempts(&self) -> u32 {
+        self.settings.limits.retries.saturating_add(1)
+    }
+
+    /// Whether the job has less time than others have.
+    fn has_own_time(&self, job: &Job) -> bool {
+        job.deadline.is_some_and(|own| own < self.settings.limits.deadline)
     }
 
     fn check_job(&self, job: &Job) -> Result<(), PoolError> {
@@ -259,10 +310,11 @@ impl Desk {
     }
 
     /// Takes an answer. The worker comes back to the idle ones only from here: only after a sound answer.
-    fn land(&self, flight: Flight, answer: Answer, course: Course) -> JobResult {
+    fn land(&self, flight: Flight, answer: Answer, course: Course, job: &Job) -> JobResult {
         let (idle, reset) = flight.end(&answer);
         let info = idle.worker.info();
         self.put_idle(idle);
+        self.quarantine.answered(job);
         completed(course.started, info, answer, reset, course.failed)
     }
 
@@ -279,8 +331,18 @@ impl Desk {
         self.check_open().map(|()| permit)
     }
 
+    /// Takes no more jobs from now on.
+    pub(super) fn refuse_jobs(&self) {
+        // In one order with the permits: whoever finds the desk open after having taken a permit is seen to have it.
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
     fn check_open(&self) -> Result<(), PoolError> {
-        if self.draining.load(Ordering::Acquire) { Err(PoolError::Draining) } else { Ok(()) }
+        if self.is_draining() { Err(PoolError::Draining) } else { Ok(()) }
     }
 
     /// An idle worker; waits for one if there is none.
@@ -300,7 +362,7 @@ impl Desk {
     }
 
     fn no_worker(&self) -> PoolError {
-        if self.draining.load(Ordering::Acquire) { PoolError::Draining } else { PoolError::NoWorker }
+        if self.is_draining() { PoolError::Draining } else { PoolError::NoWorker }
     }
 }
 
@@ -333,14 +395,23 @@ fn completed(
         memory_bytes: reply.memory_bytes,
         fuel_used: reply.fuel_used,
         reset,
+        quarantine: None,
     }
 }
 
-/// The result of a job whose every attempt was lost.
-fn poisoned(started: Instant, failed_attempts: Vec<FailedAttempt>) -> JobResult {
+/// The result of a job whose every attempt was lost, just now or earlier.
+fn poisoned(
+    overhead: Duration,
+    failed_attempts: Vec<FailedAttempt>,
+    quarantine: Option<Quarantined>,
+) -> JobResult {
     let last = failed_attempts.last();
     let verdict = last.map_or(HostVerdict::Killed, |attempt| attempt.verdict);
-    let detail = last.map_or_else(String::new, |attempt| attempt.detail.clone());
+    let why = last.map_or_else(String::new, |attempt| attempt.detail.clone());
+    let detail = match &quarantine {
+        Some(quarantine) if quarantine.from_memory => quarantine.sentence(&failed_attempts),
+        _ => why,
+    };
     JobResult {
         verdict: Verdict::Host(verdict),
         detail,
@@ -348,10 +419,11 @@ fn poisoned(started: Instant, failed_attempts: Vec<FailedAttempt>) -> JobResult 
         output: JobOutput::Nothing,
         log: String::new(),
         exec: Duration::ZERO,
-        overhead: started.elapsed(),
+        overhead,
         memory_bytes: 0,
         fuel_used: None,
         reset: ResetHandle::none(),
         failed_attempts,
+        quarantine,
     }
 }

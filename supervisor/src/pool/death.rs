@@ -2,17 +2,15 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cofferdam_protocol::exit::WorkerExit;
 use cofferdam_protocol::status::Phase;
 use cofferdam_protocol::verdict::HostVerdict;
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 
-use super::cgroup::{Cgroup, Evidence, OomCounts};
+use super::oom::Oom;
 
 /// How many of its last requests are kept of each worker.
 const KEPT_REQUESTS: usize = 8;
@@ -95,6 +93,24 @@ pub(super) enum KillReason {
     Stopping,
 }
 
+impl KillReason {
+    /// The verdict on a worker that was killed for this, and why in words; none for an end that was asked for.
+    pub(super) fn verdict(&self) -> Option<(HostVerdict, String)> {
+        Some(match self {
+            Self::Deadline(after) => {
+                let after = humantime::format_duration(*after);
+                (HostVerdict::Deadline, format!("no answer within {after}"))
+            }
+            Self::Violation(what) => (HostVerdict::ProtocolViolation, what.clone()),
+            Self::StartTimeout(after) => {
+                let after = humantime::format_duration(*after);
+                (HostVerdict::Deadline, format!("not ready within {after} of its start"))
+            }
+            Self::Stopping => return None,
+        })
+    }
+}
+
 /// What is known of an end beside its wait status.
 pub(super) struct Circumstances<'a> {
     pub(super) kill: Option<&'a KillReason>,
@@ -103,32 +119,10 @@ pub(super) struct Circumstances<'a> {
     pub(super) oom: Oom,
 }
 
-/// Whether the kernel killed for want of memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Oom {
-    /// It did, by its own count.
-    Yes(Evidence),
-    /// It did not: the count has not risen.
-    No,
-    /// The count cannot be read here.
-    Unknown,
-}
-
 /// The verdict on an end, and the evidence in words.
 pub(super) fn classify(status: &WaitStatus, circumstances: &Circumstances<'_>) -> (HostVerdict, String) {
-    match circumstances.kill {
-        Some(KillReason::Deadline(after)) => {
-            return (
-                HostVerdict::Deadline,
-                format!("no answer within {}", humantime::format_duration(*after)),
-            );
-        }
-        Some(KillReason::Violation(what)) => return (HostVerdict::ProtocolViolation, what.clone()),
-        Some(KillReason::StartTimeout(after)) => {
-            let after = humantime::format_duration(*after);
-            return (HostVerdict::Deadline, format!("not ready within {after} of its start"));
-        }
-        Some(KillReason::Stopping) | None => {}
+    if let Some(verdict) = circumstances.kill.and_then(KillReason::verdict) {
+        return verdict;
     }
     match *status {
         WaitStatus::Signaled(_, signal, _) => classify_signal(signal, circumstances),
@@ -148,6 +142,18 @@ fn classify_signal(signal: Signal, circumstances: &Circumstances<'_>) -> (HostVe
             format!("killed by the kernel (SIGKILL) while it committed its memory: {evidence}"),
         ),
         // Most likely the kernel, then, too.
+        (Signal::SIGKILL, Oom::Perhaps(evidence)) if !circumstances.ready => (
+            HostVerdict::CommitFailed,
+            format!(
+                "SIGKILL while it committed its memory; perhaps by the kernel, for want of memory: {evidence}"
+            ),
+        ),
+        (Signal::SIGKILL, Oom::Perhaps(evidence)) => (
+            HostVerdict::Killed,
+            format!(
+                "SIGKILL; perhaps by the kernel, for want of memory: {evidence}, but of which process is not known"
+            ),
+        ),
         (Signal::SIGKILL, Oom::Unknown) if !circumstances.ready => {
             (HostVerdict::CommitFailed, "SIGKILL while it committed its memory".to_owned())
         }
@@ -175,111 +181,13 @@ fn classify_exit(code: i32, circumstances: &Circumstances<'_>) -> (HostVerdict, 
     }
 }
 
-/// Attributes out-of-memory kills to deaths: the kernel counts kills, it does not say whom.
-///
-/// Each kill counted stands for one SIGKILL death at most, and only for a short time: a later SIGKILL, sent by
-/// somebody, must not be explained by an old kill of another process. Nothing says when a count rose, so it is
-/// read all the time ([`OomLedger::sample`]), not only when a worker has died: a rise is then never seen much
-/// later than it happened. What remains is the moment itself: a worker killed by somebody within
-/// [`Credits::LIFE`] and a sampling interval of the kernel's kill of another process is taken for that one.
-#[derive(Debug)]
-pub(super) struct OomLedger {
-    cgroup: Option<Cgroup>,
-    credits: Mutex<Credits>,
-}
-
-impl OomLedger {
-    /// How often the counts are read.
-    const SAMPLING: Duration = Duration::from_secs(1);
-
-    /// Of the cgroup that the workers live in, by default this process's.
-    pub(super) fn new(cgroup: Option<Cgroup>) -> Self {
-        let cgroup = cgroup.or_else(|| Cgroup::discover().ok());
-        let counts = OomCounts::read(cgroup.as_ref());
-        Self { cgroup, credits: Mutex::new(Credits::new(counts)) }
-    }
-
-    /// Keeps the counts fresh until the other end of `stopped` is dropped.
-    pub(super) fn sample(&self, stopped: &Receiver<()>) {
-        // Disconnected: the pool is stopping. Nothing is ever sent.
-        while stopped.recv_timeout(Self::SAMPLING) == Err(RecvTimeoutError::Timeout) {
-            drop(self.refresh());
-        }
-    }
-
-    /// Whether a death by SIGKILL, which was just reaped, was an out-of-memory kill.
-    pub(super) fn explain(&self, status: &WaitStatus) -> Oom {
-        if !matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)) {
-            return Oom::No;
-        }
-        self.refresh().spend()
-    }
-
-    /// Reads the counts while nobody else does, so that they are compared in the order of their reading.
-    fn refresh(&self) -> MutexGuard<'_, Credits> {
-        let mut credits = crate::sync::lock(&self.credits);
-        let counts = OomCounts::read(self.cgroup.as_ref());
-        credits.update(counts, Instant::now());
-        credits
-    }
-}
-
-/// The counted kills that have not explained a death yet.
-#[derive(Debug)]
-struct Credits {
-    counts: OomCounts,
-    /// Oldest first.
-    open: VecDeque<Credit>,
-}
-
-/// One rise of the count.
-#[derive(Debug)]
-struct Credit {
-    seen: Instant,
-    /// How many deaths it can still explain; never zero.
-    left: u64,
-    evidence: Evidence,
-}
-
-impl Credits {
-    /// How long a kill that was seen can explain a death: the time that a killed process may take to end.
-    const LIFE: Duration = Duration::from_secs(3);
-
-    fn new(counts: OomCounts) -> Self {
-        Self { counts, open: VecDeque::new() }
-    }
-
-    /// Takes in the counts as they are at `now`, and forgets what is too old by then.
-    fn update(&mut self, counts: OomCounts, now: Instant) {
-        if let Some(evidence) = counts.rose_since(&self.counts) {
-            self.open.push_back(Credit { seen: now, left: evidence.to - evidence.from, evidence });
-        }
-        self.counts = counts;
-        self.open.retain(|credit| now.saturating_duration_since(credit.seen) < Self::LIFE);
-    }
-
-    /// Explains one death by SIGKILL.
-    fn spend(&mut self) -> Oom {
-        let Some(credit) = self.open.front_mut() else {
-            let readable = self.counts.cgroup.is_some() || self.counts.host.is_some();
-            return if readable { Oom::No } else { Oom::Unknown };
-        };
-        credit.left -= 1;
-        let oom = Oom::Yes(credit.evidence.clone());
-        if credit.left == 0 {
-            self.open.pop_front();
-        }
-        oom
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use nix::unistd::Pid;
 
     fn verdict(status: &WaitStatus, ready: bool, oom: bool, kill: Option<&KillReason>) -> HostVerdict {
-        let oom = if oom { Oom::Yes(Evidence { place: None, from: 3, to: 4 }) } else { Oom::No };
+        let oom = if oom { Oom::Yes("the count rose".to_owned()) } else { Oom::No };
         let circumstances = Circumstances { kill, ready, refusal: None, oom };
         classify(status, &circumstances).0
     }
@@ -317,63 +225,25 @@ mod tests {
     }
 
     #[test]
+    fn where_it_is_not_known_who_was_killed_it_says_perhaps() {
+        let end = |ready| {
+            let oom = Oom::Perhaps("the count of the host rose".to_owned());
+            classify(&signaled(Signal::SIGKILL), &Circumstances { kill: None, ready, refusal: None, oom })
+        };
+        assert_eq!((end(true).0, end(false).0), (HostVerdict::Killed, HostVerdict::CommitFailed));
+        for (_, detail) in [end(true), end(false)] {
+            assert!(
+                detail.contains("perhaps by the kernel") && detail.contains("count of the host"),
+                "{detail}"
+            );
+        }
+    }
+
+    #[test]
     fn what_the_supervisor_did_itself_is_known_by_its_reason() {
         let killed = |reason: KillReason| verdict(&signaled(Signal::SIGKILL), true, true, Some(&reason));
         assert_eq!(killed(KillReason::Deadline(Duration::from_secs(1))), HostVerdict::Deadline);
         assert_eq!(killed(KillReason::Violation("x".to_owned())), HostVerdict::ProtocolViolation);
-    }
-
-    fn killed_on_the_host(kills: u64) -> OomCounts {
-        OomCounts { host: Some(kills), ..OomCounts::default() }
-    }
-
-    #[test]
-    fn an_old_kill_does_not_explain_a_later_death() {
-        let start = Instant::now();
-        let second = |n| start + Duration::from_secs(1) * n;
-        let mut credits = Credits::new(killed_on_the_host(3));
-        credits.update(killed_on_the_host(4), second(1));
-        for n in 2..60 {
-            credits.update(killed_on_the_host(4), second(n));
-        }
-        assert_eq!(credits.spend(), Oom::No);
-        assert!(credits.open.is_empty());
-    }
-
-    #[test]
-    fn a_kill_explains_a_death_until_its_life_is_over() {
-        for (age, explained) in [(Credits::LIFE - Duration::from_nanos(1), true), (Credits::LIFE, false)] {
-            let seen = Instant::now();
-            let mut credits = Credits::new(killed_on_the_host(3));
-            credits.update(killed_on_the_host(4), seen);
-            credits.update(killed_on_the_host(4), seen + age);
-            assert_eq!(credits.spend() != Oom::No, explained, "{age:?}");
-        }
-    }
-
-    #[test]
-    fn fresh_kills_explain_exactly_as_many_deaths() {
-        let now = Instant::now();
-        let mut credits = Credits::new(killed_on_the_host(3));
-        credits.update(killed_on_the_host(5), now);
-        credits.update(killed_on_the_host(6), now + Duration::from_secs(1));
-        let rose = |from, to| Oom::Yes(Evidence { place: None, from, to });
-        let told: Vec<Oom> = (0..4).map(|_| credits.spend()).collect();
-        assert_eq!(told, [rose(3, 5), rose(3, 5), rose(5, 6), Oom::No]);
-    }
-
-    #[test]
-    fn without_a_count_nothing_is_known() {
-        let mut credits = Credits::new(OomCounts::default());
-        credits.update(OomCounts::default(), Instant::now());
-        assert_eq!(credits.spend(), Oom::Unknown);
-    }
-
-    #[test]
-    fn sampling_ends_with_the_pool() {
-        let (stop, stopped) = crossbeam_channel::bounded(0);
-        drop(stop);
-        OomLedger::new(None).sample(&stopped);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
@@ -57,6 +58,31 @@ fn has_ended(pid: Pid) -> bool {
     !matches!(waitid(Id::Pid(pid), look), Ok(WaitStatus::StillAlive))
 }
 
+/// Whether nobody has killed the process yet: it is not ending, and no SIGKILL waits for it. False if /proc does not tell.
+pub(super) fn is_untouched(pid: Pid) -> bool {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+    // In this order: a signal that is taken off the pending ones has the process exit next.
+    let is_untouched = || Some(!is_kill_pending(&read("status")?)? && !is_exiting(&read("stat")?)?);
+    is_untouched().unwrap_or(false)
+}
+
+/// Whether SIGKILL is among the pending signals in /proc/PID/status.
+fn is_kill_pending(status: &str) -> Option<bool> {
+    let pending = |name| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    };
+    let mask = pending("SigPnd:")? | pending("ShdPnd:")?;
+    Some(mask >> (Signal::SIGKILL as i32 - 1) & 1 == 1)
+}
+
+/// Whether the process is past its last instruction, by a line of /proc/PID/stat.
+fn is_exiting(stat: &str) -> Option<bool> {
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let flags: u64 = fields.get(9 - 3)?.parse().ok()?;
+    Some(flags & EXITING != 0 || matches!(*fields.first()?, "Z" | "X"))
+}
+
 /// How a process ends that is past its last instruction; none if it is not, or if /proc does not tell.
 fn ending_status(pid: Pid) -> Option<WaitStatus> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -91,6 +117,19 @@ mod tests {
         assert_eq!(parse_status(&line(4, 0)), None, "it may be hidden");
         assert_eq!(parse_status("7 (x) S 1"), None);
         assert_eq!(parse_status(""), None);
+    }
+
+    #[test]
+    fn a_process_is_untouched_until_it_is_killed_or_ends() {
+        assert!(is_untouched(Pid::this()));
+        assert!(!is_untouched(Pid::from_raw(i32::MAX)), "it is not there");
+        let status = |own: &str, shared: &str| format!("Name:\tx\nSigPnd:\t{own}\nShdPnd:\t{shared}\n");
+        assert_eq!(is_kill_pending(&status("0000000000000000", "0000000000000000")), Some(false));
+        assert_eq!(is_kill_pending(&status("0000000000000100", "0000000000000000")), Some(true));
+        assert_eq!(is_kill_pending(&status("0000000000000000", "0000000000004100")), Some(true));
+        assert_eq!(is_kill_pending("Name:\tx\n"), None);
+        assert_eq!((is_exiting(&line(EXITING, 9)), is_exiting(&line(0, 0))), (Some(true), Some(false)));
+        assert_eq!(is_exiting("7 (x) Z 1 7 7 0 -1 0"), Some(true));
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub const MAX_EXPORT_BYTES: usize = 1024;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PoolError {
+    /// This program has not called [`init`](crate::init), or has called it too late.
+    #[error(transparent)]
+    NotInitialised(#[from] cofferdam_worker::InitError),
     /// A setting that no pool can have.
     #[error("{0}")]
     Setting(String),

@@ -118,12 +118,14 @@ pub struct Health {
     pub past_deaths: DeathCounts,
     /// Submitted jobs that wait.
     pub queued: usize,
+    /// Jobs in quarantine: see [`QuarantinePolicy`](super::QuarantinePolicy).
+    pub quarantined: usize,
 }
 
 impl Health {
-    pub(super) fn of(slots: &Slots, queued: usize) -> Self {
+    pub(super) fn of(slots: &Slots, queued: usize, quarantined: usize) -> Self {
         let (slots, past_deaths) = slots.all_and_past();
-        Self { slots: slots.iter().map(|slot| slot_health(slot)).collect(), past_deaths, queued }
+        Self { slots: slots.iter().map(|slot| slot_health(slot)).collect(), past_deaths, queued, quarantined }
     }
 
     /// Workers that are committed and ready, busy or not.

@@ -1,22 +1,18 @@
 //! Workers that are idle, and which of them is taken next.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
-use std::time::Instant;
 
 use cofferdam_protocol::status::Phase;
-use crossbeam_channel::{Receiver, unbounded};
 
-use super::Channel;
+use super::primitives::{Mutex, Receiver, Sender, lock, unbounded};
 use super::worker::{IdleWorker, Worker};
-use crate::sync::lock;
 
 /// Tokens of idle workers, the one that was used last at the end.
 #[derive(Debug)]
 pub(super) struct Idle {
     tokens: Mutex<VecDeque<IdleWorker>>,
     /// One for each token, for those who wait.
-    units: Channel<()>,
+    units: (Sender<()>, Receiver<()>),
 }
 
 impl Idle {
@@ -63,15 +59,10 @@ impl Idle {
         None
     }
 
-    /// Takes the worker that has been idle for longest, waiting for one until `deadline`.
-    pub(super) fn take_oldest_by(&self, deadline: Instant) -> Option<IdleWorker> {
-        loop {
-            self.units.1.recv_deadline(deadline).ok()?;
-            let oldest = lock(&self.tokens).pop_front();
-            if let Some(idle) = oldest.filter(|idle| idle.worker.is_alive()) {
-                return Some(idle);
-            }
-        }
+    /// As [`Idle::claim`], but the worker that has been idle for longest.
+    pub(super) fn claim_oldest(&self) -> Option<IdleWorker> {
+        let oldest = lock(&self.tokens).pop_front();
+        oldest.filter(|idle| idle.worker.is_alive())
     }
 
     /// Takes every worker that `keep` does not want.

@@ -1,7 +1,7 @@
 //! Jobs and their results, as a user of the pool sees them.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use cofferdam_protocol::verdict::{HostVerdict, Verdict};
 use cofferdam_protocol::writes::Writes;
 
 use super::layers::StateLayer;
+use super::quarantine::Quarantined;
 use super::worker::Worker;
 pub use cofferdam_protocol::layer::MAX_LAYERS;
 
@@ -68,6 +69,7 @@ pub struct Job {
     /// Newest first.
     pub(super) layers: Vec<StateLayer>,
     pub(super) deadline: Option<Duration>,
+    pub(super) despite_quarantine: bool,
 }
 
 impl Job {
@@ -82,7 +84,16 @@ impl Job {
     }
 
     fn new(call: Call, height: u32, input: Input) -> Self {
-        Self { call, height, input, state_tip: None, base: None, layers: Vec::new(), deadline: None }
+        Self {
+            call,
+            height,
+            input,
+            state_tip: None,
+            base: None,
+            layers: Vec::new(),
+            deadline: None,
+            despite_quarantine: false,
+        }
     }
 
     /// Demands that the state has reached `height` when the job reads it.
@@ -128,6 +139,13 @@ impl Job {
     /// What lies over the state: newest first.
     pub fn layers(&self) -> &[StateLayer] {
         &self.layers
+    }
+
+    /// Has the job run though it is in quarantine. For whoever stops by itself at a job that ends its workers.
+    #[must_use]
+    pub fn despite_quarantine(mut self) -> Self {
+        self.despite_quarantine = true;
+        self
     }
 
     /// The block, or the view's input.
@@ -203,12 +221,20 @@ pub struct JobResult {
     pub fuel_used: Option<u64>,
     /// The reset of the worker's memory, which begins after the answer.
     pub reset: ResetHandle,
+    /// That the job is in quarantine, by this result or since an earlier one.
+    pub quarantine: Option<Quarantined>,
 }
 
 impl JobResult {
+    /// Whether no attempt was made, because the job is in quarantine: the failed attempts are those of an earlier one.
+    pub fn is_from_memory(&self) -> bool {
+        self.quarantine.as_ref().is_some_and(|quarantine| quarantine.from_memory)
+    }
+
     /// How many attempts were made.
     pub fn attempts(&self) -> usize {
         match self.verdict {
+            _ if self.is_from_memory() => 0,
             Verdict::Guest(_) => self.failed_attempts.len() + 1,
             Verdict::Host(_) => self.failed_attempts.len(),
         }
@@ -235,28 +261,30 @@ impl JobResult {
 /// Asks how the reset after one job went.
 #[derive(Clone)]
 pub struct ResetHandle {
-    worker: Option<Arc<Worker>>,
+    /// Gone with the worker, whose descriptors a result must not keep open.
+    worker: Weak<Worker>,
     job: u64,
 }
 
 impl ResetHandle {
-    pub(super) fn new(worker: Arc<Worker>, job: u64) -> Self {
-        Self { worker: Some(worker), job }
+    pub(super) fn new(worker: &Arc<Worker>, job: u64) -> Self {
+        Self { worker: Arc::downgrade(worker), job }
     }
 
     /// Of a job that no worker did: there is nothing to wait for.
     pub fn none() -> Self {
-        Self { worker: None, job: 0 }
+        Self { worker: Weak::new(), job: 0 }
     }
 
-    /// The report, once the reset is done; none before, and none once a later job of the same worker was reset.
+    /// The report, once the reset is done; none before, none once a later job of the same worker was reset, and none once the
+    /// worker is gone.
     pub fn report(&self) -> Option<ResetReport> {
-        self.worker.as_ref()?.status.reset(self.job)
+        self.worker.upgrade()?.status.reset(self.job)
     }
 
     /// Whether the worker's reset can still be waited for.
     pub fn is_pending(&self) -> bool {
-        self.worker.as_ref().is_some_and(|worker| worker.is_alive() && worker.last_job() == self.job)
+        self.worker.upgrade().is_some_and(|worker| worker.is_alive() && worker.last_job() == self.job)
             && self.report().is_none()
     }
 

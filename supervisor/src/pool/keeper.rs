@@ -4,9 +4,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::arena::{InputArena, OutputArena};
@@ -24,48 +24,43 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use super::call::Desk;
-use super::death::{self, Circumstances, Death, KillReason, Oom, OomLedger};
+use super::death::{self, Circumstances, Death, KillReason};
 use super::dying;
+use super::oom::{Oom, OomLedger};
 use super::process;
+use super::register::Register;
 use super::restart::{DeathKind, Decision, Restarts};
 use super::settings::Settings;
 use super::slot::{Slot, StartFailure};
+use super::teller::Teller;
 use super::worker::{IdleWorker, Link, Silence, Worker, after};
 use crate::sync::lock;
 
 /// What all slots of a pool share.
 #[derive(Debug)]
 pub(super) struct Common {
-    settings: Arc<Settings>,
+    pub(super) settings: Arc<Settings>,
     artifact: OwnedFd,
-    desk: Arc<Desk>,
-    pub(super) ledger: OomLedger,
-    /// Slots that have not been given up.
-    alive: Mutex<usize>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) register: Register,
+    pub(super) teller: Teller,
+    ledger: OomLedger,
 }
 
 impl Common {
-    pub(super) fn new(settings: Arc<Settings>, artifact: OwnedFd, desk: Arc<Desk>, slots: usize) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, artifact: OwnedFd, desk: Arc<Desk>) -> Self {
         let ledger = OomLedger::new(settings.cgroup.clone());
-        Self { settings, artifact, desk, ledger, alive: Mutex::new(slots) }
+        let teller = Teller::new(settings.on_death.clone(), desk.id);
+        Self { settings, artifact, desk, register: Register::new(), teller, ledger }
     }
 
-    /// A slot more is to be kept.
-    pub(super) fn one_more(&self) {
-        let mut alive = lock(&self.alive);
-        if *alive == 0 {
-            self.desk.reopen();
-        }
-        *alive += 1;
-    }
-
-    /// A slot is out of service; with the last one, no worker will come any more.
-    pub(super) fn one_less(&self) {
-        let mut alive = lock(&self.alive);
-        *alive = alive.saturating_sub(1);
-        if *alive == 0 {
-            self.desk.close();
-        }
+    /// Watches the kernel's count of out-of-memory kills until the other end of `stopped` is dropped.
+    pub(super) fn watch_kills(&self, stopped: &Receiver<()>) {
+        let untouched = || {
+            let workers = self.register.all().into_iter().filter_map(|slot| lock(&slot.view).worker.clone());
+            workers.map(|worker| worker.pid()).filter(|pid| dying::is_untouched(*pid)).collect()
+        };
+        self.ledger.sample(stopped, &untouched);
     }
 }
 
@@ -252,7 +247,7 @@ impl Keeper {
         ready: bool,
         refusal: Option<String>,
     ) -> Death {
-        let oom = if kill.is_none() { self.common.ledger.explain(status) } else { Oom::No };
+        let oom = if kill.is_none() { self.common.ledger.explain(worker.pid(), status) } else { Oom::No };
         let circumstances = Circumstances { kill, ready, refusal: refusal.as_deref(), oom };
         let (verdict, detail) = death::classify(status, &circumstances);
         Death {
@@ -274,10 +269,7 @@ impl Keeper {
     fn bury(&mut self, worker: &Worker, death: &Death, ready: bool) -> Life {
         print(death);
         let busy = worker.is_busy();
-        if let Some(hook) = &self.common.settings.on_death {
-            // Its panic was printed. It must not end this thread, for which the next worker waits.
-            let _ = catch_unwind(AssertUnwindSafe(|| hook(death)));
-        }
+        self.common.teller.tell(death);
         // A first start that failed would fail again, unless somebody killed it.
         if !self.announced && death.verdict != HostVerdict::Killed {
             self.announce(Err(self.start_failure(death)));
@@ -333,8 +325,7 @@ impl Keeper {
 
     /// Takes the slot out of service.
     fn give_up(&self) -> Life {
-        lock(&self.slot.view).failed = true;
-        self.common.one_less();
+        self.common.register.give_up(&self.slot, &self.common.desk);
         Life::Ended
     }
 
@@ -347,6 +338,28 @@ impl Keeper {
             (HostVerdict::Deadline, _) => StartFailure::Timeout(self.common.settings.start_timeout),
             _ => StartFailure::Other(death.to_string()),
         }
+    }
+}
+
+impl Drop for Keeper {
+    /// A thread that panics takes its worker with it. Nobody may wait for a worker of this slot any more.
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        let worker = {
+            let mut view = lock(&self.slot.view);
+            view.hello = None;
+            view.last_death = Some("internal error: the thread of the slot panicked".to_owned());
+            view.worker.take()
+        };
+        if let Some(worker) = worker {
+            worker.kill(KillReason::Stopping);
+            worker.note_ending();
+        }
+        drop(self.common.desk.take_idle_unless(Worker::is_alive));
+        self.announce(Err(StartFailure::Other("internal error: the thread of the slot panicked".to_owned())));
+        self.give_up();
     }
 }
 

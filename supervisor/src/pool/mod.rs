@@ -16,8 +16,10 @@
 //! Who does what: a caller's thread takes an idle worker, a token that can only be moved (`worker`),
 //! speaks to its pipes itself (`call`, `attempt`; `aloft` where an executor waits for that), and puts the token back to the
 //! `idle` ones only after an answer that proves the worker sound;
-//! a token that is not put back is a worker that ends. One thread a slot (`slot`, `keeper`) starts workers, waits for their
-//! deaths (`dying`, `death`) and replaces them ([`restart`]). The rest asks questions: whether the memory is there
+//! a token that is not put back is a worker that ends. A job that ends its workers is answered from memory (`quarantine`).
+//! One thread a slot (`slot`, `keeper`) starts workers, waits for their deaths (`dying`, `death`, `oom`, `kernel_log`) and
+//! replaces them ([`restart`]); which slots there are, and whether there may be more, is known in one place (`register`).
+//! Hooks and wakers run in threads of their own (`teller`, `dispatch`, `ticket`, `threads`). The rest asks questions: whether the memory is there
 //! ([`admission`], [`cgroup`]), and where the compiled module comes from (`artifact`).
 //!
 //! The pool knows nothing of any chain: a block is bytes at a height.
@@ -30,28 +32,37 @@ mod builder;
 mod call;
 pub mod cgroup;
 mod death;
+mod dispatch;
 mod dying;
 mod error;
 mod health;
 mod idle;
 mod job;
 mod keeper;
+mod kernel_log;
 mod layers;
+#[cfg(test)]
+mod models;
+mod oom;
+mod primitives;
 mod process;
+mod quarantine;
+mod register;
 pub mod restart;
 mod room;
 mod settings;
 mod size;
 mod slot;
 mod start;
+mod teller;
+mod threads;
 mod ticket;
 mod uncommitted;
 mod worker;
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cofferdam_protocol::profile::Profile;
 use cofferdam_protocol::writes::Writes;
@@ -69,6 +80,7 @@ pub use job::{FailedAttempt, Input, Job, JobOutput, JobResult, MAX_LAYERS, Reset
 #[doc(hidden)]
 pub use layers::LayerRoom;
 pub use layers::StateLayer;
+pub use quarantine::{QuarantineEntry, QuarantinePolicy, Quarantined};
 pub use ticket::Ticket;
 pub use uncommitted::Uncommitted;
 
@@ -76,9 +88,9 @@ pub use settings::Limits;
 
 use crate::sync::lock;
 use call::Desk;
+use dispatch::{Followers, Queued};
 use size::Size;
 use slot::Slots;
-use ticket::{Followers, Queued};
 use worker::after;
 
 /// What runs jobs: a [`Pool`], or the [`Uncommitted`] way that it is compared with.
@@ -176,8 +188,10 @@ pub struct Pool {
     queue: Mutex<Option<Sender<Queued>>>,
     /// Where jobs go that were begun and not waited for.
     followers: Followers,
-    /// Empty once the pool is drained. Locked while it is being drained, so that a second drain waits for the first.
+    /// Empty once the pool is drained.
     dispatchers: Mutex<Vec<JoinHandle<()>>>,
+    /// Locked while the pool is being drained, so that a second drain waits for the first.
+    draining: Mutex<()>,
 }
 
 impl Pool {
@@ -204,7 +218,7 @@ impl Pool {
     /// [`PoolError::Draining`].
     pub fn submit(&self, job: Job) -> Result<Ticket, PoolError> {
         let queue = lock(&self.queue);
-        ticket::submit(queue.as_ref().ok_or(PoolError::Draining)?, job)
+        dispatch::submit(queue.as_ref().ok_or(PoolError::Draining)?, job)
     }
 
     /// Begins `job` in this thread, and waits for at most `patience`: for a caller that must not wait long, an executor's
@@ -214,6 +228,9 @@ impl Pool {
     /// # Errors
     /// As [`Pool::call`] and [`Pool::submit`].
     pub fn begin(&self, job: Job, patience: Duration) -> Result<Begun, PoolError> {
+        if let Some(result) = self.desk.quarantined(&job) {
+            return Ok(Begun::Done(Box::new(result)));
+        }
         let Some((course, permit)) = self.desk.begin(&job)? else {
             return self.submit(job).map(Begun::Later);
         };
@@ -239,14 +256,15 @@ impl Pool {
 
     /// How the pool is at this moment.
     pub fn health(&self) -> Health {
-        Health::of(&self.slots, lock(&self.queue).as_ref().map_or(0, Sender::len))
+        let queued = lock(&self.queue).as_ref().map_or(0, Sender::len);
+        Health::of(&self.slots, queued, self.desk.quarantine.len())
     }
 
     /// Starts one worker more, up to as many as were asked for, and waits until it is ready; whether there was room for
     /// one. For a pool that was started small: see [`PoolBuilder::initially`].
     ///
     /// # Errors
-    /// Any [`PoolError`] about memory or start. The pool is then as it was.
+    /// Any [`PoolError`] about memory or start, and [`PoolError::Draining`] once the pool stops. The pool is then as it was.
     pub fn grow(&self) -> Result<bool, PoolError> {
         self.size.grow(&self.slots)
     }
@@ -254,12 +272,48 @@ impl Pool {
     /// Ends one worker that is idle, or gets so within `patience`, and does not replace it; whether there was one. Its
     /// memory is free then.
     pub fn shrink(&self, patience: Duration) -> bool {
-        self.slots.retire(&self.desk, patience)
+        self.slots.retire(patience)
+    }
+
+    /// Jobs that are in quarantine, the one that was asked for last at the end: see [`QuarantinePolicy`].
+    pub fn quarantine(&self) -> Vec<QuarantineEntry> {
+        self.desk.quarantine.entries()
+    }
+
+    /// Whether `job` is in quarantine: its result then, from memory, whatever the workers are doing.
+    pub fn quarantined(&self, job: &Job) -> Option<JobResult> {
+        self.desk.quarantined(job)
+    }
+
+    /// Whether any job is, or may become so.
+    pub(crate) fn has_quarantine(&self) -> bool {
+        !self.desk.quarantine.is_empty()
+    }
+
+    /// Whether [`Pool::quarantined`] has to hash the job's input to answer.
+    pub(crate) fn may_be_quarantined(&self, job: &Job) -> bool {
+        self.desk.quarantine.may_have(job)
+    }
+
+    /// Lifts the quarantine of the job with this [`QuarantineEntry::id`], so that it is run again when it is next asked for;
+    /// whether there was one.
+    pub fn lift_quarantine(&self, id: u64) -> bool {
+        self.desk.quarantine.lift(id)
+    }
+
+    /// Lifts every quarantine; how many there were.
+    pub fn lift_all_quarantines(&self) -> usize {
+        self.desk.quarantine.lift_all()
+    }
+
+    /// Takes over what is in quarantine in `other`, a pool of the same profile.
+    pub(crate) fn take_over_quarantine(&self, other: &Self) {
+        self.desk.quarantine.take_over(&other.desk.quarantine);
     }
 
     /// Whether no worker will ever be ready again: every slot failed more often than the restart policy allows.
     pub fn is_lost(&self) -> bool {
-        self.desk.is_closed() && !self.desk.draining.load(Ordering::Acquire)
+        self.desk.is_closed() && !self.desk.is_draining()
     }
 
     /// How many workers, spares among them, the pool has when it is whole.
@@ -289,27 +343,46 @@ impl Pool {
 
     /// Takes no more jobs from now on, and retries none that is lost. What runs goes on; [`Pool::drain`] ends it.
     pub fn refuse_jobs(&self) {
-        self.desk.draining.store(true, Ordering::Release);
+        self.desk.refuse_jobs();
     }
 
     /// Takes no more jobs, lets running ones finish for at most `grace`, and ends every worker.
     ///
-    /// Returns whether everything that was running finished. No process is left behind either way.
+    /// Returns whether everything that was running finished, and every process is gone. No process is left behind, but for one
+    /// that the kernel does not let die: it is waited for no longer than [`PoolBuilder::kill_patience`] allows, and then ends
+    /// by itself. Can be called from anywhere, a death hook and a waker of a [`Ticket`] included; a second call waits for the
+    /// first.
     pub fn drain(&self, grace: Duration) -> bool {
         let deadline = after(grace);
-        let mut dispatchers = lock(&self.dispatchers);
-        self.desk.draining.store(true, Ordering::Release);
+        self.desk.refuse_jobs();
         // Queued jobs are answered by `Draining` as soon as a dispatcher gets to them.
         *lock(&self.queue) = None;
-        let finished = self.slots.are_stopped() || self.desk.wait_for_running_jobs(deadline);
+        if !self.desk.id.is_here() {
+            let _first = lock(&self.draining);
+            let finished = self.end(deadline);
+            self.join_dispatchers();
+            return finished;
+        }
+        // In a thread of the pool itself, for which another drain may be waiting.
+        match self.draining.try_lock() {
+            Err(TryLockError::WouldBlock) => self.slots.await_stop(),
+            Ok(_) | Err(TryLockError::Poisoned(_)) => self.end(deadline),
+        }
+    }
+
+    /// Waits for what runs, and ends every worker. Depends on no thread that may run code of others.
+    fn end(&self, deadline: Instant) -> bool {
+        let finished = self.slots.stopped().is_some() || self.desk.wait_for_running_jobs(deadline);
         // Not before: what is aloft may still have to be followed.
         self.followers.close();
-        self.slots.stop(&self.desk, deadline);
-        for dispatcher in dispatchers.drain(..) {
-            // A dispatcher that panicked has lost its jobs' tickets, whose holders are told; nothing to add here.
-            let _ = dispatcher.join();
-        }
-        finished
+        self.slots.stop(deadline) && finished
+    }
+
+    fn join_dispatchers(&self) {
+        /// For a waker that takes its time.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        // A dispatcher that panicked has lost its jobs' tickets, whose holders are told; nothing to add here.
+        threads::join_within(std::mem::take(&mut *lock(&self.dispatchers)), PATIENCE);
     }
 }
 

@@ -12,6 +12,7 @@ use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, message};
 use super::cgroup::Cgroup;
 use super::death::Death;
 use super::layers::LayerArena;
+use super::quarantine::QuarantinePolicy;
 use super::restart::RestartPolicy;
 use crate::host::size::Bytes;
 
@@ -42,7 +43,8 @@ impl Default for Limits {
     }
 }
 
-type DeathHook = Arc<dyn Fn(&Death) + Send + Sync>;
+/// What is called with each death that nobody asked for.
+pub(super) type DeathHook = Arc<dyn Fn(&Death) + Send + Sync>;
 
 /// Everything that slots and callers need to know.
 pub(super) struct Settings {
@@ -55,6 +57,9 @@ pub(super) struct Settings {
     pub(super) layer_bytes: u64,
     pub(super) restart: RestartPolicy,
     pub(super) start_timeout: Duration,
+    /// How long a worker may live on after SIGKILL before the pool waits for it no longer.
+    pub(super) kill_patience: Duration,
+    pub(super) quarantine: QuarantinePolicy,
     pub(super) executable: PathBuf,
     pub(super) faults: Vec<Fault>,
     pub(super) on_death: Option<DeathHook>,

@@ -35,13 +35,15 @@ impl Size {
 
     /// Starts one worker more, unless all are there.
     pub(super) fn grow(&self, slots: &Slots) -> Result<bool, PoolError> {
+        if !slots.are_open() {
+            return Err(PoolError::Draining);
+        }
         if slots.all().len() >= self.full() {
             return Ok(false);
         }
         if self.admission {
             Budget::read(self.settings.cgroup.as_ref()).fits(&need(&self.settings, 1))?;
         }
-        slots.add(&self.settings, &mut |_| ControlFlow::Continue(()))?;
-        Ok(true)
+        Ok(slots.add(1, self.full(), &mut |_| ControlFlow::Continue(()))?)
     }
 }

@@ -1,15 +1,15 @@
-//! The slots of a pool: starting them all, looking at them, and stopping them all.
+//! The slots of a pool: starting them all, one more, one fewer, and stopping them all.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::frame;
 use cofferdam_protocol::message::{Hello, Request};
 use cofferdam_protocol::refused;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::PoolError;
 use super::builder::{Progress, StartProgress};
@@ -21,26 +21,13 @@ use super::settings::Settings;
 use super::worker::{Worker, after};
 use crate::sync::lock;
 
-/// Every slot of a pool.
+/// How often a thread that waits for the ends of processes looks again.
+const STEP: Duration = Duration::from_millis(1);
+
+/// Every slot of a pool. Dropping it ends them all.
 #[derive(Debug)]
 pub(super) struct Slots {
-    slots: Mutex<Vec<Arc<Slot>>>,
-    /// Deaths in slots that are no more. Locked within `slots`.
-    past_deaths: Mutex<DeathCounts>,
     common: Arc<Common>,
-    /// Empty once all have ended.
-    threads: Mutex<Vec<SlotThread>>,
-    /// None once they are to stop.
-    stop: Mutex<Option<Sender<()>>>,
-    stopped: Receiver<()>,
-    next_index: AtomicUsize,
-}
-
-/// A thread of the pool, and the slot that it keeps, if that is what it does.
-#[derive(Debug)]
-struct SlotThread {
-    slot: Option<usize>,
-    handle: JoinHandle<()>,
 }
 
 /// What is known of one slot.
@@ -66,13 +53,15 @@ pub(super) struct View {
     pub(super) failed: bool,
 }
 
-/// Why the first start of a pool failed.
+/// Why the first start of a slot failed.
 #[derive(Debug)]
 pub(super) enum StartFailure {
     ArtifactRefused(String),
     NotCommitted(String),
     Timeout(Duration),
     Cancelled,
+    /// The pool stops.
+    Stopping,
     Other(String),
 }
 
@@ -82,8 +71,29 @@ impl From<StartFailure> for PoolError {
             StartFailure::NotCommitted(detail) => Self::NotCommitted(detail),
             StartFailure::Timeout(after) => Self::StartTimeout(after),
             StartFailure::Cancelled => Self::Cancelled,
+            StartFailure::Stopping => Self::Draining,
             StartFailure::ArtifactRefused(detail) | StartFailure::Other(detail) => Self::Start(detail),
         }
+    }
+}
+
+/// Slots that were opened and have no ready worker yet. Dropped before they are kept, it takes them back.
+struct Opened<'a> {
+    slots: &'a Slots,
+    opened: Vec<Arc<Slot>>,
+}
+
+impl Opened<'_> {
+    fn keep(mut self) {
+        self.opened.clear();
+    }
+}
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        let opened = std::mem::take(&mut self.opened);
+        opened.iter().for_each(|slot| slot.retired.store(true, Ordering::Release));
+        self.slots.end(&opened, Duration::ZERO);
     }
 }
 
@@ -96,117 +106,119 @@ impl Slots {
         desk: &Arc<Desk>,
         progress: &mut Progress<'_>,
     ) -> Result<Self, StartFailure> {
-        let (stop, stopped) = bounded(0);
-        let common = Common::new(Arc::clone(settings), artifact, Arc::clone(desk), count);
-        let slots = Self {
-            slots: Mutex::default(),
-            past_deaths: Mutex::default(),
-            common: Arc::new(common),
-            threads: Mutex::default(),
-            stop: Mutex::new(Some(stop)),
-            stopped,
-            next_index: AtomicUsize::new(0),
-        };
-        match slots.start_sampler().and_then(|()| slots.start_keepers(settings, count, progress)) {
-            Ok(()) => Ok(slots),
-            Err(failure) => {
-                slots.stop(desk, Instant::now());
-                Err(failure)
-            }
-        }
+        let common = Common::new(Arc::clone(settings), artifact, Arc::clone(desk));
+        let slots = Self { common: Arc::new(common) };
+        slots.start_sampler()?;
+        slots.add(count, count, progress)?;
+        Ok(slots)
     }
 
     /// Starts the thread that watches the kernel's count of out-of-memory kills.
     fn start_sampler(&self) -> Result<(), StartFailure> {
-        let (common, stopped) = (Arc::clone(&self.common), self.stopped.clone());
-        let handle = thread::Builder::new()
-            .name("cofferdam-oom".to_owned())
-            .spawn(move || common.ledger.sample(&stopped))
-            .map_err(|error| {
-                StartFailure::Other(format!("no thread for the count of kills: {}", refused("clone3")(error)))
-            })?;
-        lock(&self.threads).push(SlotThread { slot: None, handle });
-        Ok(())
+        let common = Arc::clone(&self.common);
+        let spawn = |stopped: Receiver<()>| {
+            let sample = move || common.watch_kills(&stopped);
+            thread::Builder::new().name("cofferdam-oom".to_owned()).spawn(sample)
+        };
+        let added = self.common.register.add_helper(spawn);
+        added.map_err(|error| {
+            StartFailure::Other(format!("no thread for the count of kills: {}", refused("clone3")(error)))
+        })
     }
 
-    /// Starts `count` slots more, and waits until each has a ready worker.
-    fn start_keepers(
+    /// Starts `count` slots more, up to `most` in all, and waits until each has a ready worker; whether there was room for
+    /// one. If one fails, those that were opened with it are taken back.
+    pub(super) fn add(
         &self,
-        settings: &Settings,
         count: usize,
+        most: usize,
         progress: &mut Progress<'_>,
-    ) -> Result<(), StartFailure> {
+    ) -> Result<bool, StartFailure> {
         let (events, started) = unbounded();
+        let mut opened = Opened { slots: self, opened: Vec::new() };
         for _ in 0..count {
-            let index = self.next_index.fetch_add(1, Ordering::Relaxed);
-            let slot = Slot { index, view: Mutex::default(), retired: AtomicBool::new(false) };
-            let slot = Arc::new(slot);
-            lock(&self.slots).push(Arc::clone(&slot));
-            let common = Arc::clone(&self.common);
-            let keeper = Keeper::new(common, slot, self.stopped.clone(), events.clone());
-            let handle = thread::Builder::new()
-                .name(format!("cofferdam-slot-{index}"))
-                .spawn(move || keeper.run())
-                .map_err(|error| {
-                    StartFailure::Other(format!("no thread for a slot: {}", refused("clone3")(error)))
-                })?;
-            lock(&self.threads).push(SlotThread { slot: Some(index), handle });
+            match self.open(most, &events)? {
+                Some(slot) => opened.opened.push(slot),
+                None => break,
+            }
         }
-        self.wait_until_ready(settings, count, &started, progress)
+        // What is left are the threads' own ends: with the last of them, nobody is left to say anything.
+        drop(events);
+        self.wait_until_ready(opened.opened.len(), &started, progress)?;
+        let is_any = !opened.opened.is_empty();
+        opened.keep();
+        Ok(is_any)
     }
 
-    /// Starts one slot more, and waits until it has a ready worker.
-    pub(super) fn add(&self, settings: &Settings, progress: &mut Progress<'_>) -> Result<(), StartFailure> {
-        self.common.one_more();
-        self.start_keepers(settings, 1, progress)
+    fn open(
+        &self,
+        most: usize,
+        events: &Sender<Result<(), StartFailure>>,
+    ) -> Result<Option<Arc<Slot>>, StartFailure> {
+        let spawn = |slot: &Arc<Slot>, stopped| {
+            let keeper = Keeper::new(Arc::clone(&self.common), Arc::clone(slot), stopped, events.clone());
+            thread::Builder::new().name(format!("cofferdam-slot-{}", slot.index)).spawn(move || keeper.run())
+        };
+        self.common.register.open(most, &self.common.desk, spawn)
     }
 
-    /// Ends one worker that is idle now, or gets so within `patience`, and its slot with it; whether there was one.
-    /// Returns when its memory is free.
-    pub(super) fn retire(&self, desk: &Desk, patience: Duration) -> bool {
+    /// Whether slots may be added.
+    pub(super) fn are_open(&self) -> bool {
+        self.common.register.is_open()
+    }
+
+    /// Ends one worker that is idle now, or gets so within `patience`, and its slot with it; whether there was one, and it
+    /// is gone. Returns when its memory is free.
+    pub(super) fn retire(&self, patience: Duration) -> bool {
         const LAST_WORDS: Duration = Duration::from_secs(5);
-        let Some(mut idle) = desk.take_idle_within(patience) else { return false };
-        let (worker, index) = (Arc::clone(&idle.worker), idle.worker.slot);
+        let Some(mut idle) = self.common.desk.take_idle_within(patience) else { return false };
+        let index = idle.worker.slot;
         let Some(slot) = self.all().into_iter().find(|slot| slot.index == index) else { return false };
         slot.retired.store(true, Ordering::Release);
         // If it cannot be told, the closed pipe tells it.
         let _ = frame::send(&mut idle.link.requests, &Request::Stop);
         drop(idle);
-        let deadline = after(LAST_WORDS);
-        let is_finished = || {
-            let threads = lock(&self.threads);
-            threads.iter().all(|thread| thread.slot != Some(index) || thread.handle.is_finished())
-        };
-        while !is_finished() {
-            if Instant::now() >= deadline {
-                worker.kill(KillReason::Stopping);
+        self.end(&[slot], LAST_WORDS)
+    }
+
+    /// Waits for the ends of `slots`, which are retired, and removes them; whether all have ended. Workers that live on
+    /// after `last_words` are killed, and those that live on after that are left to themselves.
+    fn end(&self, slots: &[Arc<Slot>], last_words: Duration) -> bool {
+        let register = &self.common.register;
+        let kill_at = after(last_words);
+        let give_up_at = after(last_words.saturating_add(self.common.settings.kill_patience));
+        while !slots.iter().all(|slot| register.has_ended(slot)) {
+            let now = Instant::now();
+            if now >= kill_at {
+                slots.iter().for_each(|slot| slot.kill_worker());
             }
-            thread::sleep(Duration::from_millis(1));
+            if now >= give_up_at {
+                break;
+            }
+            thread::sleep(STEP);
         }
-        {
-            let mut slots = lock(&self.slots);
-            slots.retain(|other| other.index != index);
-            lock(&self.past_deaths).merge(&lock(&slot.view).deaths);
+        let mut all = true;
+        for slot in slots {
+            if !register.remove(slot, &self.common.desk) {
+                self.report_undead(slot);
+                all = false;
+            }
         }
-        lock(&self.threads).retain(|thread| thread.slot != Some(index));
-        self.common.one_less();
-        true
+        all
     }
 
     /// All slots at this moment, and the deaths in those that are no more: together each death once.
     pub(super) fn all_and_past(&self) -> (Vec<Arc<Slot>>, DeathCounts) {
-        let slots = lock(&self.slots);
-        (slots.clone(), lock(&self.past_deaths).clone())
+        self.common.register.all_and_past()
     }
 
     /// All slots at this moment.
     pub(super) fn all(&self) -> Vec<Arc<Slot>> {
-        lock(&self.slots).clone()
+        self.common.register.all()
     }
 
     fn wait_until_ready(
         &self,
-        settings: &Settings,
         count: usize,
         started: &Receiver<Result<(), StartFailure>>,
         progress: &mut Progress<'_>,
@@ -219,74 +231,126 @@ impl Slots {
                     result?;
                     ready += 1;
                 }
-                Err(_) if progress(self.start_progress(settings)).is_break() => {
-                    return Err(StartFailure::Cancelled);
+                Err(RecvTimeoutError::Timeout) => {
+                    if progress(self.start_progress()).is_break() {
+                        return Err(StartFailure::Cancelled);
+                    }
                 }
-                Err(_) => {}
+                // A slot's thread says nothing only if it was told to end.
+                Err(RecvTimeoutError::Disconnected) => return Err(StartFailure::Stopping),
             }
         }
         // The last word, not a question.
-        let _ = progress(self.start_progress(settings));
+        let _ = progress(self.start_progress());
         Ok(())
     }
 
-    fn start_progress(&self, settings: &Settings) -> StartProgress {
+    fn start_progress(&self) -> StartProgress {
+        let memory_bytes = self.common.settings.memory.bytes;
         let committed = |slot: &Arc<Slot>| {
             let view = lock(&slot.view);
-            view.worker.as_ref().map_or(0, |worker| worker.status.committed().min(settings.memory.bytes))
+            view.worker.as_ref().map_or(0, |worker| worker.status.committed().min(memory_bytes))
         };
         let slots = self.all();
         StartProgress {
             committed_bytes: slots.iter().map(committed).sum(),
-            total_bytes: settings.memory.bytes.saturating_mul(slots.len() as u64),
+            total_bytes: memory_bytes.saturating_mul(slots.len() as u64),
         }
     }
 
-    /// Ends every worker: idle ones are told and have until `deadline`, the rest is killed. Returns when every
-    /// process has been reaped and every thread has ended.
-    pub(super) fn stop(&self, desk: &Desk, deadline: Instant) {
+    /// Ends every worker: idle ones are told and have until `deadline`, the rest is killed. Returns when every process has
+    /// been reaped and every thread has ended, and then true. A process that lives on for too long after SIGKILL, as one in
+    /// uninterruptible sleep does, is left to its thread, which reaps it when it ends.
+    pub(super) fn stop(&self, deadline: Instant) -> bool {
         // Time for a worker that was told to stop to finish its reset; what is not gone by then is killed.
         const LAST_WORDS: Duration = Duration::from_millis(500);
-        let mut threads = lock(&self.threads);
-        *lock(&self.stop) = None;
+        let Common { register, desk, settings, .. } = &*self.common;
+        register.begin_stop();
         for mut idle in desk.take_idle_unless(|_| false) {
             // If it cannot be told, the closed pipe tells it.
             let _ = frame::send(&mut idle.link.requests, &Request::Stop);
         }
         let deadline = deadline.max(Instant::now() + LAST_WORDS);
-        while threads.iter().any(|thread| !thread.handle.is_finished()) {
+        let mut give_up_at = None;
+        while !register.have_all_ended() {
             // A token may have been put back, or a worker become ready, after the first look.
             drop(desk.take_idle_unless(|_| false));
-            if Instant::now() >= deadline || self.all().iter().all(|slot| !slot.is_stopping_by_itself()) {
-                self.kill_all();
+            let slots = self.all();
+            if Instant::now() >= deadline || slots.iter().all(|slot| !slot.is_stopping_by_itself()) {
+                slots.iter().for_each(|slot| slot.kill_worker());
+                let give_up_at = *give_up_at.get_or_insert_with(|| after(settings.kill_patience));
+                if Instant::now() >= give_up_at {
+                    break;
+                }
             }
-            thread::sleep(Duration::from_millis(1));
+            thread::sleep(STEP);
         }
         desk.close();
-        for thread in threads.drain(..) {
-            // A panic of a slot's thread was printed by its hook.
-            let _ = thread.handle.join();
+        register.finish_stop().iter().for_each(|slot| self.report_undead(slot));
+        self.common.teller.finish();
+        register.stopped().unwrap_or(false)
+    }
+
+    /// Whether [`Slots::stop`] is done, and what it came to.
+    pub(super) fn stopped(&self) -> Option<bool> {
+        self.common.register.stopped()
+    }
+
+    /// Waits until [`Slots::stop`], which another thread is at, is done, and says what it came to.
+    pub(super) fn await_stop(&self) -> bool {
+        loop {
+            match self.stopped() {
+                Some(clean) => return clean,
+                None => thread::sleep(STEP),
+            }
         }
     }
 
-    /// Whether [`Slots::stop`] is done.
-    pub(super) fn are_stopped(&self) -> bool {
-        lock(&self.threads).is_empty()
+    fn report_undead(&self, slot: &Slot) {
+        let worker = lock(&slot.view).worker.clone();
+        let pid = worker.map_or(0, |worker| worker.info().pid);
+        tracing::error!(
+            pid,
+            slot = slot.index,
+            "the worker has not ended within {:?} of SIGKILL: the kernel holds it, in uninterruptible sleep for example. The \
+             pool waits no longer. The worker keeps its memory until the kernel lets it go",
+            self.common.settings.kill_patience,
+        );
     }
+}
 
-    fn kill_all(&self) {
-        for slot in self.all() {
-            if let Some(worker) = &lock(&slot.view).worker {
-                worker.kill(KillReason::Stopping);
-            }
+impl Drop for Slots {
+    fn drop(&mut self) {
+        if self.stopped().is_none() {
+            self.stop(Instant::now());
         }
     }
 }
 
 impl Slot {
+    pub(super) fn new(index: usize) -> Self {
+        Self { index, view: Mutex::default(), retired: AtomicBool::new(false) }
+    }
+
+    /// Whether a worker of it is there, or will be.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.retired.load(Ordering::Acquire) && !lock(&self.view).failed
+    }
+
+    /// Notes that it was given up.
+    pub(super) fn fail(&self) {
+        lock(&self.view).failed = true;
+    }
+
     /// Whether its worker can be expected to end when its pipe is closed: one that is committing cannot hear it.
     fn is_stopping_by_itself(&self) -> bool {
         let view = lock(&self.view);
         view.hello.is_some() && view.worker.as_ref().is_some_and(|worker| worker.is_alive())
+    }
+
+    fn kill_worker(&self) {
+        if let Some(worker) = &lock(&self.view).worker {
+            worker.kill(KillReason::Stopping);
+        }
     }
 }

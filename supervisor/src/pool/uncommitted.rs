@@ -118,6 +118,7 @@ impl Room {
             memory_bytes,
             fuel_used,
             reset: ResetHandle::none(),
+            quarantine: None,
         })
     }
 
