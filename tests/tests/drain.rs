@@ -186,7 +186,7 @@ fn a_drain_ends_a_worker_that_is_being_added() {
 
 #[test]
 fn a_worker_that_cannot_be_added_leaves_no_slot_behind() {
-    let pool = Arc::new(build(small(SCRIPT).workers(2).initially(1).start_timeout(Duration::from_secs(2))));
+    let pool = Arc::new(build(small(SCRIPT).workers(2).initially(1).start_timeout(Duration::from_secs(5))));
     let (grows, pid) = grow_and_stop(&pool);
     let grown = in_time("the call returns", move || grows.join().unwrap());
     assert!(matches!(grown, Err(PoolError::StartTimeout(_))), "{grown:?}");

@@ -25,12 +25,17 @@ pub(crate) mod body;
 mod events;
 mod extension;
 mod gate;
+#[cfg(test)]
+mod gate_model;
+#[cfg(test)]
+mod gate_tests;
 mod health;
 mod history;
 mod idempotency;
 mod jobs;
 mod metrics;
 mod monitor;
+mod primitives;
 pub(crate) mod problem;
 mod request;
 pub mod server;
