@@ -9,6 +9,7 @@
 //! A worker knows nothing of pools, blocks of any chain, or who is on the other end of its pipes.
 
 pub mod compile;
+mod complaint;
 pub mod engine;
 mod fault;
 pub mod guest;
