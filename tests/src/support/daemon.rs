@@ -43,6 +43,27 @@ pub struct Switches {
     pub claims: HashMap<u32, BlockHash>,
     /// How long each block takes.
     pub delay: Duration,
+    /// How many calls a batch may have.
+    pub most_in_batch: usize,
+    /// What it answers to a larger batch.
+    pub batch_refusal: BatchRefusal,
+    /// A method that it refuses as Bitcoin Core does by `rpcwhitelist`: HTTP status 403, and no word.
+    pub forbidden: Option<&'static str>,
+    /// Longer answers, as of blocks, come in so many pieces, with such a pause before each.
+    pub drip: Option<(usize, Duration)>,
+}
+
+/// What nodes and proxies answer that take no batches, or only small ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchRefusal {
+    /// One response object with an error.
+    Error,
+    /// An HTTP status, and no JSON.
+    Status(u16),
+    /// An error for each call.
+    Each,
+    /// Answers to as many calls as it takes.
+    Short,
 }
 
 impl Default for Switches {
@@ -59,6 +80,10 @@ impl Default for Switches {
             lies: 0,
             claims: HashMap::new(),
             delay: Duration::ZERO,
+            most_in_batch: usize::MAX,
+            batch_refusal: BatchRefusal::Error,
+            forbidden: None,
+            drip: None,
         }
     }
 }
@@ -92,6 +117,8 @@ struct State {
     /// Every block that it ever had: height, bytes.
     blocks: HashMap<BlockHash, (u32, Arc<[u8]>)>,
     counts: HashMap<String, u64>,
+    /// How many calls each batch had, refused ones included.
+    batches: Vec<usize>,
     connections: u64,
 }
 
@@ -128,6 +155,12 @@ impl Daemon {
     #[must_use]
     pub fn calls(&self, method: &str) -> u64 {
         self.node.lock().counts.get(method).copied().unwrap_or(0)
+    }
+
+    /// How many calls each batch had, refused ones included.
+    #[must_use]
+    pub fn batches(&self) -> Vec<usize> {
+        self.node.lock().batches.clone()
     }
 
     /// How many connections were accepted.
@@ -196,14 +229,18 @@ impl Node {
     /// Answers the body of a request.
     fn answer(&self, authorized: impl Fn(&str) -> bool, body: &[u8]) -> Answer {
         let switches = self.lock().switches.clone();
-        if switches.credentials.is_some_and(|credentials| !authorized(&credentials)) {
+        if switches.credentials.as_ref().is_some_and(|credentials| !authorized(credentials)) {
             return Answer::Text(401, "");
         }
         if let Some(status) = switches.status {
             return Answer::Text(status, "<html>not now</html>");
         }
-        match serde_json::from_slice(body) {
-            Ok(Value::Array(calls)) => Answer::Json(calls.iter().map(|call| self.call(call).1).collect()),
+        let asked = serde_json::from_slice::<Value>(body);
+        let is_forbidden = |call: &Value| switches.forbidden.is_some_and(|method| call["method"] == method);
+        match asked {
+            Ok(Value::Array(calls)) if calls.iter().any(is_forbidden) => Answer::Text(403, ""),
+            Ok(call) if is_forbidden(&call) => Answer::Text(403, ""),
+            Ok(Value::Array(calls)) => self.answer_batch(&calls, &switches),
             Ok(call) => match self.call(&call) {
                 (200, answer) => Answer::Json(answer),
                 (status, answer) => Answer::Error(status, answer),
@@ -213,6 +250,25 @@ impl Node {
                 Answer::Error(500, json!({ "result": null, "error": error, "id": null }))
             }
         }
+    }
+
+    fn answer_batch(&self, calls: &[Value], switches: &Switches) -> Answer {
+        self.lock().batches.push(calls.len());
+        let taken = if calls.len() > switches.most_in_batch {
+            let error = json!({ "code": -32600, "message": "Batch requests are not supported" });
+            let refusal = |id: &Value| json!({ "result": null, "error": error, "id": id });
+            match switches.batch_refusal {
+                BatchRefusal::Error => return Answer::Json(refusal(&Value::Null)),
+                BatchRefusal::Status(status) => return Answer::Text(status, "<html>too much</html>"),
+                BatchRefusal::Each => {
+                    return Answer::Json(calls.iter().map(|call| refusal(&call["id"])).collect());
+                }
+                BatchRefusal::Short => switches.most_in_batch,
+            }
+        } else {
+            calls.len()
+        };
+        Answer::Json(calls[..taken].iter().map(|call| self.call(call).1).collect())
     }
 
     /// One call: HTTP status, and the response object.

@@ -43,6 +43,14 @@ impl fmt::Debug for Follower {
     }
 }
 
+/// Checks what can be checked of `settings` without the node.
+///
+/// # Errors
+/// [`DaemonError::Url`].
+pub fn check(settings: &Settings) -> Result<(), DaemonError> {
+    Target::new(settings.url.expose(), &settings.auth).map(drop)
+}
+
 impl Follower {
     /// Follows the node, going on after `tip` (or from [`Settings::start_height`] if there is none).
     ///
@@ -59,7 +67,7 @@ impl Follower {
         tip: Option<(u32, BlockHash)>,
         known: impl Fn(u32) -> Option<BlockHash> + Send + 'static,
     ) -> Result<Self, DaemonError> {
-        let target = Target::new(&settings.url, &settings.auth)?;
+        let target = Target::new(settings.url.expose(), &settings.auth)?;
         let fetchers = settings.pipeline.clamp(1, FETCHERS);
         let remembered = usize::try_from(settings.max_reorg_depth).unwrap_or(usize::MAX).saturating_add(1);
         let line = Arc::new(Line::new(tip, settings.start_height, remembered, settings.pipeline));
