@@ -74,6 +74,7 @@ async fn answer(
 ) -> Result<Response, Problem> {
     let (lane, height, export) = what;
     let deadline = deadline(headers)?;
+    body::check_coding(headers)?;
     let bounds = Bounds {
         bytes: inner.body_bytes(),
         time: inner.settings.body_timeout,

@@ -37,6 +37,7 @@ mod idle;
 mod job;
 mod keeper;
 mod layers;
+pub(crate) mod orphans;
 mod process;
 pub mod restart;
 mod settings;
