@@ -162,6 +162,7 @@ pub struct Cofferdam<'a> {
     arguments: Vec<OsString>,
     variables: Vec<(String, OsString)>,
     input: Input,
+    stderr: Option<Stdio>,
     cgroup: Option<&'a ChildCgroup>,
 }
 
@@ -169,7 +170,7 @@ impl<'a> Cofferdam<'a> {
     /// `cofferdam` with these arguments and no others.
     pub fn new<S: Into<OsString>>(arguments: impl IntoIterator<Item = S>) -> Self {
         let arguments = arguments.into_iter().map(Into::into).collect();
-        Self { arguments, variables: Vec::new(), input: Input::Nothing, cgroup: None }
+        Self { arguments, variables: Vec::new(), input: Input::Nothing, stderr: None, cgroup: None }
     }
 
     /// `cofferdam run --json` with one small worker and no spare.
@@ -218,6 +219,13 @@ impl<'a> Cofferdam<'a> {
         self
     }
 
+    /// Has it write its standard error there, which is not read here then.
+    #[must_use]
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.stderr = Some(stderr.into());
+        self
+    }
+
     /// Starts it in this cgroup, so that not a byte of it is charged elsewhere.
     #[must_use]
     pub fn within(mut self, cgroup: &'a ChildCgroup) -> Self {
@@ -249,7 +257,7 @@ impl<'a> Cofferdam<'a> {
             .envs(self.variables)
             .stdin(if matches!(self.input, Input::Nothing) { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(self.stderr.unwrap_or_else(Stdio::piped))
             .spawn()
             .expect("the binary can be started");
         let stdin = child.stdin.take();
@@ -271,8 +279,8 @@ impl<'a> Cofferdam<'a> {
                 }
             }
         });
-        let stderr = child.stderr.take().expect("its standard error is a pipe");
-        let stderr = thread::spawn(move || read_text(stderr));
+        let stderr = child.stderr.take();
+        let stderr = thread::spawn(move || stderr.map(read_text).unwrap_or_default());
         let readers = Some((stdout, stderr));
         Running { child, binary, arguments: self.arguments, stdin, lines, seen: Vec::new(), readers }
     }
