@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     runtime.block_on(async {
         let app = Router::new()
             .route("/hello", get(|| async { "hello" }))
-            .nest("/indexer", cofferdam::http::router(&pool));
+            .nest_service("/indexer", cofferdam::http::router(&pool));
         let listener = TcpListener::bind(address).await?;
         println!("serving on {}", listener.local_addr()?);
         axum::serve(listener, app).with_graceful_shutdown(asked_to_end()).await

@@ -19,6 +19,7 @@ pub mod http;
 pub mod node;
 pub mod pool;
 pub mod sample;
+mod secret;
 pub mod snapshot;
 pub mod store;
 mod sync;
@@ -26,6 +27,7 @@ pub mod tree;
 
 pub use cofferdam_protocol::{exit, fault, profile, status, verdict, writes};
 pub use cofferdam_worker::{InitError, init, init_with};
+pub use secret::Secret;
 
 #[doc(hidden)]
 pub use ctor as __ctor;
@@ -61,8 +63,10 @@ macro_rules! enable_test_support {
 /// What [`enable_test_support!`] runs: there is nobody to hand an error to before `main`.
 #[doc(hidden)]
 pub fn __init_test(imports: Vec<harness::HostImport>) {
+    use std::io::Write as _;
     if let Err(error) = init_with(imports) {
-        eprintln!("cofferdam: enable_test_support!: {error}");
+        // Where nobody can be told, the exit code is left.
+        let _ = writeln!(std::io::stderr(), "cofferdam: enable_test_support!: {error}");
         std::process::exit(2);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cofferdam::blocks::daemon::{Auth, DaemonError, Follower, Settings};
 use cofferdam::blocks::{FeedEvent, Network};
 use cofferdam_tests::support::command::{Files, cut_records, shared_blocks, wait_until};
-use cofferdam_tests::support::daemon::{Daemon, hash_of};
+use cofferdam_tests::support::daemon::{BatchRefusal, Daemon, hash_of};
 use cofferdam_tests::support::following::{Following, indexed};
 use cofferdam_tests::support::regtest::{chain, extend, extend_with};
 
@@ -244,12 +244,11 @@ fn name_and_password_are_given_or_asked_for() {
     let blocks = chain(3);
     let daemon = Daemon::start(&blocks);
     daemon.switch(|switches| switches.credentials = Some("alice:s:cret".to_owned()));
-    let user_pass =
-        |password: &str| Auth::UserPass { user: "alice".to_owned(), password: password.to_owned() };
+    let user_pass = |password: &str| Auth::UserPass { user: "alice".to_owned(), password: password.into() };
     let with = |auth| Settings { auth, ..settings(&daemon) };
     Following::start(&with(user_pass("s:cret"))).reach(tip(&blocks));
     let url = daemon.url().replace("http://", "http://alice:s:cret@");
-    Following::start(&Settings { url, ..settings(&daemon) }).reach(tip(&blocks));
+    Following::start(&Settings { url: url.into(), ..settings(&daemon) }).reach(tip(&blocks));
 
     let error = Following::start(&with(user_pass("wrong"))).fail();
     words(&error, &[&daemon.url(), "\"alice\"", "401", "--auth"]);
@@ -316,7 +315,7 @@ fn what_can_pass_is_waited_out() {
     daemon.switch(|switches| (switches.warm_up, switches.status) = (None, Some(503)));
     expect(&following, "HTTP 503");
     daemon.switch(|switches| (switches.status, switches.hangs) = (None, true));
-    expect(&following, "did not answer within 200ms");
+    expect(&following, "sent nothing for 200ms");
     daemon.switch(|switches| (switches.hangs, switches.torn_answers) = (false, 5));
     following.reach(tip(&blocks));
     assert!(following.follower().status().connected);
@@ -473,4 +472,65 @@ fn a_url_that_is_none_is_refused_at_once() {
             Follower::start(Settings::new(url), None, |_| Ok(None)).expect_err("no node can be there");
         words(&error, &["--daemon-rpc-url", "http://HOST:PORT"]);
     }
+}
+
+#[test]
+fn a_node_that_takes_no_batches_or_only_small_ones_is_asked_for_less_at_a_time() {
+    let blocks = chain(413);
+    for (most, refusal) in [
+        (0, BatchRefusal::Error),
+        (0, BatchRefusal::Status(400)),
+        (0, BatchRefusal::Status(403)),
+        (0, BatchRefusal::Status(500)),
+        (0, BatchRefusal::Each),
+        (20, BatchRefusal::Error),
+        (20, BatchRefusal::Short),
+        (20, BatchRefusal::Status(413)),
+    ] {
+        let daemon = Daemon::start(&blocks);
+        daemon.switch(|switches| (switches.most_in_batch, switches.batch_refusal) = (most, refusal));
+        let mut following = Following::start(&settings(&daemon));
+        following.reach(tip(&blocks));
+        assert_eq!(following.chain, indexed(&blocks), "{most} {refusal:?}");
+        let batches = daemon.batches();
+        let refused = batches.iter().filter(|size| **size > most).count();
+        // What was refused once is not asked again. A status that means "busy" is believed twice.
+        assert!(refused <= 8, "{most} {refusal:?}: {batches:?}");
+        assert_eq!(batches.len() > refused, most > 0, "{most} {refusal:?}: {batches:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_goes_on_arriving_is_waited_for() {
+    let blocks = chain(6);
+    let daemon = Daemon::start(&blocks);
+    let settings = Settings { timeout: Duration::from_secs(2), ..settings(&daemon) };
+    // Three seconds for a longer answer, and never two without a byte.
+    daemon.switch(|switches| switches.drip = Some((6, Duration::from_millis(500))));
+    let mut following = Following::start(&settings);
+    following.take(1);
+    let status = following.follower().status();
+    assert!(status.connected && status.last_error.is_none(), "{status:?}");
+    daemon.switch(|switches| switches.drip = None);
+    following.reach(tip(&blocks));
+    assert_eq!(following.chain, indexed(&blocks));
+}
+
+#[test]
+fn a_method_that_the_user_may_not_call_is_named_and_so_is_rpcwhitelist() {
+    let daemon = Daemon::start(&chain(6));
+    for method in ["getblock", "getblockhash", "getbestblockhash"] {
+        daemon.switch(|switches| switches.forbidden = Some(method));
+        let error = Following::start(&settings(&daemon)).fail();
+        let refuses = format!("refuses {method} (HTTP 403)");
+        words(
+            &error,
+            &[&daemon.url(), &refuses, "rpcwhitelist of the user lacks", "answered getblockchaininfo before"],
+        );
+        assert!(!error.to_string().contains("rpcallowip"), "{error}");
+    }
+    // Before any answer it may be either.
+    daemon.switch(|switches| switches.forbidden = Some("getblockchaininfo"));
+    let error = Following::start(&settings(&daemon)).fail();
+    words(&error, &["getblockchaininfo", "rpcallowip", "rpcwhitelist"]);
 }

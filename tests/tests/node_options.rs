@@ -56,7 +56,7 @@ fn every_option_of_the_replaced_node_is_taken_or_its_substitute_named() {
         ("--redundancy 2 --workers 1 --daemon-rpc-url http://127.0.0.1:1", 2, "needs --workers 2"),
         ("", 2, "Give --daemon-rpc-url, --blocks, or both"),
         ("--daemon-rpc-url http://127.0.0.1:1 --auth justapassword", 2, "expected USER:PASSWORD"),
-        ("--daemon-rpc-url ftp://127.0.0.1", 1, "ftp"),
+        ("--daemon-rpc-url ftp://me:justapassword@127.0.0.1", 2, "http://HOST:PORT"),
     ] {
         let output = node(&place.at("refused")).with(arguments).output().expect_code(code);
         assert!(output.stderr.contains(said), "{arguments}: {output}");

@@ -57,6 +57,19 @@ fn someones_own_application_serves_the_pool_under_a_path_of_its_own() {
     let mut client = Client::connect(address);
     assert_eq!(client.get("/hello").expect(200).body, b"hello");
     client.get("/indexer/readyz").expect(200);
+    for page in ["/indexer", "/indexer/"] {
+        let found = client.get(page).expect(200).text();
+        let (_, events) = found.split_once("new EventSource(\"").expect("the page listens to events");
+        let (events, _) = events.split_once('"').expect("the address ends");
+        // As a browser resolves it, against the path of the page.
+        let (directory, _) = page.rsplit_once('/').expect("a path");
+        let mut client = Client::connect(address);
+        let request = format!("GET {directory}/{events} HTTP/1.1\r\nHost: test\r\n\r\n");
+        client.send(request.as_bytes()).expect("it is sent");
+        // The events themselves have no end.
+        let head = client.head().expect("an answer").expect(200);
+        assert_eq!(head.must("content-type"), "text/event-stream", "{page}");
+    }
     let genesis = cut_records(EARLY_RECORDS).remove(0);
     let response = client.post("/indexer/v1/blocks/0", &[], &genesis).expect(200);
     assert_eq!(response.must("cofferdam-profile"), profile);

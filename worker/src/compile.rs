@@ -17,20 +17,21 @@ use cofferdam_protocol::message::{CompileReply, CompileRequest, capped};
 use nix::sys::resource::{Resource, setrlimit};
 use wasmtime::{Engine, Module};
 
+use crate::complaint::complain;
 use crate::pipes::inherited_file;
 use crate::{engine, harden, module};
 
 /// Compiles what the supervisor handed over, and says how that ended.
 pub(crate) fn run() -> WorkerExit {
     std::panic::set_hook(Box::new(|panic| {
-        eprintln!("cofferdam-compiler: internal error: {panic}");
+        complain!("cofferdam-compiler: internal error: {panic}");
         std::process::exit(WorkerExit::Internal.code());
     }));
     let hardened = harden::close_other_descriptors().and_then(|()| harden::apply("cofferdam-compiler"));
     let (Some(mut requests), Some(mut replies)) =
         (inherited_file(descriptors::REQUESTS), inherited_file(descriptors::REPLIES))
     else {
-        eprintln!(
+        complain!(
             "cofferdam-compiler: started without its pipes: compilers are started by a supervisor only"
         );
         return WorkerExit::Usage;

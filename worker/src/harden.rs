@@ -12,6 +12,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 use thiserror::Error;
 
+use crate::complaint::complain;
+
 /// Descriptors that a worker may have open at once: those of `descriptors`, the store's, and a few while it reads
 /// `/proc`.
 const MAX_DESCRIPTORS: u64 = 64;
@@ -74,7 +76,7 @@ pub(crate) fn apply(name: &str) -> Result<(), HardenError> {
         .map_err(step("few descriptors (prlimit64)"))?;
     // So that the kernel, short of memory, picks this process and never the supervisor (proc_pid_oom_score_adj(5)).
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "1000") {
-        eprintln!(
+        complain!(
             "{name}: /proc/self/oom_score_adj cannot be written ({error}): when memory runs out, the kernel may pick the \
              supervisor; mount /proc writable"
         );

@@ -9,6 +9,7 @@
 //! A worker knows nothing of pools, blocks of any chain, or who is on the other end of its pipes.
 
 pub mod compile;
+mod complaint;
 pub mod engine;
 mod fault;
 pub mod guest;
@@ -79,7 +80,7 @@ pub fn init() {
     THREADS.store(threads, Ordering::Release);
     let Some(role) = Role::from_arguments(std::env::args_os()) else { return };
     if threads > 1 {
-        eprintln!("{}: {}", role.process_name(), InitError::Late { threads });
+        complaint::complain!("{}: {}", role.process_name(), InitError::Late { threads });
         std::process::exit(WorkerExit::Usage.code());
     }
     // Only a name: without it, tools show that of the executable's link in /proc.

@@ -11,6 +11,7 @@ use cofferdam_protocol::message::{Configure, Hello, MAX_LOG_BYTES, Startup, capp
 use cofferdam_protocol::status::{Phase, StatusPage};
 use cofferdam_protocol::{BUILD, PROTOCOL_VERSION};
 
+use crate::complaint::complain;
 use crate::engine;
 use crate::guest::{Guest, Output};
 use crate::harden;
@@ -35,17 +36,17 @@ fn end<E: std::fmt::Display>(exit: WorkerExit) -> impl Fn(E) -> End {
 pub(crate) fn run() -> WorkerExit {
     // A panic is a defect of ours; whatever thread it strikes, it must not leave half a worker behind.
     std::panic::set_hook(Box::new(|panic| {
-        eprintln!("cofferdam-worker: internal error: {panic}");
+        complain!("cofferdam-worker: internal error: {panic}");
         std::process::exit(WorkerExit::Internal.code());
     }));
     if let Err(error) = harden::close_other_descriptors() {
-        eprintln!("cofferdam-worker: {error}");
+        complain!("cofferdam-worker: {error}");
         return WorkerExit::NotHardened;
     }
     let (Some(requests), Some(mut replies)) =
         (inherited_file(descriptors::REQUESTS), inherited_file(descriptors::REPLIES))
     else {
-        eprintln!("cofferdam-worker: started without its pipes: workers are started by a supervisor only");
+        complain!("cofferdam-worker: started without its pipes: workers are started by a supervisor only");
         return WorkerExit::Usage;
     };
     match start(requests, &replies) {
@@ -67,7 +68,7 @@ fn start(mut requests: File, replies: &File) -> Result<(Server, Output), End> {
     // Mapped until the very end, which the kernel announces on it.
     let status: &'static StatusPage = Box::leak(Box::new(status));
     if let Err(error) = life_lock::hold(status) {
-        eprintln!(
+        complain!(
             "cofferdam-worker: no life lock ({error}): the end of this process will be seen some moments later"
         );
     }
@@ -164,7 +165,7 @@ fn hello(configure: &Configure, report: CommitReport) -> Hello {
 
 fn serve(mut server: Server, output: Output) -> WorkerExit {
     let Err(error) = server.run(output) else { return WorkerExit::Stopped };
-    eprintln!("cofferdam-worker: {error}");
+    complain!("cofferdam-worker: {error}");
     match error {
         ServeError::Request(_) | ServeError::Input(_) | ServeError::StateBehind { .. } => {
             WorkerExit::ProtocolViolated

@@ -17,6 +17,7 @@ use super::logging;
 use crate::blocks::{self, BlockInput, BlockSource, Known};
 use crate::chain::OnGuestFailure;
 use crate::host::size::Bytes;
+use crate::http::server::Bounds;
 use crate::pool::admission::Budget;
 use crate::pool::{Limits, Pool, PoolBuilder, PoolError, QuarantinePolicy, need_of};
 use crate::sample;
@@ -264,6 +265,34 @@ impl MemoryArgs {
             return Ok(());
         }
         Ok(Budget::read(None).fits(&need_of(workers, self.memory.0, limits))?)
+    }
+}
+
+/// What connections may cost.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ConnectionArgs {
+    /// Bytes of bodies and answers that are held at a time.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    pub(super) buffered: Bytes,
+
+    /// How long a body may take to arrive.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(super) body_timeout: Duration,
+
+    /// How long a connection may take to send a request's headers, and so how long it may be idle.
+    #[arg(long, value_name = "TIME", default_value = "75s", value_parser = humantime::parse_duration)]
+    header_timeout: Duration,
+
+    /// Connections at a time; beyond, the one that has been idle for longest makes room. None in use is cut off for that.
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    max_connections: usize,
+}
+
+impl ConnectionArgs {
+    /// The bounds of a server.
+    pub(super) fn bounds(&self) -> Bounds {
+        let (connections, header_timeout) = (self.max_connections, self.header_timeout);
+        Bounds { connections, header_timeout, ..Bounds::default() }
     }
 }
 

@@ -12,6 +12,7 @@ use cofferdam_protocol::exit::CommandExit;
 use self::report::{AuditReport, Failed, Told};
 use super::error::CliError;
 use super::run::print_json;
+use crate::Secret;
 use crate::agreement::audit::{self, Audit, AuditError, Node, OwnStore, Peer};
 
 const AFTER_HELP: &str = "\
@@ -29,7 +30,7 @@ Exit codes:
 pub(super) struct AuditArgs {
     /// A node's JSON-RPC, http://HOST:PORT. May be given several times.
     #[arg(long, value_name = "URL", required = true)]
-    peer: Vec<String>,
+    peer: Vec<Secret>,
 
     /// Compare with the store in this directory, too, which a node may be writing.
     #[arg(long, value_name = "DIR")]
@@ -79,9 +80,9 @@ fn unless_closed(printed: Result<(), CliError>) -> Result<(), CliError> {
 
 fn compare(args: &AuditArgs) -> Result<Audit, AuditError> {
     let mut peers = Vec::new();
-    for url in &args.peer {
-        let peer = Peer::new(url, args.timeout);
-        peers.push(peer.map_err(|reason| AuditError::Url { url: without_password(url), reason })?);
+    for (number, url) in (1..).zip(&args.peer) {
+        let peer = Peer::new(url.expose(), args.timeout);
+        peers.push(peer.map_err(|reason| AuditError::Url { number, reason })?);
     }
     let own = args.db_path.as_deref().map(|directory| {
         OwnStore::open(directory)
@@ -90,23 +91,4 @@ fn compare(args: &AuditArgs) -> Result<Audit, AuditError> {
     let own = own.transpose()?;
     let nodes = own.iter().map(|own| own as &dyn Node).chain(peers.iter().map(|peer| peer as &dyn Node));
     audit::audit(&nodes.collect::<Vec<_>>(), args.at)
-}
-
-/// A URL as it may be repeated.
-fn without_password(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        _ => url.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_is_not_repeated() {
-        assert_eq!(without_password("ftp://me:secret@host/x"), "ftp://host/x");
-        assert_eq!(without_password("host:1"), "host:1");
-    }
 }

@@ -9,6 +9,7 @@ use clap::Command;
 use toml::{Table, Value};
 
 use super::error::CliError;
+use super::variables;
 
 /// A file of options has no reason to be longer, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -47,7 +48,7 @@ fn file_of(name: &str, arguments: &[OsString]) -> Option<PathBuf> {
             return Some(path.into());
         }
     }
-    std::env::var_os(VARIABLE).map(PathBuf::from)
+    variables::set(VARIABLE).map(PathBuf::from)
 }
 
 fn read(path: &Path) -> Result<Table, CliError> {
@@ -57,7 +58,12 @@ fn read(path: &Path) -> Result<Table, CliError> {
     if text.len() as u64 > MAX_FILE_BYTES {
         return Err(wrong(path, "it has more than 1 MiB"));
     }
-    text.parse().map_err(|error: toml::de::Error| wrong(path, &error.to_string()))
+    text.parse().map_err(|error: toml::de::Error| {
+        // Its own words would show the line, which may have a password.
+        let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+        let place = line.map_or_else(String::new, |line| format!("line {line}: "));
+        wrong(path, &format!("{place}{}", error.message()))
+    })
 }
 
 fn wrong(path: &Path, reason: &str) -> CliError {
@@ -163,6 +169,14 @@ mod tests {
         }
         // And what is missing is still missing.
         assert!(parse("port = 1", &[]).unwrap_err().contains("--db-path"));
+    }
+
+    #[test]
+    fn what_is_no_toml_is_refused_by_its_line_and_not_shown() {
+        for file in ["port = 1\nauth = user:hunter2\n", "\nauth = \"user:hunter2\n", "\nauth: user:hunter2"] {
+            let error = parse(file, &[]).unwrap_err();
+            assert!(error.contains("node.toml: line 2: ") && !error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

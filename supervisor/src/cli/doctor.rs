@@ -1,11 +1,12 @@
 //! `cofferdam doctor`: what this host grants, a line each, with what it means for workers.
 
-use std::io::{self, Write};
+use std::io;
 
 use clap::Args;
 use cofferdam_protocol::exit::CommandExit;
 
 use super::error::CliError;
+use super::output;
 use crate::host::size::Bytes;
 use crate::host::{self, Level};
 use crate::pool::{Limits, need_of};
@@ -33,6 +34,6 @@ pub(super) fn run(args: &DoctorArgs) -> Result<CommandExit, CliError> {
     } else {
         Ok(report.to_string().trim_end().to_owned())
     };
-    text.and_then(|text| writeln!(io::stdout(), "{text}")).map_err(CliError::io("standard output"))?;
+    output::print(text)?;
     Ok(if report.worst() == Level::Bad { CommandExit::Failure } else { CommandExit::Success })
 }

@@ -1,17 +1,24 @@
 //! Logs to standard error, which share it with a progress bar.
+//!
+//! Nothing here waits for whoever reads standard error, and nothing fails because nobody does: see [`stderr`].
 
+mod bars;
+mod stderr;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::sync::LazyLock;
+use std::thread;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
+pub(super) use self::bars::bar;
 use super::error::CliError;
 
-/// The bars that are on the terminal. Nothing is drawn where standard error is none.
-static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+/// How long the end of this process waits for one line to be taken.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How a log line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -29,35 +36,73 @@ pub(super) fn init(filter: &str, format: LogFormat) -> Result<(), CliError> {
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| AboveBars);
     let set = match format {
-        LogFormat::Text => {
-            tracing::subscriber::set_global_default(builder.with_ansi(io::stderr().is_terminal()).finish())
-        }
+        LogFormat::Text => tracing::subscriber::set_global_default(builder.with_ansi(has_colour()).finish()),
         LogFormat::Json => {
             tracing::subscriber::set_global_default(builder.json().flatten_event(true).finish())
         }
     };
-    set.map_err(|error| CliError::Usage(format!("logging is set up already: {error}")))
+    set.map_err(|error| CliError::Usage(format!("logging is set up already: {error}")))?;
+    stderr::tell_losses_by(|lost| {
+        tracing::warn!("{lost} lines of this log were lost, because standard error could not be written");
+    });
+    Ok(())
 }
 
-/// A bar on standard error; `template` as indicatif's.
-pub(super) fn bar(total: Option<u64>, template: &str) -> ProgressBar {
-    let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
-    // A template is a constant of ours; should one be wrong, the default style serves.
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = BARS.add(bar.with_style(style));
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
+/// Has a panic of any thread told as everything else is. The hook of the standard library would wait for whoever reads
+/// standard error.
+pub(super) fn take_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = thread::current();
+        let backtrace = Backtrace::capture();
+        let mut words = format!("internal error: thread {:?} {panic}", thread.name().unwrap_or("unnamed"));
+        if backtrace.status() == BacktraceStatus::Captured {
+            words.push_str(&format!("\n{backtrace}"));
+        }
+        say(words);
+        // A panic of this thread ends the process, by a way that does not lead past `finish`.
+        if thread.name() == Some("main") {
+            finish();
+        }
+    }));
 }
 
-/// Writes whole log lines above the bars.
+/// Says a sentence to whoever started the command, whatever the log lets through.
+pub(super) fn say(words: impl Display) {
+    say_as_it_is(&format!("cofferdam: {words}\n"));
+}
+
+/// As [`say`], without the name of the command before it.
+pub(super) fn say_as_it_is(text: &str) {
+    bars::above(|| stderr::write(text.as_bytes()));
+}
+
+/// Waits until what was logged is written, though not for long.
+pub(super) fn finish() {
+    stderr::flush(FAREWELL);
+}
+
+/// Whether log lines have colours: on a terminal that knows them, unless somebody asks for none (<https://no-color.org>).
+pub(super) fn has_colour() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    !is_set("NO_COLOR") && is_capable_terminal()
+}
+
+/// Whether standard error is a terminal that knows more than text.
+fn is_capable_terminal() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Writes whole log lines above the bars. It never fails: the logging library would print that, and a failure to print is a
+/// panic in the thread that logged.
 struct AboveBars;
 
 impl Write for AboveBars {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        BARS.suspend(|| io::stderr().write(line))
+        bars::above(|| stderr::write(line));
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }

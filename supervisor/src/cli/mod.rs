@@ -10,14 +10,19 @@ mod doctor;
 mod error;
 mod logging;
 mod node;
+mod orphans;
+mod output;
 mod probe;
 mod report;
 mod run;
 mod serve;
 mod signals;
 mod snapshot;
+mod usage;
+mod variables;
 mod verify_proof;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -91,57 +96,57 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args_os().collect();
-    let command = match config::apply(command(), "node", &arguments) {
-        Ok(command) => command,
-        Err(error) => {
-            eprintln!("cofferdam: {error}");
-            return ExitCode::from(error.exit().code());
-        }
-    };
-    let cli = match Cli::from_arg_matches(&command.get_matches_from(arguments)) {
-        Ok(cli) => cli,
-        Err(error) => error.exit(),
-    };
-    let joined = cli.join_cgroup.as_deref().map_or(Ok(()), join_cgroup);
-    let result =
-        joined.and_then(|()| logging::init(&cli.log, cli.log_format)).and_then(|()| match cli.command {
-            Command::Run(args) => run::run(&args),
-            Command::Serve(args) => serve::run(&args),
-            Command::Node(args) => node::run(&args),
-            Command::Check(args) => check::run(&args),
-            Command::Diff(args) => diff::run(&args),
-            Command::Audit(args) => audit::run(&args),
-            Command::Snapshot(command) => snapshot::run(&command),
-            Command::Probe(args) => probe::run(&args),
-            Command::Doctor(args) => doctor::run(&args),
-            Command::Bench(args) => bench::run(&args),
-            Command::VerifyProof(args) => verify_proof::run(&args),
-            Command::Completions { shell } => print_completions(shell),
-        });
-    let exit = match result {
-        Ok(exit) => exit,
-        Err(error @ CliError::StdoutClosed) => error.exit(),
-        Err(error) => {
-            eprintln!("cofferdam: {error}");
-            error.exit()
-        }
-    };
+    logging::take_panics();
+    let exit = run_line(&std::env::args_os().collect::<Vec<_>>());
+    logging::finish();
     ExitCode::from(exit.code())
 }
 
-/// The command line, with a variable of the environment for every option of `serve` and `node`: unit files and containers set
-/// those.
-fn command() -> clap::Command {
-    let with_variable = |argument: clap::Arg| match argument.get_long() {
-        Some(long) if argument.get_env().is_none() && !matches!(long, "help" | "version") => {
-            let variable = format!("COFFERDAM_{}", long.to_uppercase().replace('-', "_"));
-            argument.env(variable)
+fn run_line(arguments: &[OsString]) -> CommandExit {
+    let command = match config::apply(command(), "node", arguments) {
+        Ok(command) => command,
+        Err(error) => {
+            logging::say(&error);
+            return error.exit();
         }
-        _ => argument,
     };
-    let command = Cli::command().mut_subcommand("serve", |serve| serve.mut_args(with_variable));
-    command.mut_subcommand("node", |node| node.mut_args(with_variable))
+    let parsed = command.clone().try_get_matches_from(arguments);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return usage::tell(error, &command, arguments),
+    };
+    match run_command(cli) {
+        Ok(exit) => exit,
+        Err(error @ CliError::StdoutClosed) => error.exit(),
+        Err(error) => {
+            logging::say(&error);
+            error.exit()
+        }
+    }
+}
+
+fn run_command(cli: Cli) -> Result<CommandExit, CliError> {
+    cli.join_cgroup.as_deref().map_or(Ok(()), join_cgroup)?;
+    logging::init(&cli.log, cli.log_format)?;
+    match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Node(args) => node::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Audit(args) => audit::run(&args),
+        Command::Snapshot(command) => snapshot::run(&command),
+        Command::Probe(args) => probe::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::VerifyProof(args) => verify_proof::run(&args),
+        Command::Completions { shell } => print_completions(shell),
+    }
+}
+
+/// The command line, with its variables.
+fn command() -> clap::Command {
+    variables::attach(Cli::command())
 }
 
 fn join_cgroup(procs: &Path) -> Result<(), CliError> {

@@ -1,6 +1,6 @@
 //! `cofferdam probe`: what a container's start check calls. One worker, committed and proven, or one line of reason.
 
-use std::io::{self, Write};
+use std::io;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::args::MemoryArgs;
 use super::error::CliError;
+use super::{logging, output};
 use crate::host::size::Bytes;
 use crate::pool::Pool;
 
@@ -46,11 +47,11 @@ pub(super) fn run(args: &ProbeArgs) -> Result<CommandExit, CliError> {
         (_, true) => serde_json::to_string(&report).map_err(io::Error::other),
         (None, false) => Ok(sentence(&report)),
         (Some(reason), false) => {
-            eprintln!("cofferdam: {reason}");
+            logging::say(reason);
             return Ok(exit);
         }
     };
-    text.and_then(|text| writeln!(io::stdout(), "{text}")).map_err(CliError::io("standard output"))?;
+    output::print(text)?;
     Ok(exit)
 }
 

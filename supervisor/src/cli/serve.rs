@@ -1,7 +1,6 @@
 //! `cofferdam serve`: a pool behind HTTP, until somebody asks it to end.
 
 use std::io;
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,14 +14,14 @@ use cofferdam_worker::state::StateReader;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 
-use super::args::{self, PoolArgs};
+use super::args::{self, ConnectionArgs, PoolArgs};
 use super::error::CliError;
 use super::logging;
+use super::orphans;
 use crate::host::size::Bytes;
-use crate::http::server::{self, Bounds};
+use crate::http::server::{self, Address, Listener};
 use crate::http::{self, Operator, Phase, Service, Settings};
 use crate::pool::{Pool, PoolBuilder, PoolError};
 use crate::store::{Readable, StoreError};
@@ -34,18 +33,18 @@ pub(super) struct ServeArgs {
     #[arg(value_name = "MODULE")]
     module: Option<PathBuf>,
 
-    /// Where to serve HTTP.
+    /// Where to serve HTTP: IP:PORT, NAME:PORT, or unix:PATH, a socket that its owner and group may use.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
+    listen: Address,
 
     /// Where to serve the admin API: POST /admin/swap, POST /admin/drain, GET /admin/quarantine, POST /admin/quarantine/lift.
     /// Whoever reaches it decides what is run.
     #[arg(long, value_name = "ADDR")]
-    admin: Option<SocketAddr>,
+    admin: Option<Address>,
 
     /// Where to answer HAProxy's agent check.
     #[arg(long, value_name = "ADDR")]
-    agent: Option<SocketAddr>,
+    agent: Option<Address>,
 
     #[command(flatten)]
     pool: PoolArgs,
@@ -67,21 +66,8 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     queue_wait: Duration,
 
-    /// Bytes of bodies and answers that are held at a time.
-    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
-    buffered: Bytes,
-
-    /// How long a body may take to arrive.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
-    body_timeout: Duration,
-
-    /// How long a connection may take to send a request's headers, and so how long it may be idle.
-    #[arg(long, value_name = "TIME", default_value = "75s", value_parser = humantime::parse_duration)]
-    header_timeout: Duration,
-
-    /// Connections at a time; beyond, the one that has been idle for longest makes room. None in use is cut off for that.
-    #[arg(long, value_name = "N", default_value_t = 4096)]
-    max_connections: usize,
+    #[command(flatten)]
+    connections: ConnectionArgs,
 
     /// After SIGTERM: how long requests are still taken while /readyz already says no.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
@@ -107,6 +93,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<CommandExit, CliError> {
     let _readable = args.db_path.as_deref().map(Readable::check).transpose()?;
     let state = args.db_path.as_deref().map(StateReader::open).transpose()?;
     check_state(state.as_ref(), profile.hash())?;
+    orphans::reap()?;
     let (asks, asked) = mpsc::unbounded_channel();
     listen_to_signals(&asks)?;
     let runtime = server::runtime(args.pool.workers().unwrap_or(1)).map_err(CliError::io("the runtime"))?;
@@ -126,8 +113,8 @@ async fn serve(
     let settings = Settings {
         queue: args.queue,
         queue_wait: args.queue_wait,
-        buffered_bytes: args.buffered.0,
-        body_timeout: args.body_timeout,
+        buffered_bytes: args.connections.buffered.0,
+        body_timeout: args.connections.body_timeout,
         ..Settings::default()
     };
     let service = Service::starting(settings, args.max_body_bytes.0);
@@ -136,7 +123,7 @@ async fn serve(
     }
     let operator = Arc::new(Control { args: args.clone(), service: service.clone(), state, asks });
     // Before the commit: probes have something to ask from the first moment, and requests where to wait.
-    let server = listen(args, &service, &operator)?;
+    let server = listen(args, &service, &operator).await?;
     let mut starting = {
         let (args, service) = (args.clone(), service.clone());
         tokio::task::spawn_blocking(move || start(&args, module, &service))
@@ -178,42 +165,28 @@ async fn send_away(service: &Service, server: tokio::task::JoinHandle<usize>) {
 }
 
 /// Binds every listener, and begins to answer. The handle ends with the number of connections that were cut off.
-fn listen(
+async fn listen(
     args: &ServeArgs,
     service: &Service,
     operator: &Arc<Control>,
 ) -> Result<tokio::task::JoinHandle<usize>, CliError> {
-    let bounds = Bounds {
-        connections: args.max_connections,
-        header_timeout: args.header_timeout,
-        ..Bounds::default()
-    };
-    let main = bind(args.listen)?;
-    if let Some(address) = args.agent {
-        tokio::spawn(http::agent(bind(address)?, service.clone()));
+    let bounds = args.connections.bounds();
+    let main = bind(&args.listen).await?;
+    if let Some(address) = &args.agent {
+        tokio::spawn(http::agent(bind(address).await?, service.clone()));
     }
-    if let Some(address) = args.admin {
+    if let Some(address) = &args.admin {
         let router = http::admin_router(service.clone(), Arc::clone(operator) as Arc<dyn Operator>);
-        let listener = bind(address)?;
+        let listener = bind(address).await?;
         tokio::spawn(server::serve(listener, router, service.clone(), bounds.clone(), args.drain_timeout));
     }
     let router = http::router_of(service.clone());
     Ok(tokio::spawn(server::serve(main, router, service.clone(), bounds, args.drain_timeout)))
 }
 
-pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
-    bound(address).map_err(|error| CliError::Usage(format!("{address} cannot be listened on: {error}")))
-}
-
-fn bound(address: SocketAddr) -> io::Result<TcpListener> {
-    /// Connections that may wait to be accepted. With the usual 128, the next in a crowd would have to try again a second
-    /// later.
-    const BACKLOG: u32 = 4096;
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // As every server does: connections of an earlier one may still be closing.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+pub(super) async fn bind(address: &Address) -> Result<Listener, CliError> {
+    let bound = Listener::bind(address).await;
+    bound.map_err(|error| CliError::Usage(format!("{address} cannot be listened on: {error}")))
 }
 
 /// Commits the first pool and lets it serve.

@@ -2,7 +2,7 @@
 //! store.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,6 +12,7 @@ use cofferdam_protocol::profile::Hash;
 use serde::Serialize;
 
 use super::error::CliError;
+use super::{logging, output};
 use crate::tree::{MAX_PROOF_BYTES, Proof, verify};
 
 /// Arguments of `cofferdam verify-proof`.
@@ -76,11 +77,11 @@ pub(super) fn run(args: &VerifyProofArgs) -> Result<CommandExit, CliError> {
         }
         (None, false) => Ok(sentence(args.value.as_ref())),
         (Some(reason), false) => {
-            eprintln!("cofferdam: {reason}");
+            logging::say(reason);
             return Ok(exit);
         }
     };
-    text.and_then(|text| writeln!(io::stdout(), "{text}")).map_err(CliError::io("standard output"))?;
+    output::print(text)?;
     Ok(exit)
 }
 

@@ -6,13 +6,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use cofferdam_worker::module::MAX_MODULE_BYTES;
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 
+use super::body;
 use super::problem::{self, Problem};
 use super::service::Service;
 use super::{method, not_found, snapshot, status};
@@ -50,7 +51,10 @@ pub fn admin_router(service: Service, operator: Arc<dyn Operator>) -> Router {
         .method_not_allowed_fallback(method)
 }
 
-async fn swap(State(operator): Given, body: Body) -> Response {
+async fn swap(State(operator): Given, headers: HeaderMap, body: Body) -> Response {
+    if let Err(problem) = body::check_coding(&headers) {
+        return problem.into_response();
+    }
     let limit = usize::try_from(MAX_MODULE_BYTES).unwrap_or(usize::MAX);
     let module = match Limited::new(body, limit).collect().await {
         Ok(collected) => collected.to_bytes(),

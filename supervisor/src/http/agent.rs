@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
 
 use super::health::Readiness;
+use super::server::Listener;
 use super::service::Service;
 
 /// Answers agent checks on `listener` for as long as it is polled.
-pub async fn agent(listener: TcpListener, service: Service) {
+pub async fn agent(listener: impl Into<Listener>, service: Service) {
     const PATIENCE: Duration = Duration::from_secs(1);
     const PAUSE: Duration = Duration::from_millis(100);
+    let mut listener = listener.into();
     loop {
-        let Ok((mut stream, _)) = listener.accept().await else {
+        let Ok(mut stream) = listener.accept().await else {
             // Out of descriptors, say: nothing is gained by asking again at once.
             tokio::time::sleep(PAUSE).await;
             continue;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
+use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use cofferdam_protocol::profile::Hash;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -73,6 +74,17 @@ pub(crate) struct Bounds {
     pub(crate) patience: Duration,
     /// Seconds to name to whoever finds no room.
     pub(crate) retry_after: u64,
+}
+
+/// Refuses a body that its headers call compressed: a guest would be given other bytes than its client meant.
+pub(crate) fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            let coding = String::from_utf8_lossy(coding.as_bytes());
+            Err(Problem::Encoded(coding.chars().take(100).collect()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads all of `body`, to be run.

@@ -12,6 +12,9 @@ use super::answer::Answer;
 /// Seconds that are kept.
 const SECONDS: usize = 300;
 
+/// The longest time that is told from longer ones, in microseconds: an hour.
+const LONGEST_US: u64 = 3_600_000_000;
+
 /// What one second was like.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Second {
@@ -59,8 +62,9 @@ pub(super) struct Past {
 
 impl Default for History {
     fn default() -> Self {
-        // Two digits are always possible, and an automatic range needs no bound.
-        let current = Histogram::new(2).unwrap_or_else(|_| unreachable!("2 is within hdrhistogram's 0..=5"));
+        // Its range is fixed: what is recorded saturates at the bound of the range, and so must not begin with a small one.
+        let current = Histogram::new_with_bounds(1, LONGEST_US, 2)
+            .unwrap_or_else(|_| unreachable!("the bounds and 2 digits are within hdrhistogram's"));
         Self { totals: Totals::default(), begun: Instant::now(), current, past: VecDeque::new() }
     }
 }
@@ -77,8 +81,11 @@ impl History {
             Verdict::Host(_) => &mut self.totals.host_failed,
         };
         *counted += 1;
-        let total = answer.queued + answer.exec + answer.overhead;
-        self.current.saturating_record(u64::try_from(total.as_micros()).unwrap_or(u64::MAX));
+        self.record(answer.queued + answer.exec + answer.overhead);
+    }
+
+    fn record(&mut self, took: Duration) {
+        self.current.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     }
 
     pub(super) fn count_shed(&mut self) {
@@ -120,5 +127,29 @@ impl History {
             p50_us: latency(|latency| latency.p50),
             p99_us: latency(|latency| latency.p99),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_has_the_times_that_its_answers_took() {
+        let mut history = History::default();
+        for millis in (0..200).map(|_| 1).chain([143, 900]) {
+            history.record(Duration::from_millis(millis));
+        }
+        history.record(Duration::MAX);
+        history.tick(history.begun + Duration::from_secs(1));
+        let latency = history.last().latency.unwrap();
+        // To two digits.
+        let is_near = |value: u64, expected: u64| value.abs_diff(expected) <= expected / 100;
+        assert!(is_near(latency.p50, 1000), "{latency:?}");
+        assert!(is_near(latency.p99, 143_000), "{latency:?}");
+        assert!(is_near(latency.max, LONGEST_US), "{latency:?}");
+        history.record(Duration::from_micros(3));
+        history.tick(history.begun + Duration::from_secs(1));
+        assert_eq!(history.last().latency, Some(Latency { p50: 3, p99: 3, max: 3 }));
     }
 }

@@ -78,6 +78,7 @@ async fn answer(
     let (lane, height, export) = what;
     let reached = reached(inner, lane, height)?;
     let deadline = deadline(headers)?;
+    body::check_coding(headers)?;
     let bounds = Bounds {
         bytes: inner.body_bytes(),
         time: inner.settings.body_timeout,

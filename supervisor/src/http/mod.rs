@@ -7,7 +7,7 @@
 //! use cofferdam::pool::Pool;
 //!
 //! let pool = Arc::new(Pool::builder(std::fs::read("indexer.wasm")?).workers(2).build()?);
-//! let app = axum::Router::new().nest("/indexer", cofferdam::http::router(&pool));
+//! let app = axum::Router::new().nest_service("/indexer", cofferdam::http::router(&pool));
 //! axum::serve(tokio::net::TcpListener::bind("127.0.0.1:8080").await?, app).await?;
 //! # Ok(()) }
 //! ```
@@ -23,6 +23,7 @@ mod agent;
 mod answer;
 pub(crate) mod body;
 mod events;
+mod exposition;
 mod extension;
 mod gate;
 #[cfg(test)]
@@ -45,9 +46,10 @@ mod snapshot;
 mod swap;
 mod trace;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use axum::extract::{RawQuery, State};
+use axum::extract::{OriginalUri, RawQuery, State};
 use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -61,6 +63,7 @@ pub use service::{Phase, Service};
 pub use settings::Settings;
 pub use swap::SwapError;
 
+use exposition::Exposition;
 use health::{Probe, Readiness};
 use metrics::Now;
 use problem::Problem;
@@ -75,7 +78,8 @@ const PAGE: &str = include_str!("page/index.html");
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; \
                            connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The service over `pool` with default settings, for an application of your own. Paths are relative: it can be nested.
+/// The service over `pool` with default settings, for an application of your own. Paths are relative: the router can be nested,
+/// best by `nest_service`, which serves `/prefix/` as well as `/prefix`. Of these two `nest` serves only the second.
 ///
 /// # Panics
 /// Outside of a tokio runtime.
@@ -130,14 +134,29 @@ async fn close_when_draining(
     response
 }
 
-async fn page() -> Response {
+async fn page(OriginalUri(uri): OriginalUri) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
     ];
-    (headers, PAGE).into_response()
+    (headers, page_at(uri.path())).into_response()
+}
+
+/// The status page for whoever finds it at `path`. Its links are relative to itself. Where the page is found under a prefix
+/// without a slash at its end (`/indexer`), a link must begin with the last part of the prefix.
+fn page_at(path: &str) -> Cow<'static, str> {
+    const LINKS: [&str; 4] = ["v1/status", "v1/events", "metrics", "readyz?verbose"];
+    let last = path.rsplit('/').next().unwrap_or_default();
+    // Whatever else a path may have has a meaning in HTML, or in a script.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    if last.is_empty() || !last.bytes().all(is_plain) {
+        return Cow::Borrowed(PAGE);
+    }
+    let linked =
+        |page: String, link: &str| page.replace(&format!("\"{link}\""), &format!("\"{last}/{link}\""));
+    Cow::Owned(LINKS.into_iter().fold(PAGE.to_owned(), linked))
 }
 
 async fn status(State(service): State<Service>) -> Response {
@@ -178,13 +197,9 @@ async fn metrics(State(service): State<Service>, headers: HeaderMap) -> Response
         profile: generation.as_ref().map_or("", |generation| &generation.profile_text),
         figures: inner.extension.get().map_or_else(Vec::new, |extension| extension.figures()),
     };
-    // Prometheus asks for what it prefers; everybody else gets what a browser shows.
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let kind = match accept.contains("application/openmetrics-text") {
-        true => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        false => "text/plain; version=0.0.4; charset=utf-8",
-    };
-    ([(header::CONTENT_TYPE, kind)], inner.metrics.to_text(&now)).into_response()
+    let exposition = Exposition::asked(headers.get(header::ACCEPT));
+    let text = exposition.of(inner.metrics.to_text(&now));
+    ([(header::CONTENT_TYPE, exposition.content_type()), (header::VARY, "Accept")], text).into_response()
 }
 
 async fn not_found(uri: Uri) -> Problem {
@@ -194,4 +209,22 @@ async fn not_found(uri: Uri) -> Problem {
 
 async fn method(method: axum::http::Method) -> Problem {
     Problem::Method(format!("{method} is not what is done here"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_links_to_what_is_beside_it() {
+        for path in ["/", "/indexer/", "", "/\"><script>"] {
+            assert_eq!(page_at(path), PAGE, "{path}");
+        }
+        let nested = page_at("/service/indexer");
+        for link in ["v1/status", "v1/events", "metrics", "readyz?verbose"] {
+            assert!(PAGE.contains(&format!("\"{link}\"")), "{link}");
+            assert!(nested.contains(&format!("\"indexer/{link}\"")), "{link}");
+            assert!(!nested.contains(&format!("\"{link}\"")), "{link}");
+        }
+    }
 }

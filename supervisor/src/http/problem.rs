@@ -23,6 +23,10 @@ pub(crate) enum Problem {
     SlowBody(Duration),
     #[error("the body ended early, or was not what its headers announced: {0}")]
     BrokenBody(String),
+    #[error(
+        "the body has the Content-Encoding {0:?}; send the bytes as they are, without a Content-Encoding"
+    )]
+    Encoded(String),
     #[error("no answer within the {0:?} that the request allowed")]
     ClientDeadline(Duration),
     #[error("the queue is full: {waiting} requests are waiting")]
@@ -72,6 +76,7 @@ impl Problem {
             Self::TooLarge { .. } => ("too-large", "The body is too large"),
             Self::SlowBody(_) => ("slow-body", "The body came too slowly"),
             Self::BrokenBody(_) => ("broken-body", "The body is broken"),
+            Self::Encoded(_) => ("encoded", "The body is encoded"),
             Self::ClientDeadline(_) => ("client-deadline", "The time that the request allowed is over"),
             Self::Saturated { .. } => ("saturated", "Too many requests are waiting"),
             Self::NoTurn { .. } => ("no-turn", "No worker was free in time"),
@@ -96,6 +101,7 @@ impl Problem {
             Self::Malformed(_) | Self::BrokenBody(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::Encoded(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::ClientDeadline(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Saturated { .. }
             | Self::NoTurn { .. }
@@ -128,9 +134,9 @@ impl Problem {
         self.status() == StatusCode::SERVICE_UNAVAILABLE
     }
 
-    /// Whether what is left of the body can no longer be told from the next request.
+    /// Whether what is left of the body can no longer be told from the next request, or was not worth reading.
     fn ends_connection(&self) -> bool {
-        matches!(self, Self::TooLarge { .. } | Self::SlowBody(_) | Self::BrokenBody(_))
+        matches!(self, Self::TooLarge { .. } | Self::SlowBody(_) | Self::BrokenBody(_) | Self::Encoded(_))
     }
 }
 
@@ -142,6 +148,10 @@ impl IntoResponse for Problem {
         let mut response = json(self.status(), &body);
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if matches!(self, Self::Encoded(_)) {
+            // As RFC 9110 wants it (section 15.5.16).
+            response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if self.ends_connection() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

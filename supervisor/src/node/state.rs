@@ -206,8 +206,10 @@ impl NodeState {
             return Err(format!("the daemon is in its initial download, at block {height}"));
         }
         match self.lag() {
-            Some(lag) if lag > self.freshness.lag => Err(format!("{at}, {lag} blocks behind the daemon")),
-            _ => Ok(format!("{at}, the daemon at {height}")),
+            Some(lag) if lag > self.freshness.lag => {
+                Err(format!("{at}, {lag} blocks behind the daemon{}", trouble(&daemon)))
+            }
+            _ => Ok(format!("{at}, the daemon at {height}{}", trouble(&daemon))),
         }
     }
 }
@@ -291,6 +293,14 @@ impl Extension for NodeState {
         figures
             .extend(self.lag().map(|lag| gauge("chain_lag", "Blocks that the daemon is ahead", lag.into())));
         figures
+    }
+}
+
+/// What is being tried again at this moment, as the tail of a sentence.
+fn trouble(daemon: &daemon::Status) -> String {
+    match &daemon.last_error {
+        Some(error) if !daemon.connected => format!(": {error}"),
+        _ => String::new(),
     }
 }
 

@@ -44,6 +44,7 @@ mod layers;
 #[cfg(test)]
 mod models;
 mod oom;
+pub(crate) mod orphans;
 mod primitives;
 mod process;
 mod quarantine;

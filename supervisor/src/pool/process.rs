@@ -17,6 +17,8 @@ use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_s
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, pipe2};
 
+use super::orphans;
+
 /// A process that was started, and our ends of its pipes.
 #[derive(Debug)]
 pub(super) struct Started {
@@ -44,7 +46,7 @@ pub(super) fn start(
     for (descriptor, number) in descriptors {
         handed.push(raise(descriptor, *number)?);
     }
-    let pid = spawn(executable, role, &handed)?;
+    let pid = orphans::starting(|| spawn(executable, role, &handed))?;
     Ok(Started { pid, requests: requests.into(), replies: replies.into() })
 }
 

@@ -160,6 +160,7 @@ pub struct Cofferdam<'a> {
     arguments: Vec<OsString>,
     variables: Vec<(String, OsString)>,
     input: Input,
+    stderr: Option<Stdio>,
     cgroup: Option<&'a ChildCgroup>,
 }
 
@@ -167,7 +168,7 @@ impl<'a> Cofferdam<'a> {
     /// `cofferdam` with these arguments and no others.
     pub fn new<S: Into<OsString>>(arguments: impl IntoIterator<Item = S>) -> Self {
         let arguments = arguments.into_iter().map(Into::into).collect();
-        Self { arguments, variables: Vec::new(), input: Input::Nothing, cgroup: None }
+        Self { arguments, variables: Vec::new(), input: Input::Nothing, stderr: None, cgroup: None }
     }
 
     /// `cofferdam run --json` with one small worker and no spare.
@@ -216,6 +217,13 @@ impl<'a> Cofferdam<'a> {
         self
     }
 
+    /// Has it write its standard error there, which is not read here then.
+    #[must_use]
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.stderr = Some(stderr.into());
+        self
+    }
+
     /// Starts it in this cgroup, so that not a byte of it is charged elsewhere.
     #[must_use]
     pub fn within(mut self, cgroup: &'a ChildCgroup) -> Self {
@@ -247,7 +255,7 @@ impl<'a> Cofferdam<'a> {
             .envs(self.variables)
             .stdin(if matches!(self.input, Input::Nothing) { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(self.stderr.unwrap_or_else(Stdio::piped))
             .spawn()
             .expect("the binary can be started");
         let stdin = child.stdin.take();
@@ -269,11 +277,11 @@ impl<'a> Cofferdam<'a> {
                 }
             }
         });
-        let stderr = child.stderr.take().expect("its standard error is a pipe");
+        let stderr = child.stderr.take();
         let said = Arc::new(Mutex::default());
         let stderr = {
             let said = Arc::clone(&said);
-            thread::spawn(move || read_into(stderr, &said))
+            thread::spawn(move || stderr.into_iter().for_each(|stderr| read_into(stderr, &said)))
         };
         let readers = Some((stdout, stderr));
         Running { child, binary, arguments: self.arguments, stdin, lines, seen: Vec::new(), said, readers }

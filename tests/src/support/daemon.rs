@@ -45,6 +45,27 @@ pub struct Switches {
     pub delay: Duration,
     /// Requests for blocks of this height and above wait.
     pub holds_from: Option<u32>,
+    /// How many calls a batch may have.
+    pub most_in_batch: usize,
+    /// What it answers to a larger batch.
+    pub batch_refusal: BatchRefusal,
+    /// A method that it refuses as Bitcoin Core does by `rpcwhitelist`: HTTP status 403, and no word.
+    pub forbidden: Option<&'static str>,
+    /// Longer answers, as of blocks, come in so many pieces, with such a pause before each.
+    pub drip: Option<(usize, Duration)>,
+}
+
+/// What nodes and proxies answer that take no batches, or only small ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchRefusal {
+    /// One response object with an error.
+    Error,
+    /// An HTTP status, and no JSON.
+    Status(u16),
+    /// An error for each call.
+    Each,
+    /// Answers to as many calls as it takes.
+    Short,
 }
 
 impl Default for Switches {
@@ -62,6 +83,10 @@ impl Default for Switches {
             claims: HashMap::new(),
             delay: Duration::ZERO,
             holds_from: None,
+            most_in_batch: usize::MAX,
+            batch_refusal: BatchRefusal::Error,
+            forbidden: None,
+            drip: None,
         }
     }
 }
@@ -97,6 +122,8 @@ struct State {
     counts: HashMap<String, u64>,
     /// Requests for blocks that wait.
     held_back: u32,
+    /// How many calls each batch had, refused ones included.
+    batches: Vec<usize>,
     connections: u64,
 }
 
@@ -139,6 +166,12 @@ impl Daemon {
     #[must_use]
     pub fn holds_back(&self) -> bool {
         self.node.lock().held_back > 0
+    }
+
+    /// How many calls each batch had, refused ones included.
+    #[must_use]
+    pub fn batches(&self) -> Vec<usize> {
+        self.node.lock().batches.clone()
     }
 
     /// How many connections were accepted.
@@ -216,16 +249,18 @@ impl Node {
     /// Answers the body of a request.
     fn answer(&self, authorized: impl Fn(&str) -> bool, body: &[u8], stop: &AtomicBool) -> Answer {
         let switches = self.lock().switches.clone();
-        if switches.credentials.is_some_and(|credentials| !authorized(&credentials)) {
+        if switches.credentials.as_ref().is_some_and(|credentials| !authorized(credentials)) {
             return Answer::Text(401, "");
         }
         if let Some(status) = switches.status {
             return Answer::Text(status, "<html>not now</html>");
         }
-        match serde_json::from_slice(body) {
-            Ok(Value::Array(calls)) => {
-                Answer::Json(calls.iter().map(|call| self.call(call, stop).1).collect())
-            }
+        let asked = serde_json::from_slice::<Value>(body);
+        let is_forbidden = |call: &Value| switches.forbidden.is_some_and(|method| call["method"] == method);
+        match asked {
+            Ok(Value::Array(calls)) if calls.iter().any(is_forbidden) => Answer::Text(403, ""),
+            Ok(call) if is_forbidden(&call) => Answer::Text(403, ""),
+            Ok(Value::Array(calls)) => self.answer_batch(&calls, &switches, stop),
             Ok(call) => match self.call(&call, stop) {
                 (200, answer) => Answer::Json(answer),
                 (status, answer) => Answer::Error(status, answer),
@@ -235,6 +270,25 @@ impl Node {
                 Answer::Error(500, json!({ "result": null, "error": error, "id": null }))
             }
         }
+    }
+
+    fn answer_batch(&self, calls: &[Value], switches: &Switches, stop: &AtomicBool) -> Answer {
+        self.lock().batches.push(calls.len());
+        let taken = if calls.len() > switches.most_in_batch {
+            let error = json!({ "code": -32600, "message": "Batch requests are not supported" });
+            let refusal = |id: &Value| json!({ "result": null, "error": error, "id": id });
+            match switches.batch_refusal {
+                BatchRefusal::Error => return Answer::Json(refusal(&Value::Null)),
+                BatchRefusal::Status(status) => return Answer::Text(status, "<html>too much</html>"),
+                BatchRefusal::Each => {
+                    return Answer::Json(calls.iter().map(|call| refusal(&call["id"])).collect());
+                }
+                BatchRefusal::Short => switches.most_in_batch,
+            }
+        } else {
+            calls.len()
+        };
+        Answer::Json(calls[..taken].iter().map(|call| self.call(call, stop).1).collect())
     }
 
     /// One call: HTTP status, and the response object.

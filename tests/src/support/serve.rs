@@ -117,17 +117,17 @@ impl Metrics {
     /// (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
     pub fn parse(text: &str) -> Self {
         let mut samples = BTreeMap::new();
-        let mut lines = text.lines();
-        assert_eq!(lines.next_back(), Some("# EOF"), "{text}");
-        for line in lines {
+        for line in text.lines() {
             if let Some(comment) = line.strip_prefix("# ") {
                 let mut words = comment.splitn(3, ' ');
                 let (kind, name, rest) = (words.next(), words.next(), words.next());
-                assert!(matches!(kind, Some("HELP" | "TYPE" | "UNIT")), "{line:?}");
+                assert!(matches!(kind, Some("HELP" | "TYPE")), "{line:?}");
                 assert!(
                     is_name(name.unwrap_or_default()) && rest.is_some_and(|rest| !rest.is_empty()),
                     "{line:?}"
                 );
+                let is_counter = kind == Some("TYPE") && rest == Some("counter");
+                assert!(!is_counter || name.is_some_and(|name| name.ends_with("_total")), "{line:?}");
                 continue;
             }
             let (sample, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line:?}"));

@@ -115,6 +115,7 @@ fn completed(writes: Writes) -> JobResult {
         verdict: Verdict::COMPLETED,
         detail: String::new(),
         failed_attempts: Vec::new(),
+        quarantine: None,
         worker: WorkerInfo { pid: 0, slot: 0 },
         output: JobOutput::Writes(writes),
         log: String::new(),

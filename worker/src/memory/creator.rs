@@ -10,6 +10,7 @@ use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 use super::gc_heap::{GC_HEAP_BYTES, GcHeap};
 use super::reservation::{GUARD_BYTES, RESERVATION_BYTES, Reservation};
 use super::reset::Resetter;
+use crate::complaint::complain;
 
 /// The slab: committed up to `limit`.
 ///
@@ -55,7 +56,7 @@ impl Slab {
             self.reservation.close(size..before)
         };
         if let Err(error) = result {
-            eprintln!("cofferdam-worker: could not protect memory: {error}");
+            complain!("cofferdam-worker: could not protect memory: {error}");
             std::process::exit(WorkerExit::Internal.code());
         }
     }

@@ -10,6 +10,7 @@ use cofferdam_protocol::exit::WorkerExit;
 use wasmtime::LinearMemory;
 
 use super::reservation::Reservation;
+use crate::complaint::complain;
 
 /// Bytes that such a heap may grow to. The engine asks for exactly this much, by which a heap is told from a memory.
 pub const GC_HEAP_BYTES: usize = 16 << 20;
@@ -51,7 +52,7 @@ unsafe impl LinearMemory for GcHeap {
         }
         // Memory that was not committed. Whether the host has it must not be for the guest to see.
         if let Err(error) = self.reservation.open(self.size..new_size) {
-            eprintln!("cofferdam-worker: could not grow a heap of references: {error}");
+            complain!("cofferdam-worker: could not grow a heap of references: {error}");
             std::process::exit(WorkerExit::Internal.code());
         }
         self.size = new_size;

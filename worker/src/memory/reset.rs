@@ -24,6 +24,7 @@ use std::ops::Range;
 use super::reservation::Reservation;
 use super::streaming::STREAM_FROM_BYTES;
 use super::tracking::{Tracker, TrackingError};
+use crate::complaint::complain;
 
 /// Bytes of the unit that is tracked or not. Must divide a page of WebAssembly, and hold a page of the host.
 pub(super) const CHUNK_BYTES: usize = 16 << 10;
@@ -110,7 +111,7 @@ impl Resetter {
             }
             Err(error) => {
                 // From here on nothing is believed to be clean: zeroing needs no help.
-                eprintln!(
+                complain!(
                     "cofferdam-worker: writes are no longer tracked, all memory is zeroed instead: {error}"
                 );
                 self.zero_runs(slab, &[all(size)])

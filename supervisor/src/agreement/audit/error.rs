@@ -19,10 +19,10 @@ pub enum AuditError {
     #[error("{0} is given twice")]
     Twice(String),
     /// A URL that is none.
-    #[error("--peer {url}: {reason}; give http://HOST:PORT")]
+    #[error("--peer number {number}: {reason}; give http://HOST:PORT")]
     Url {
-        /// As it was given.
-        url: String,
+        /// Which one, from 1 on. The URL is not repeated, because it may have a password.
+        number: usize,
         /// What is wrong.
         reason: String,
     },

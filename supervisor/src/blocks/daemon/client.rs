@@ -1,7 +1,7 @@
 //! The four questions that a node is asked, and what its errors mean.
 
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bitcoin::{BlockHash, Network};
@@ -10,9 +10,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use super::batches::Batches;
 use super::error::DaemonError;
 use super::transport::{Capped, Connections, Target, TransportError, cookie_path, refused};
 use super::trouble::{Failure, Trouble};
+use crate::sync::lock;
 
 /// Longest answer to a question that is not for a block, in bytes: a hundred hashes are some twelve thousand.
 const ANSWER_BYTES: u64 = 1 << 20;
@@ -36,6 +38,9 @@ pub(super) struct Client {
     blocks: jsonrpc::Client,
     timeout: Duration,
     max_block_bytes: u64,
+    batches: Batches,
+    /// The methods that the node has answered, be it with an error.
+    answered: Mutex<Vec<&'static str>>,
 }
 
 /// What `getblockchaininfo` says, as far as it matters.
@@ -87,6 +92,8 @@ impl Client {
             connections,
             timeout,
             max_block_bytes,
+            batches: Batches::default(),
+            answered: Mutex::default(),
         }
     }
 
@@ -115,14 +122,49 @@ impl Client {
         self.ask("getblockhash", Some(&jsonrpc::arg([height])))
     }
 
-    /// The blocks at consecutive heights of the best chain, in one request.
+    /// The blocks at consecutive heights of the best chain, in as few requests as the node takes.
     pub(super) fn block_hashes(&self, heights: RangeInclusive<u32>) -> Result<Vec<BlockHash>, Failure> {
+        let mut left: Vec<u32> = heights.collect();
+        let mut hashes = Vec::with_capacity(left.len());
+        while let [first, ..] = *left {
+            let size = self.batches.size().min(left.len());
+            if size == 1 {
+                hashes.push(self.block_hash(first)?);
+                left.remove(0);
+                continue;
+            }
+            match self.batch_of_hashes(&left[..size]) {
+                Ok(batch) => {
+                    self.batches.worked();
+                    hashes.extend(batch);
+                    left.drain(..size);
+                }
+                Err(failure) if self.batches.may_be_why(&failure) => {
+                    // What fails alone, too, says what is really wrong.
+                    hashes.push(self.block_hash(first)?);
+                    left.remove(0);
+                    let smaller = self.batches.refused(size);
+                    tracing::info!(
+                        "the node at {} does not answer {size} requests in one batch ({}): it is asked {} from now on",
+                        self.url(),
+                        failure.words(),
+                        if smaller == 1 { "one by one".to_owned() } else { format!("{smaller} at a time") }
+                    );
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(hashes)
+    }
+
+    fn batch_of_hashes(&self, heights: &[u32]) -> Result<Vec<BlockHash>, Failure> {
         const METHOD: &str = "getblockhash";
-        let parameters: Vec<_> = heights.map(|height| jsonrpc::arg([height])).collect();
+        let parameters: Vec<_> = heights.iter().map(|height| jsonrpc::arg([height])).collect();
         let request = |parameter| self.questions.build_request(METHOD, Some(parameter));
         let requests: Vec<_> = parameters.iter().map(|parameter| request(&**parameter)).collect();
         let sent = self.questions.send_batch(&requests);
         let responses = sent.map_err(|error| self.failure(METHOD, error))?;
+        self.note_answered(METHOD);
         let hashes = responses.into_iter().map(|response| {
             let response = response.ok_or_else(|| garbled("an answer is missing".to_owned()))?;
             self.result(METHOD, &response)
@@ -166,6 +208,7 @@ impl Client {
         let request = client.build_request(method, parameters);
         let id = request.id.clone();
         let response = client.send_request(request)?;
+        self.note_answered(method);
         if response.error.is_none() && response.id != id {
             return Err(jsonrpc::Error::NonceMismatch);
         }
@@ -180,12 +223,19 @@ impl Client {
         response.result().map_err(|error| self.failure(method, error))
     }
 
+    fn note_answered(&self, method: &'static str) {
+        let mut answered = lock(&self.answered);
+        if !answered.contains(&method) {
+            answered.push(method);
+        }
+    }
+
     /// What comes of an error.
     fn failure(&self, method: &'static str, error: jsonrpc::Error) -> Failure {
         match error {
             jsonrpc::Error::Rpc(error) => self.rpc_failure(method, error),
             jsonrpc::Error::Transport(error) => match error.downcast::<TransportError>() {
-                Ok(error) => self.transport_failure(*error),
+                Ok(error) => self.transport_failure(method, *error),
                 Err(error) => garbled(error.to_string()),
             },
             error => garbled(error.to_string()),
@@ -205,7 +255,7 @@ impl Client {
         }
     }
 
-    fn transport_failure(&self, error: TransportError) -> Failure {
+    fn transport_failure(&self, method: &'static str, error: TransportError) -> Failure {
         let url = || self.url().to_owned();
         let auth = self.connections.auth();
         match error {
@@ -217,14 +267,28 @@ impl Client {
                 Some(path) => Failure::Passing(Trouble::OldCookie { path }),
                 None => self.credentials().into(),
             },
-            TransportError::Status { status: 403, .. } => DaemonError::Forbidden { url: url() }.into(),
+            TransportError::Status { status: 403, .. } => self.forbidden(method).into(),
             TransportError::Status { status: status @ (408 | 425 | 429 | 500..), body } => {
                 Failure::Passing(Trouble::Busy { status, body })
             }
             TransportError::Status { status, .. } => DaemonError::NoRpc { url: url(), status }.into(),
             TransportError::TimedOut => Failure::Passing(Trouble::Silent(self.timeout)),
+            TransportError::TooSlow(limit) => Failure::Passing(Trouble::Slow(limit)),
             TransportError::Broken(words) => Failure::Passing(Trouble::Unreachable(words)),
             error @ (TransportError::TooLong(_) | TransportError::NotJson(_)) => garbled(error.to_string()),
+        }
+    }
+
+    /// Why a method is refused with HTTP 403. Bitcoin Core says so, without a word more, to a host that `rpcallowip` lacks
+    /// and to a user whose `rpcwhitelist` lacks the method. A host that is not let in has no answer to any method.
+    fn forbidden(&self, method: &'static str) -> DaemonError {
+        let url = self.url().to_owned();
+        let answered = lock(&self.answered);
+        match answered.first() {
+            Some(other) if !answered.contains(&method) => {
+                DaemonError::NotWhitelisted { url, method, answered: other }
+            }
+            _ => DaemonError::Forbidden { url, method },
         }
     }
 

@@ -18,6 +18,9 @@ use super::trouble::{Backoff, Failure, Trouble};
 
 /// How many hashes are asked for at once, at most.
 const BATCH: u32 = 100;
+
+/// How often in a row the chain may be found changed before that is told: some ten seconds, by the default poll.
+const CHANGES: u32 = 40;
 /// How many are asked for first where a fork is looked for: most are one or two deep.
 const FIRST_STEP: u32 = 10;
 /// How often hashes that are not of one chain are looked at again. A reorganisation between two questions makes one such
@@ -87,10 +90,12 @@ impl<K: Fn(u32) -> Result<Option<BlockHash>, KnownError>> Conductor<K> {
     /// Keeps the line until it is stopped, or the node can be followed no further.
     pub(super) fn run(mut self) {
         let mut backoff = Backoff::default();
+        let mut changes = 0;
         loop {
             let goes_on = match self.turn() {
                 Ok(()) => {
                     backoff.reset();
+                    changes = 0;
                     self.reporter.worked(Activity::Asking);
                     self.line.wait_for_room(self.settings.poll)
                 }
@@ -98,6 +103,10 @@ impl<K: Fn(u32) -> Result<Option<BlockHash>, KnownError>> Conductor<K> {
                 Err(_) if self.line.is_stopped() => return,
                 Err(Failure::Moved) => {
                     self.tip = None;
+                    changes += 1;
+                    if changes >= CHANGES {
+                        self.reporter.failed(Activity::Asking, &Trouble::Changing { times: changes });
+                    }
                     self.line.pause(self.settings.poll)
                 }
                 Err(Failure::Passing(trouble)) => {

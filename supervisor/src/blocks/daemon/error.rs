@@ -6,16 +6,17 @@ use bitcoin::BlockHash;
 
 use super::super::feed::KnownError;
 
+/// What a node is asked.
+const METHODS: &str = "getblockchaininfo, getbestblockhash, getblockhash and getblock";
+
 /// Why a node cannot be followed further. None of these passes by itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DaemonError {
     /// The URL names no node.
-    #[error("--daemon-rpc-url {url}: {reason}; give http://HOST:PORT")]
+    #[error("--daemon-rpc-url: {reason}; give http://HOST:PORT")]
     Url {
-        /// The URL, without a password.
-        url: String,
-        /// What is wrong with it.
+        /// What is wrong with it. The URL is not repeated, because it may have a password.
         reason: String,
     },
     /// A background thread could not be started.
@@ -31,11 +32,29 @@ pub enum DaemonError {
         /// What to do.
         advice: &'static str,
     },
-    /// The node refused this host.
-    #[error("{url} does not let this host in (HTTP 403); add its address to the node's rpcallowip")]
+    /// The node refused this host, or this user's first method.
+    #[error(
+        "{url} refuses {method} (HTTP 403): add the address of this host to the node's rpcallowip; if the address is there, \
+         add {METHODS} to the user's rpcwhitelist"
+    )]
     Forbidden {
         /// The node.
         url: String,
+        /// The method.
+        method: &'static str,
+    },
+    /// The node answered other methods, and refused this one.
+    #[error(
+        "{url} refuses {method} (HTTP 403), and it answered {answered} before: the rpcwhitelist of the user lacks {method}. \
+         Add {METHODS} to the user's rpcwhitelist in the node's bitcoin.conf"
+    )]
+    NotWhitelisted {
+        /// The node.
+        url: String,
+        /// The method.
+        method: &'static str,
+        /// A method that was answered.
+        answered: &'static str,
     },
     /// Something answers there that is no node.
     #[error(
@@ -49,8 +68,7 @@ pub enum DaemonError {
     },
     /// The node lacks, or does not allow, a method that is needed.
     #[error(
-        "{url} does not answer {method}: {message} (error {code}); the node must allow getblockchaininfo, \
-         getbestblockhash, getblockhash and getblock (rpcwhitelist)"
+        "{url} does not answer {method}: {message} (error {code}); the node, and every proxy before it, must allow {METHODS}"
     )]
     Method {
         /// The node.

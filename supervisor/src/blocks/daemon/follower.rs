@@ -44,6 +44,14 @@ impl fmt::Debug for Follower {
     }
 }
 
+/// Checks what can be checked of `settings` without the node.
+///
+/// # Errors
+/// [`DaemonError::Url`].
+pub fn check(settings: &Settings) -> Result<(), DaemonError> {
+    Target::new(settings.url.expose(), &settings.auth).map(drop)
+}
+
 impl Follower {
     /// Follows the node, going on after `tip` (or from [`Settings::start_height`] if there is none).
     ///
@@ -61,7 +69,7 @@ impl Follower {
         tip: Option<(u32, BlockHash)>,
         known: impl Fn(u32) -> Result<Option<BlockHash>, KnownError> + Send + 'static,
     ) -> Result<Self, DaemonError> {
-        let target = Target::new(&settings.url, &settings.auth)?;
+        let target = Target::new(settings.url.expose(), &settings.auth)?;
         let fetchers = settings.pipeline.clamp(1, FETCHERS);
         let remembered = usize::try_from(settings.max_reorg_depth).unwrap_or(usize::MAX).max(MAX_LAYERS);
         let remembered = remembered.saturating_add(2);

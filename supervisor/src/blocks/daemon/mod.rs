@@ -10,6 +10,7 @@
 //! its merkle root and witness commitment, and its parent must be the block given before it. What a node alone can say is
 //! which of two valid chains is the better one.
 
+mod batches;
 mod client;
 mod conductor;
 mod error;
@@ -23,7 +24,7 @@ mod trouble;
 mod window;
 
 pub use error::DaemonError;
-pub use follower::Follower;
+pub use follower::{Follower, check};
 pub use settings::{AHEAD_BYTES, Auth, Settings};
 pub use status::Status;
 // Other nodes are asked the same way: see `crate::agreement`.

@@ -1,13 +1,13 @@
 //! What a follower is told: which node, how to be let in, and how far to go.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::super::{MAX_BLOCK_BYTES, Network};
+use crate::Secret;
 
 /// How the node knows who asks.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Auth {
     /// It does not ask, or the URL says it (`http://user:password@host`).
     #[default]
@@ -17,30 +17,17 @@ pub enum Auth {
         /// The name.
         user: String,
         /// The password.
-        password: String,
+        password: Secret,
     },
     /// By the file `.cookie` that the node writes anew at each of its starts; it is read again when it no longer opens.
     CookieFile(PathBuf),
 }
 
-/// Without the password.
-impl fmt::Debug for Auth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => f.write_str("None"),
-            Self::UserPass { user, .. } => {
-                f.debug_struct("UserPass").field("user", user).finish_non_exhaustive()
-            }
-            Self::CookieFile(path) => f.debug_tuple("CookieFile").field(path).finish(),
-        }
-    }
-}
-
 /// How a node is followed. [`Settings::new`] has what is said of each as its default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where the node answers: `http://HOST:PORT`.
-    pub url: String,
+    /// Where the node answers: `http://HOST:PORT`. A secret, because a URL may have a password.
+    pub url: Secret,
     /// How it lets one in.
     pub auth: Auth,
     /// How many blocks are fetched ahead of the one that is taken, 8; at least 1. They are bounded in bytes too, by
@@ -48,7 +35,8 @@ pub struct Settings {
     pub pipeline: usize,
     /// How often the node is asked for its best block, 250 ms.
     pub poll: Duration,
-    /// How long one request may take, 30 s, before it is given up and made again.
+    /// How long the node may send nothing, 30 s, before a request is given up and made again. An answer that goes on arriving
+    /// may take longer: by a second for each 16 KiB that it may have.
     pub timeout: Duration,
     /// The first height, where nothing is known yet: 0.
     pub start_height: u32,
@@ -68,7 +56,7 @@ pub const AHEAD_BYTES: u64 = 64 << 20;
 
 impl Settings {
     /// The node at `url`, followed by the defaults.
-    pub fn new(url: impl Into<String>) -> Self {
+    pub fn new(url: impl Into<Secret>) -> Self {
         Self {
             url: url.into(),
             auth: Auth::None,

@@ -3,7 +3,7 @@
 
 use std::mem::{Discriminant, discriminant};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bitcoin::{BlockHash, Network};
 
@@ -13,6 +13,9 @@ use super::trouble::Trouble;
 /// How many headers a node may have more than blocks before that counts as being behind: each new block makes it one for
 /// a moment.
 const USUAL_HEADERS_AHEAD: u32 = 3;
+
+/// How long a trouble that goes on is not told again.
+const REMINDER: Duration = Duration::from_mins(10);
 
 /// How it stands with the node, for a health check.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +57,8 @@ struct State {
     status: Status,
     /// The trouble that was told and is not over.
     trouble: Option<(Activity, Discriminant<Trouble>)>,
+    /// When it was told last.
+    told: Option<Instant>,
     syncing: bool,
     shorter: bool,
 }
@@ -87,7 +92,8 @@ impl Reporter {
         let kind = discriminant(trouble);
         let told = state.trouble.replace((activity, kind)).is_some_and(|(_, told)| told == kind);
         let words = format!("the node at {} {trouble}", self.url);
-        if !told {
+        if !told || state.told.is_none_or(|at| at.elapsed() >= REMINDER) {
+            state.told = Some(Instant::now());
             tracing::warn!("{words}; trying again until it passes");
         }
         state.status.connected = false;

@@ -1,5 +1,5 @@
-//! JSON-RPC's way to the node: HTTP with a connection kept open for each thread, a timeout on every request, a cap on every
-//! answer, and a switch that ends all requests at once.
+//! JSON-RPC's way to the node: HTTP with a connection kept open for each thread, a bound on the node's silence, a cap on
+//! every answer in bytes and in time, and a switch that ends all requests at once.
 
 use std::fmt;
 use std::fs::File;
@@ -10,16 +10,20 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use jsonrpc::error::RpcError;
 use jsonrpc::{Request, Response};
 use percent_encoding::percent_decode_str;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use ureq::Agent;
 use ureq::http::Uri;
 
 use super::error::DaemonError;
 use super::settings::Auth;
+use crate::Secret;
 
+/// The slowest answer that is waited for, in bytes a second: by this the longest answer bounds the time that one may take.
+const SLOWEST: u64 = 16 << 10;
 /// The longest time that a connection is tried for, within a request's own.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Longest answer's head, in bytes.
@@ -40,6 +44,8 @@ pub(crate) enum TransportError {
     TooLong(u64),
     #[error("no answer in time")]
     TimedOut,
+    #[error("the answer was not complete after {0:?}")]
+    TooSlow(Duration),
     #[error("{0}")]
     Broken(String),
     #[error("{0}")]
@@ -58,8 +64,9 @@ pub(crate) struct Target {
 impl Target {
     /// Takes a URL apart, of which name and password count where `auth` has none.
     pub(crate) fn new(url: &str, auth: &Auth) -> Result<Self, DaemonError> {
-        let (inside, rest) = cut_userinfo(url);
-        let refused = |reason: String| DaemonError::Url { url: rest.clone(), reason };
+        // Not even a part of the URL is repeated: until it is understood, any part of it may be the password.
+        let refused = |reason: String| DaemonError::Url { reason };
+        let (inside, rest) = cut_userinfo(url).map_err(|reason| refused(reason.to_owned()))?;
         let uri: Uri = rest.parse().map_err(|error| refused(format!("it is no URL ({error})")))?;
         match uri.scheme_str() {
             Some("http") => {}
@@ -71,6 +78,12 @@ impl Target {
         }
         if uri.host().is_none_or(str::is_empty) {
             return Err(refused("it names no host".to_owned()));
+        }
+        // What stands behind the host is a port, or the library would find out with each request.
+        let has_port =
+            uri.authority().is_some_and(|authority| !authority.as_str().ends_with(authority.host()));
+        if has_port && uri.port_u16().is_none_or(|port| port == 0) {
+            return Err(refused("its port is no number from 1 to 65535".to_owned()));
         }
         let auth = match (auth, inside) {
             (Auth::None, Some((user, password))) => Auth::UserPass { user, password },
@@ -85,14 +98,24 @@ impl Target {
     }
 }
 
+/// What a URL names before the `@`.
+type UserInfo = (String, Secret);
+
 /// Cuts `user:password@` out of a URL.
-fn cut_userinfo(url: &str) -> (Option<(String, String)>, String) {
-    let Some((scheme, rest)) = url.split_once("://") else { return (None, url.to_owned()) };
-    let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
-    let Some((inside, _)) = authority.rsplit_once('@') else { return (None, url.to_owned()) };
+fn cut_userinfo(url: &str) -> Result<(Option<UserInfo>, String), &'static str> {
+    let Some((scheme, rest)) = url.split_once("://") else { return Err("it does not begin with http://") };
+    // As RFC 3986 has it, the first of these ends the host, and so a name and a password before it.
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if path.contains('@') {
+        return Err(
+            "it has an @ behind a /, ? or #. In a name or a password write / as %2F, ? as %3F, # as %23, and @ \
+                    as %40; in a path write @ as %40",
+        );
+    }
+    let Some((inside, host)) = authority.rsplit_once('@') else { return Ok((None, url.to_owned())) };
     let (user, password) = inside.split_once(':').unwrap_or((inside, ""));
     let plain = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    (Some((plain(user), plain(password))), format!("{scheme}://{}", &rest[inside.len() + 1..]))
+    Ok((Some((plain(user), plain(password).into())), format!("{scheme}://{host}{path}")))
 }
 
 /// The connections to one node.
@@ -101,26 +124,30 @@ pub(crate) struct Connections {
     agent: Agent,
     target: Target,
     /// The header `Authorization`, for a cookie as it was when last read.
-    authorization: Mutex<Option<String>>,
+    authorization: Mutex<Option<Secret>>,
+    /// How long the node may send nothing.
+    silence: Duration,
 }
 
 impl Connections {
-    /// To the node at `target`, of which `connections` at most are kept open.
-    pub(crate) fn new(target: Target, connections: usize, timeout: Duration) -> Self {
+    /// To the node at `target`, of which `connections` at most are kept open. The node may send nothing for `silence`.
+    pub(crate) fn new(target: Target, connections: usize, silence: Duration) -> Self {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             // A node is reached as it is named: a proxy for the web is not for it.
             .proxy(None)
-            .timeout_global(Some(timeout))
-            .timeout_connect(Some(CONNECT.min(timeout)))
+            // A slow node that goes on sending is waited for: see `whole`.
+            .timeout_per_read(Some(silence))
+            .timeout_per_write(Some(silence))
+            .timeout_connect(Some(CONNECT.min(silence)))
             .max_response_header_size(HEAD_BYTES)
             .max_idle_connections(connections)
             .max_idle_connections_per_host(connections)
             .user_agent(concat!("cofferdam/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
-        Self { agent, target, authorization: Mutex::new(None) }
+        Self { agent, target, authorization: Mutex::new(None), silence }
     }
 
     /// Ends the requests that are under way, and refuses further ones.
@@ -130,11 +157,11 @@ impl Connections {
 
     fn send(&self, body: &[u8], limit: u64) -> Result<Vec<u8>, TransportError> {
         let authorization = self.authorization()?;
-        match self.send_as(authorization.as_deref(), body, limit) {
+        match self.send_as(authorization.as_ref(), body, limit) {
             // The node may have been started again, and have written another cookie.
             Err(TransportError::Status { status: 401, .. }) if self.forget_cookie() => {
                 let fresh = self.authorization()?;
-                self.send_as(fresh.as_deref(), body, limit)
+                self.send_as(fresh.as_ref(), body, limit)
             }
             sent => sent,
         }
@@ -142,18 +169,21 @@ impl Connections {
 
     fn send_as(
         &self,
-        authorization: Option<&str>,
+        authorization: Option<&Secret>,
         body: &[u8],
         limit: u64,
     ) -> Result<Vec<u8>, TransportError> {
+        let whole = self.whole(limit);
         let mut request = self.agent.post(&self.target.uri).content_type("application/json");
         if let Some(authorization) = authorization {
-            request = request.header("authorization", authorization);
+            request = request.header("authorization", authorization.expose());
         }
-        let mut response = request.send(body).map_err(|error| broken(error, limit))?;
+        let request = request.config().timeout_global(Some(whole)).build();
+        let broken = |error| broken(error, limit, whole);
+        let mut response = request.send(body).map_err(broken)?;
         let status = response.status().as_u16();
         let read = response.body_mut().with_config().limit(limit).read_to_vec();
-        let bytes = read.map_err(|error| broken(error, limit))?;
+        let bytes = read.map_err(broken)?;
         // An error that the node names comes with status 500 or 404, and as JSON.
         let is_named = status == 200 || serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
         if !is_named || matches!(status, 401 | 403) {
@@ -162,14 +192,19 @@ impl Connections {
         Ok(bytes)
     }
 
-    fn authorization(&self) -> Result<Option<String>, TransportError> {
+    /// How long an answer of at most `limit` bytes may take, to its last byte.
+    fn whole(&self, limit: u64) -> Duration {
+        self.silence.saturating_add(Duration::from_secs(limit / SLOWEST))
+    }
+
+    fn authorization(&self) -> Result<Option<Secret>, TransportError> {
         let mut authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner);
         if authorization.is_none() {
             *authorization = match &self.target.auth {
                 Auth::None => None,
-                Auth::UserPass { user, password } => Some(basic(&format!("{user}:{password}"))),
+                Auth::UserPass { user, password } => Some(basic(&format!("{user}:{}", password.expose()))),
                 Auth::CookieFile(path) => {
-                    Some(basic(read_cookie(path).map_err(TransportError::NoCookie)?.trim()))
+                    Some(basic(read_cookie(path).map_err(TransportError::NoCookie)?.expose().trim()))
                 }
             };
         }
@@ -186,19 +221,20 @@ impl Connections {
     }
 }
 
-fn basic(credentials: &str) -> String {
-    format!("Basic {}", BASE64.encode(credentials))
+fn basic(credentials: &str) -> Secret {
+    format!("Basic {}", BASE64.encode(credentials)).into()
 }
 
-fn read_cookie(path: &Path) -> io::Result<String> {
+fn read_cookie(path: &Path) -> io::Result<Secret> {
     let mut cookie = String::new();
     File::open(path)?.take(COOKIE_BYTES).read_to_string(&mut cookie)?;
-    Ok(cookie)
+    Ok(cookie.into())
 }
 
-fn broken(error: ureq::Error, limit: u64) -> TransportError {
+fn broken(error: ureq::Error, limit: u64, whole: Duration) -> TransportError {
     match error {
         ureq::Error::BodyExceedsLimit(_) => TransportError::TooLong(limit),
+        ureq::Error::Timeout(ureq::Timeout::Global) => TransportError::TooSlow(whole),
         ureq::Error::Timeout(_) => TransportError::TimedOut,
         ureq::Error::Io(error) => TransportError::Broken(error.to_string()),
         error => TransportError::Broken(error.to_string()),
@@ -220,25 +256,41 @@ pub(crate) struct Capped {
     pub(crate) limit: u64,
 }
 
+/// What nodes answer that take no batches, or not such large ones.
+#[derive(Deserialize)]
+struct Refusal {
+    error: RpcError,
+}
+
 impl Capped {
-    fn exchange<T: DeserializeOwned>(&self, question: impl Serialize) -> Result<T, jsonrpc::Error> {
+    fn post(&self, question: impl Serialize) -> Result<Vec<u8>, jsonrpc::Error> {
         let body = serde_json::to_vec(&question)?;
         let sent = self.connections.send(&body, self.limit);
-        let answer = sent.map_err(|error| jsonrpc::Error::Transport(error.into()))?;
-        serde_json::from_slice(&answer).map_err(|error| {
-            let words = format!("{error} in \"{}\"", quote(&answer));
-            jsonrpc::Error::Transport(TransportError::NotJson(words).into())
-        })
+        sent.map_err(|error| jsonrpc::Error::Transport(error.into()))
     }
+}
+
+fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, jsonrpc::Error> {
+    serde_json::from_slice(answer).map_err(|error| {
+        let words = format!("{error} in \"{}\"", quote(answer));
+        jsonrpc::Error::Transport(TransportError::NotJson(words).into())
+    })
+}
+
+fn read_batch(answer: &[u8]) -> Result<Vec<Response>, jsonrpc::Error> {
+    read(answer).or_else(|error| match serde_json::from_slice(answer) {
+        Ok(Refusal { error }) => Err(error.into()),
+        Err(_) => Err(error),
+    })
 }
 
 impl jsonrpc::client::Transport for Capped {
     fn send_request(&self, request: Request<'_>) -> Result<Response, jsonrpc::Error> {
-        self.exchange(request)
+        read(&self.post(request)?)
     }
 
     fn send_batch(&self, requests: &[Request<'_>]) -> Result<Vec<Response>, jsonrpc::Error> {
-        self.exchange(requests)
+        read_batch(&self.post(requests)?)
     }
 
     fn fmt_target(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -262,6 +314,11 @@ impl Connections {
 pub(super) fn refused(auth: &Auth) -> (String, &'static str) {
     match auth {
         Auth::None => ("a request without name and password".to_owned(), "give --auth USER:PASSWORD"),
+        // A name without a password is mostly a token, and so a secret.
+        Auth::UserPass { password, .. } if password.expose().is_empty() => (
+            "the name without a password that the URL has".to_owned(),
+            "give http://USER:PASSWORD@HOST:PORT, or --auth USER:PASSWORD",
+        ),
         Auth::UserPass { user, .. } => (
             format!("the name {user:?} with its password"),
             "compare --auth with the node's rpcuser and rpcpassword, or rpcauth",
@@ -291,28 +348,72 @@ mod tests {
 
     #[test]
     fn a_url_may_carry_name_and_password_which_are_never_shown() {
-        let found = target("http://alice:p%40ss:w@127.0.0.1:8332/").unwrap();
-        let expected = Auth::UserPass { user: "alice".to_owned(), password: "p@ss:w".to_owned() };
+        let found = target("http://alice:p%40ss%2Fy:w@127.0.0.1:8332/").unwrap();
+        let expected = Auth::UserPass { user: "alice".to_owned(), password: "p@ss/y:w".into() };
         assert_eq!(found.auth, expected);
         assert_eq!(found.shown, "http://127.0.0.1:8332");
-        assert!(!format!("{found:?}").contains("p@ss"), "{found:?}");
-        let given = Auth::UserPass { user: "bob".to_owned(), password: "b".to_owned() };
+        assert!(!format!("{found:?}").contains("ss/y"), "{found:?}");
+        let given = Auth::UserPass { user: "bob".to_owned(), password: "b".into() };
         assert_eq!(Target::new("http://alice:a@host:1", &given).unwrap().auth, given);
+        // The last @ ends the password.
+        let found = target("http://alice:p@ss@host:1/wallet").unwrap();
+        assert_eq!(found.auth, Auth::UserPass { user: "alice".to_owned(), password: "p@ss".into() });
+        assert_eq!(found.shown, "http://host:1/wallet");
     }
 
     #[test]
-    fn what_is_no_node_is_refused_in_words() {
+    fn what_is_no_node_is_refused_in_words_without_the_url() {
         for (url, word) in [
-            ("https://host:8332", "TLS"),
+            ("https://alice:secret@host:8332", "TLS"),
             ("host:8332", "http://"),
-            ("ftp://host", "http://"),
+            ("alice:secret@host:8332", "http://"),
+            ("http:/alice:secret@host:8332", "http://"),
+            ("ftp://alice:secret@host", "http://"),
             ("http://", "no URL"),
             ("http://alice:secret@ho st:1", "no URL"),
+            ("http://alice:se/cret@host:1", "%2F"),
+            ("http://alice:se?cret@host:1", "%3F"),
+            ("http://alice:se#cret@host:1", "%23"),
+            ("http://alice:s@e/cret@host:1", "%2F"),
+            ("http://alice:secret@", "no"),
+            ("http://alice:secret@host:99999", "port"),
+            ("http://alice:secret@host:x", "port"),
+            ("http://alice:secret@host:", "port"),
         ] {
             let words = target(url).unwrap_err();
             assert!(words.contains(word) && words.contains("http://HOST:PORT"), "{words}");
-            assert!(!words.contains("secret"), "{words}");
+            assert!(!words.contains("cret") && !words.contains("alice"), "{words}");
         }
+    }
+
+    #[test]
+    fn no_debug_output_has_a_password() {
+        let secret = "http://alice:hunter2@127.0.0.1:1";
+        let connections = Connections::new(target(secret).unwrap(), 1, Duration::from_secs(1));
+        let header = connections.authorization().unwrap().unwrap();
+        let encoded = header.expose().trim_start_matches("Basic ").to_owned();
+        let settings = super::super::Settings {
+            auth: Auth::UserPass { user: "alice".to_owned(), password: "hunter2".into() },
+            ..super::super::Settings::new(secret)
+        };
+        let shown = format!("{connections:?} {settings:?} {header:?}");
+        assert!(!shown.contains("hunter2") && !shown.contains(&encoded), "{shown}");
+    }
+
+    #[test]
+    fn an_answer_may_take_longer_the_longer_it_may_be() {
+        let connections = Connections::new(target("http://host:1").unwrap(), 1, Duration::from_secs(30));
+        assert_eq!(connections.whole(1 << 20), Duration::from_secs(30 + 64));
+        assert_eq!(connections.whole(u64::MAX).as_secs(), 30 + u64::MAX / SLOWEST);
+    }
+
+    #[test]
+    fn a_batch_is_answered_or_refused_as_a_whole() {
+        let refused = br#"{"result":null,"error":{"code":-32600,"message":"no batches"},"id":null}"#;
+        assert!(matches!(read_batch(refused), Err(jsonrpc::Error::Rpc(error)) if error.code == -32600));
+        let answered = br#"[{"result":"x","error":null,"id":1}]"#;
+        assert_eq!(read_batch(answered).unwrap().len(), 1);
+        assert!(matches!(read_batch(b"{}"), Err(jsonrpc::Error::Transport(_))));
     }
 
     #[test]

@@ -12,9 +12,12 @@ pub(super) enum Trouble {
     /// No connection, or a broken one.
     #[error("cannot be reached: {0}")]
     Unreachable(String),
-    /// No answer in time.
-    #[error("did not answer within {0:?}")]
+    /// Nothing came for so long.
+    #[error("sent nothing for {0:?}")]
     Silent(Duration),
+    /// Something came all the time, and not the end.
+    #[error("did not finish its answer within {0:?}")]
+    Slow(Duration),
     /// It answers that it is not yet ready (error -28).
     #[error("is starting: {0}")]
     Starting(String),
@@ -59,6 +62,12 @@ pub(super) enum Trouble {
         /// The height of the upper of two that do not fit.
         height: u32,
     },
+    /// A chain that is another at every look.
+    #[error("gave another chain each of the last {times} times that it was asked")]
+    Changing {
+        /// How often.
+        times: u32,
+    },
     /// A block of its chain that it does not find.
     #[error("does not find block {height} of its own best chain")]
     Missing {
@@ -97,6 +106,17 @@ pub(super) enum Failure {
     Moved,
     /// The end.
     Final(Box<DaemonError>),
+}
+
+impl Failure {
+    /// What it is, in words.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Passing(trouble) => format!("it {trouble}"),
+            Self::Moved => "its chain moved".to_owned(),
+            Self::Final(error) => error.to_string(),
+        }
+    }
 }
 
 impl From<DaemonError> for Failure {

@@ -1,6 +1,9 @@
 //! The matrix as a whole: whether memory made a difference, in a table and in words.
 
+use std::collections::BTreeMap;
+
 use cofferdam_protocol::exit::CommandExit;
+use cofferdam_protocol::verdict::GuestVerdict;
 use serde::Serialize;
 
 use super::cell::{Cell, End};
@@ -37,9 +40,11 @@ impl Matrix {
         Self { profile, cells, complete, agreed, digest, result }
     }
 
-    /// 0 if memory made no difference, 1 if it did or not all was checked, 137 if no cell could commit its memory.
+    /// 0 if memory made no difference, 1 if it did, or not all was checked, or no block completed; 137 if no cell could commit
+    /// its memory.
     pub(super) fn exit(&self) -> CommandExit {
         match self.agreed {
+            true if self.failed_blocks().is_some() => CommandExit::Failure,
             true => CommandExit::Success,
             false if self.complete && self.cells.iter().all(Cell::is_not_committed) => {
                 CommandExit::NotCommitted
@@ -86,11 +91,9 @@ impl Matrix {
     fn shown(&self, cell: &Cell) -> String {
         match &cell.end {
             End::Indexed { verdicts, digest, .. } => {
-                let verdicts: Vec<String> =
-                    verdicts.iter().map(|(name, count)| format!("{count} {name}")).collect();
                 let other = if self.differs(cell) { "\nDIFFERS" } else { "" };
                 let digest: String = digest.chars().take(SHOWN_DIGITS).collect();
-                format!("{}\n{digest}{other}", verdicts.join(", "))
+                format!("{}\n{digest}{other}", shown_verdicts(verdicts))
             }
             End::NotCommitted { .. } => "137 at start".to_owned(),
             End::InBlock { height: Some(height), .. } => format!("DIED IN BLOCK {height}"),
@@ -110,6 +113,12 @@ impl Matrix {
         if !self.complete {
             return format!("interrupted: {} cells were run", self.cells.len());
         }
+        if let Some(verdicts) = self.failed_blocks().filter(|_| self.agreed) {
+            return format!(
+                "NOT checked: every cell failed every block in the same way ({verdicts}), so nothing is known of a block that \
+                 completes. Cells with digest {digest}: {indexed}; ended with 137 before their first block: {refused}"
+            );
+        }
         if self.agreed {
             return format!(
                 "agreed: memory makes no difference. Cells with digest {digest}: {indexed}; ended with 137 before their \
@@ -125,6 +134,14 @@ impl Matrix {
              where no cell may: {rest}; ended with 137 before their first block: {refused}",
             indexed - differ
         )
+    }
+
+    /// The verdicts of the result that most cells have, if no block completed in it.
+    fn failed_blocks(&self) -> Option<String> {
+        let Some(End::Indexed { blocks, verdicts, .. }) = &self.result else { return None };
+        let completed = GuestVerdict::Completed.name();
+        let failed = *blocks > 0 && !verdicts.contains_key(completed);
+        failed.then(|| shown_verdicts(verdicts))
     }
 
     /// Whether a cell has a result, and not that of most.
@@ -152,6 +169,11 @@ impl Cell {
             }
         }
     }
+}
+
+fn shown_verdicts(verdicts: &BTreeMap<String, u64>) -> String {
+    let each: Vec<String> = verdicts.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    each.join(", ")
 }
 
 /// The result that most cells have; of several, the one that more cells of committed memory have, and then the first.
@@ -201,6 +223,20 @@ mod tests {
         assert_eq!(exit(vec![cell(End::Failed { reason: "?".into() })]), CommandExit::Failure);
         assert_eq!(exit(vec![refused(), refused()]), CommandExit::NotCommitted);
         assert_eq!(Matrix::new("p".into(), vec![indexed("a")], false).exit(), CommandExit::Failure);
+    }
+
+    #[test]
+    fn blocks_that_all_fail_check_nothing() {
+        let failed = |verdicts: &[(&str, u64)]| {
+            let verdicts = verdicts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+            cell(End::Indexed { blocks: 3, verdicts, digest: "a".into() })
+        };
+        let all = matrix(vec![failed(&[("trap", 3)]), refused(), failed(&[("trap", 3)])]);
+        assert_eq!(all.exit(), CommandExit::Failure);
+        let text = all.to_text();
+        assert!(text.contains("NOT checked") && text.contains("(3 trap)"), "{text}");
+        let some = matrix(vec![failed(&[("completed", 1), ("trap", 2)])]);
+        assert_eq!(some.exit(), CommandExit::Success);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use self::setting::Setting;
 use super::args::{self, BlockArgs, LimitArgs, Policy};
 use super::error::CliError;
 use super::logging;
+use super::output;
 use super::signals::Stop;
 use crate::host::size::Bytes;
 use crate::pool::Pool;
@@ -181,5 +182,5 @@ fn report(args: &CheckArgs, matrix: &Matrix) -> Result<(), CliError> {
     } else {
         Ok(matrix.to_text())
     };
-    text.and_then(|text| writeln!(io::stdout(), "{text}")).map_err(CliError::io("standard output"))
+    output::print(text)
 }

@@ -1,7 +1,7 @@
 //! Arguments of `cofferdam node`: those of the node that it replaces, under the same names, and its own.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,12 +10,15 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use cofferdam_protocol::profile::Hash;
 
-use super::super::args::{Policy, PoolArgs};
+use super::super::args::{ConnectionArgs, Policy, PoolArgs};
 use super::super::error::CliError;
+use super::super::variables;
+use crate::Secret;
 use crate::blocks::daemon::{self, Auth};
 use crate::blocks::{BlockInput, Network};
 use crate::chain::Batch;
 use crate::host::size::Bytes;
+use crate::http::server::{Address, Host};
 use crate::node::rpc::Cors;
 use crate::snapshot::{Schedule, Taking};
 
@@ -156,13 +159,15 @@ pub(in super::super) struct NodeArgs {
     #[arg(long, value_name = "DIR")]
     pub(super) db_path: PathBuf,
 
-    /// The Bitcoin node to follow, by its JSON-RPC: http://HOST:PORT.
+    /// The Bitcoin node to follow, by its JSON-RPC: http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT, in which / ? # and @
+    /// of a password are written %2F %3F %23 and %40.
     #[arg(long, value_name = "URL")]
-    pub(super) daemon_rpc_url: Option<String>,
+    pub(super) daemon_rpc_url: Option<Secret>,
 
-    /// How that node knows who asks.
-    #[arg(long, value_name = "USER:PASSWORD", hide_env_values = true, conflicts_with = "cookie_file")]
-    auth: Option<String>,
+    /// How that node knows who asks. Every user of this host can read a command line: the variable, the file of --config, and
+    /// --cookie-file tell them nothing.
+    #[arg(long, value_name = "USER:PASSWORD", conflicts_with = "cookie_file")]
+    auth: Option<Secret>,
 
     /// The .cookie file by which that node knows who asks. It is read again whenever it has changed.
     #[arg(long, value_name = "FILE")]
@@ -185,12 +190,12 @@ pub(in super::super) struct NodeArgs {
     #[arg(long, value_name = "HEIGHT|tip")]
     pub(super) exit_at: Option<ExitAt>,
 
-    /// Where to serve JSON-RPC, the status page, probes and metrics [default: what HOST says if it is an address, or else
-    /// 127.0.0.1].
-    #[arg(long, value_name = "IP")]
-    host: Option<IpAddr>,
+    /// Where to serve JSON-RPC, the status page, probes and metrics: an IP address, a name, or unix:PATH, a socket that its owner
+    /// and group may use [default: what HOST says if it is localhost, an address or unix:PATH, or else 127.0.0.1].
+    #[arg(long, value_name = "HOST|unix:PATH")]
+    host: Option<Host>,
 
-    /// And on which port [default: what PORT says, or else 8080].
+    /// And on which port; a socket has none [default: what PORT says, or else 8080].
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
 
@@ -263,9 +268,12 @@ pub(in super::super) struct NodeArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub(super) queue_wait: Duration,
 
+    #[command(flatten)]
+    pub(super) connections: ConnectionArgs,
+
     /// Where to answer HAProxy's agent check.
     #[arg(long, value_name = "ADDR")]
-    pub(super) agent: Option<SocketAddr>,
+    pub(super) agent: Option<Address>,
 
     /// After SIGTERM: how long requests are still taken while /readyz already says no.
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
@@ -283,15 +291,24 @@ pub(in super::super) struct NodeArgs {
     pub(super) plant_fault: Vec<cofferdam_protocol::fault::Fault>,
 }
 
-fn variable<T: FromStr>(name: &str) -> Option<T> {
-    std::env::var(name).ok()?.parse().ok()
+/// What the variable HOST says. Some shells set it to the name of the machine, which nobody means to serve on: of names only
+/// `localhost` counts.
+fn host_variable() -> Option<Host> {
+    let text = variables::set("HOST")?.into_string().ok()?;
+    let host = text.parse().ok();
+    host.filter(|host| !matches!(host, Host::Name(name) if name != "localhost"))
 }
 
 impl NodeArgs {
-    pub(super) fn listen(&self) -> SocketAddr {
-        // By the plain names, the replaced node reads them. Shells set HOST, too, to a name.
-        let host = self.host.or_else(|| variable("HOST")).unwrap_or(Ipv4Addr::LOCALHOST.into());
-        SocketAddr::new(host, self.port.or_else(|| variable("PORT")).unwrap_or(8080))
+    /// Where to serve.
+    pub(super) fn listen(&self) -> Result<Address, CliError> {
+        // By the plain names, the replaced node reads them.
+        let host = self.host.clone().or_else(host_variable).unwrap_or(Host::Ip(Ipv4Addr::LOCALHOST.into()));
+        let port = match self.port {
+            Some(port) => port,
+            None => variables::parsed("PORT")?.unwrap_or(8080),
+        };
+        Ok(host.at(port))
     }
 
     /// The files to index first.
@@ -338,9 +355,9 @@ impl NodeArgs {
     fn credentials(&self) -> Result<Auth, CliError> {
         match (&self.auth, &self.cookie_file) {
             (_, Some(file)) => Ok(Auth::CookieFile(file.clone())),
-            (Some(auth), None) => match auth.split_once(':') {
+            (Some(auth), None) => match auth.expose().split_once(':') {
                 Some((user, password)) => {
-                    Ok(Auth::UserPass { user: user.to_owned(), password: password.to_owned() })
+                    Ok(Auth::UserPass { user: user.to_owned(), password: password.into() })
                 }
                 // Not to be repeated here: it may be a password.
                 None => Err(CliError::Usage("--auth: expected USER:PASSWORD".to_owned())),
@@ -361,6 +378,11 @@ impl NodeArgs {
                 "--redundancy {0} needs --workers {0} or more",
                 self.redundancy
             )));
+        }
+        self.listen()?;
+        // Before memory is committed: a wrong URL is found when it is taken apart.
+        if let Some(settings) = self.daemon(self.network)? {
+            daemon::check(&settings).map_err(|error| CliError::Usage(error.to_string()))?;
         }
         self.replaced.check()
     }

@@ -14,12 +14,13 @@ use self::args::ExitAt;
 pub(super) use self::args::NodeArgs;
 use super::args as shared;
 use super::error::CliError;
+use super::orphans;
 use super::serve::{bind, start_pool, tell_systemd};
 use super::signals::Stop;
 use crate::blocks::daemon::Follower;
 use crate::blocks::{BlockHash, FeedError, FileFeed, KnownError, Network, Options};
 use crate::chain::{Pipeline, PipelineSettings};
-use crate::http::server::{self, Bounds};
+use crate::http::server;
 use crate::http::{self, Service, Settings};
 use crate::node::rpc::{self, Cors, RpcSettings};
 use crate::node::{Ended, Freshness, Indexer, Node, NodeError, NodeState, Source, Tip};
@@ -42,6 +43,7 @@ struct Parts {
 /// Runs the command.
 pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
+    orphans::reap()?;
     // What costs nothing to find out comes first.
     args.check()?;
     let module = shared::read_module(args.indexer.as_deref())?;
@@ -58,6 +60,8 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     let settings = Settings {
         queue: args.queue,
         queue_wait: args.queue_wait,
+        buffered_bytes: args.connections.buffered.0,
+        body_timeout: args.connections.body_timeout,
         // Blocks need no turn, but a worker.
         reserved: usize::from(args.redundancy),
         ..Settings::default()
@@ -91,7 +95,7 @@ fn describe(args: &NodeArgs, module: Vec<u8>) -> PoolBuilder {
 /// Serves while blocks are indexed, until that ends or somebody asks.
 async fn serve(parts: Arc<Parts>, builder: PoolBuilder) -> Result<CommandExit, CliError> {
     parts.service.extend(Arc::clone(&parts.state) as Arc<dyn http::Extension>);
-    let server = listen(&parts)?;
+    let server = listen(&parts).await?;
     let builder = shared::reading(builder, &parts.store);
     let started = {
         let parts = Arc::clone(&parts);
@@ -106,7 +110,7 @@ async fn serve(parts: Arc<Parts>, builder: PoolBuilder) -> Result<CommandExit, C
         Err(_) if parts.stop.is_asked() => return Ok(CommandExit::Failure),
         Err(error) => return Err(error),
     };
-    tracing::info!("serving on {}: profile {}", parts.args.listen(), pool.profile().hash());
+    tracing::info!("serving on {}: profile {}", parts.args.listen()?, pool.profile().hash());
     tell_systemd(&[NotifyState::Ready]);
     let ended = index_beside(&parts, &pool)?;
     let ended = watch(&parts, &pool, ended).await;
@@ -126,7 +130,7 @@ fn exit_of(ended: &Ended) -> CommandExit {
 }
 
 /// Binds the listeners, and begins to answer.
-fn listen(parts: &Arc<Parts>) -> Result<tokio::task::JoinHandle<usize>, CliError> {
+async fn listen(parts: &Arc<Parts>) -> Result<tokio::task::JoinHandle<usize>, CliError> {
     let args = &parts.args;
     let node = Node {
         service: parts.service.clone(),
@@ -135,14 +139,19 @@ fn listen(parts: &Arc<Parts>) -> Result<tokio::task::JoinHandle<usize>, CliError
         start_height: args.start(),
         network: noted_network(parts)?,
     };
-    let settings = RpcSettings { cors: args.cors.clone().unwrap_or(Cors::Off), ..RpcSettings::default() };
+    let settings = RpcSettings {
+        cors: args.cors.clone().unwrap_or(Cors::Off),
+        buffered_bytes: args.connections.buffered.0,
+        body_timeout: args.connections.body_timeout,
+        ..RpcSettings::default()
+    };
     let router = http::router_over(parts.service.clone(), rpc::router(Arc::new(node), settings));
-    if let Some(address) = args.agent {
-        tokio::spawn(http::agent(bind(address)?, parts.service.clone()));
+    if let Some(address) = &args.agent {
+        tokio::spawn(http::agent(bind(address).await?, parts.service.clone()));
     }
-    let listener = bind(args.listen())?;
-    let served =
-        server::serve(listener, router, parts.service.clone(), Bounds::default(), args.drain_timeout);
+    let listener = bind(&args.listen()?).await?;
+    let bounds = args.connections.bounds();
+    let served = server::serve(listener, router, parts.service.clone(), bounds, args.drain_timeout);
     Ok(tokio::spawn(served))
 }
 

@@ -2,7 +2,7 @@
 
 mod look;
 
-use std::io::{self, Write};
+use std::io;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use super::error::CliError;
 use super::logging;
+use super::output;
 use super::signals::Stop;
 use crate::host::size::Bytes;
 use crate::snapshot::{self, Manifest, SnapshotError, Step, Taking, Wanted};
@@ -165,7 +166,7 @@ impl<'a> Line<'a> {
             true => serde_json::to_string(self).map_err(io::Error::other),
             false => Ok(self.to_text(said)),
         };
-        text.and_then(|text| writeln!(io::stdout(), "{text}")).map_err(CliError::io("standard output"))?;
+        output::print(text)?;
         Ok(CommandExit::Success)
     }
 

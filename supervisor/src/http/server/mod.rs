@@ -5,6 +5,7 @@
 //! so that ten thousand idle clients keep nobody out.
 
 mod connections;
+mod listen;
 mod patient;
 
 use std::io;
@@ -22,13 +23,14 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
 use super::service::{Phase, Service};
 use connections::{Busy, Connection, Connections};
+use listen::Stream;
+pub use listen::{Address, Host, Listener};
 use patient::Patient;
 
 /// Bytes of a request's line and headers.
@@ -80,12 +82,13 @@ pub fn runtime(workers: usize) -> io::Result<Runtime> {
 /// Serves `router` on `listener` until `service` closes; then lets what runs finish, for at most `grace`. Returns how many
 /// connections were cut off in the middle of a request.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     router: Router,
     service: Service,
     bounds: Bounds,
     grace: Duration,
 ) -> usize {
+    let mut listener = listener.into();
     let connections = Connections::new(bounds.connections);
     // Every connection holds a sender: when all are gone, nothing is received.
     let (open, mut closed) = mpsc::channel::<()>(1);
@@ -106,28 +109,16 @@ pub async fn serve(
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => begin(stream),
+                Ok(stream) => begin(stream),
                 Err(error) => after_failure(&error, &connections).await,
             }
         }
     }
-    accepted_already(listener).for_each(begin);
+    listener.into_accepted().for_each(begin);
     drop(open);
     // Nothing is ever sent.
     let _ = tokio::time::timeout(grace, closed.recv()).await;
     connections.busy()
-}
-
-/// Closes `listener`. The connections that the kernel has accepted for it by then would be reset with it, although their
-/// clients may have sent a request already: they are taken first.
-fn accepted_already(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
-    let listener = listener.into_std().ok();
-    std::iter::from_fn(move || {
-        // A listener of the runtime does not block: without a connection this is an error, and the end.
-        let (stream, _) = listener.as_ref()?.accept().ok()?;
-        stream.set_nonblocking(true).ok()?;
-        TcpStream::from_std(stream).ok()
-    })
 }
 
 /// What to do when no connection could be accepted.
@@ -142,15 +133,9 @@ async fn after_failure(error: &io::Error, connections: &Connections) {
 }
 
 /// One connection, to its end.
-async fn one(
-    stream: TcpStream,
-    router: Router,
-    service: Service,
-    bounds: Bounds,
-    connection: Arc<Connection>,
-) {
+async fn one(stream: Stream, router: Router, service: Service, bounds: Bounds, connection: Arc<Connection>) {
     // Answers are small and waited for.
-    let _ = stream.set_nodelay(true);
+    let _ = stream.set_nodelay();
     let metric = service.0.metrics.connections.clone();
     metric.inc();
     let answer = service_fn(|request: hyper::Request<Incoming>| {
@@ -256,6 +241,8 @@ impl HttpBody for Whole {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[tokio::test]
@@ -263,8 +250,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let clients: Vec<_> = (0..5).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
-        let taken: Vec<_> = accepted_already(listener).collect();
-        let mut peers: Vec<_> = taken.iter().map(|stream| stream.peer_addr().unwrap()).collect();
+        let taken: Vec<_> = Listener::from(listener).into_accepted().collect();
+        let peer = |stream: &Stream| match stream {
+            Stream::Tcp(stream) => stream.peer_addr().unwrap(),
+            Stream::Unix(_) => panic!("it listens at an address"),
+        };
+        let mut peers: Vec<_> = taken.iter().map(peer).collect();
         let mut addresses: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
         peers.sort_unstable();
         addresses.sort_unstable();

@@ -58,12 +58,25 @@ fn converse(stream: TcpStream, node: &Node, stop: &AtomicBool) {
         );
         let torn = is_torn(node);
         answer.push_str(if torn { &text[..text.len() / 2] } else { &text });
+        let drip = node.lock().switches.drip;
         let stream = reader.get_mut();
-        if stream.write_all(answer.as_bytes()).is_err() || torn {
+        if write(stream, answer.as_bytes(), drip).is_err() || torn {
             let _ = stream.shutdown(Shutdown::Both);
             return;
         }
     }
+}
+
+/// Writes an answer, in pieces if it is to drip.
+fn write(stream: &mut TcpStream, answer: &[u8], drip: Option<(usize, Duration)>) -> std::io::Result<()> {
+    const LONG_BYTES: usize = 400;
+    let Some((pieces, pause)) = drip.filter(|_| answer.len() > LONG_BYTES) else {
+        return stream.write_all(answer);
+    };
+    answer.chunks(answer.len().div_ceil(pieces)).try_for_each(|piece| {
+        thread::sleep(pause);
+        stream.write_all(piece)
+    })
 }
 
 fn is_torn(node: &Node) -> bool {
