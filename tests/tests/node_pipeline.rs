@@ -12,11 +12,12 @@ use cofferdam::chain::{
 use cofferdam::fault::{Fault, FaultKind};
 use cofferdam::pool::{Limits, Pool, SlotHealth, SlotState};
 use cofferdam::profile::Hash;
-use cofferdam::store::{Durability, Identity, Store};
+use cofferdam::store::{Durability, Identity, Store, StoreCall, StoreFaults};
 use cofferdam::verdict::{GuestVerdict, Verdict};
 use cofferdam_tests::support::guests::{Act, LEDGER, SCRIPT, good_input, good_pair};
 use cofferdam_tests::support::pool::{build, send, small, wait_until};
 use cofferdam_tests::support::random::{Random, seed};
+use cofferdam_tests::support::stand_in::{self, StandIn};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -281,4 +282,77 @@ fn a_block_that_does_not_follow_is_refused() {
     other.block.previous = Some(block(1, 2).block.hash);
     assert!(matches!(pipeline.push(other), Err(ChainError::DoesNotFollow { .. })));
     push_all(&mut pipeline, (3..5).map(|height| block(0, height)));
+}
+
+/// A pipeline without workers, each block committed by itself, and what makes its store fail.
+fn standing_in(undo: u32) -> (TempDir, Arc<Store>, Arc<StoreFaults>, Pipeline<StandIn>) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let identity = Identity { profile: stand_in::profile().hash(), network: None };
+    let faults = Arc::new(StoreFaults::default());
+    let store = Store::open(directory.path(), &identity, Durability::None).expect("a new store");
+    let store = Arc::new(store.with_undo(undo).with_faults(Arc::clone(&faults)));
+    let workers = StandIn::new(&store, 1 << 20);
+    let resumed = Pipeline::resume(workers, Arc::clone(&store), settings(Batch::SINGLE), Box::new(|_| {}));
+    (directory, store, faults, resumed.expect("an empty store"))
+}
+
+#[test]
+fn room_is_waited_for_by_every_writer_and_a_failing_disk_by_none() {
+    const CALLS: [StoreCall; 3] = [StoreCall::Begin, StoreCall::Write, StoreCall::Commit];
+    const ENOSPC: i32 = 28;
+    const EIO: i32 = 5;
+    for call in CALLS {
+        let (_directory, store, faults, mut pipeline) = standing_in(10);
+        faults.step(1);
+        for (height, errno) in (0..).zip([ENOSPC, 122, 27, ENOSPC]) {
+            faults.fail(Some(call), 0, 3, errno);
+            assert!(matches!(pipeline.push(block(0, height)), Ok(Pushed::Taken)));
+            pipeline.flush().expect("there is room again");
+        }
+        faults.fail(Some(call), 1, 3, ENOSPC);
+        assert_eq!(pipeline.roll_back(Some(0), 3).expect("there is room again"), 3);
+        if call != StoreCall::Write {
+            faults.fail(Some(call), 0, 3, ENOSPC);
+            pipeline.insist(|store| store.set_network("regtest")).expect("there is room again");
+        }
+        assert!(faults.struck() >= 15, "{call:?}: {}", faults.struck());
+        assert_eq!(pipeline.watch().stalled(), None);
+
+        assert!(matches!(pipeline.push(block(0, 1)), Ok(Pushed::Taken)));
+        pipeline.flush().expect("there is room");
+        let before = faults.struck();
+        faults.fail(Some(call), 0, 100, EIO);
+        let error = pipeline.roll_back(Some(0), 1).expect_err("the disk fails").to_string();
+        assert!(error.contains("The disk fails") && !error.contains("Make room"), "{error}");
+        assert_eq!(faults.struck(), before + 1, "it is not tried again");
+        assert_eq!(store.tip().expect("it can be read").map(|tip| tip.height), Some(1));
+    }
+}
+
+#[test]
+fn a_rollback_of_the_chain_is_no_deeper_than_it_may_be() {
+    let (_directory, store, _faults, mut pipeline) = standing_in(10);
+    for height in 0..5 {
+        assert!(matches!(pipeline.push(block(0, height)), Ok(Pushed::Taken)));
+    }
+    for to in [Some(1), None] {
+        let error = pipeline.roll_back(to, 2).expect_err("it is too deep").to_string();
+        assert!(error.contains("--max-reorg-depth"), "{error}");
+        assert_eq!(end(&store).0, Some(4));
+    }
+    // It goes on as if nothing had been asked.
+    assert!(matches!(pipeline.push(block(0, 5)), Ok(Pushed::Taken)));
+    assert_eq!(pipeline.roll_back(Some(3), 2).expect("it is not too deep"), 2);
+}
+
+#[test]
+fn a_flush_hears_of_a_commit_that_failed_before_it() {
+    for _ in 0..50 {
+        let (_directory, store, faults, mut pipeline) = standing_in(10);
+        faults.fail(Some(StoreCall::Commit), 0, 1, 5);
+        let pushed: Result<Vec<_>, _> = (0..4).map(|height| pipeline.push(block(0, height))).collect();
+        let failed = pushed.map(drop).and_then(|()| pipeline.flush()).expect_err("the disk fails");
+        assert!(failed.to_string().contains("block 0 was not written"), "{failed}");
+        assert_eq!(store.tip().expect("it can be read"), None);
+    }
 }
