@@ -1,13 +1,14 @@
 //! What surrounds a command: values of variables as unit files and Compose files give them, terminals without colours, and
 //! being the first process of a container.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use cofferdam_tests::support::command::{Cofferdam, Output, cache, cofferdam, guest, wait_until};
+use cofferdam_tests::support::command::{Cofferdam, Output, cache, cofferdam, guest, send, wait_until};
 use cofferdam_tests::support::node::{Node, Place, node};
 use cofferdam_tests::support::pool::is_running;
 use cofferdam_tests::support::regtest::chain;
 use cofferdam_tests::support::serve::{Client, address, serve};
+use nix::sys::signal::Signal;
 
 /// A server that ends with 1, because its module is not there, if its options are read, and with 2 else.
 fn with(name: &str, value: &str) -> Output {
@@ -106,6 +107,16 @@ fn colours_are_for_terminals_that_want_them() {
     }
 }
 
+/// A process that is killed if a test fails before it ends.
+struct Guarded(Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The children of a process, those included that have ended and were not waited for.
 fn children(pid: u32) -> Vec<u32> {
     let listed = std::fs::read_dir("/proc").expect("/proc is there");
@@ -133,33 +144,30 @@ fn as_process_1_it_reaps_orphans_and_replaces_its_workers() {
         .arg(guest("script.wat"))
         .args(["--memory", "16MiB", "--spares", "0", "--log", "debug"]);
     unshare.args(["--drain-delay", "0s", "--listen", &address.to_string()]).stderr(Stdio::piped());
-    let mut unshare = unshare.env("COFFERDAM_CACHE_DIR", cache()).spawn().expect("unshare(1) is everywhere");
+    let mut unshare =
+        Guarded(unshare.env("COFFERDAM_CACHE_DIR", cache()).spawn().expect("unshare(1) is everywhere"));
     let started = wait_until("the server listens", || {
-        if unshare.try_wait().expect("a child of ours").is_some() {
+        if unshare.0.try_wait().expect("a child of ours").is_some() {
             return Some(false);
         }
         std::net::TcpStream::connect(address).is_ok().then_some(true)
     });
     if !started {
         let mut said = String::new();
-        let mut stderr = unshare.stderr.take().expect("it is a pipe");
+        let mut stderr = unshare.0.stderr.take().expect("it is a pipe");
         std::io::Read::read_to_string(&mut stderr, &mut said).expect("it is text");
         eprintln!("SKIPPED: no process namespace can be had here: {said}");
         return;
     }
     let ready = || (Client::connect(address).get("/readyz").status == 200).then_some(());
     wait_until("the server is ready", ready);
-    let server = children(unshare.id())[0];
+    let server = children(unshare.0.id())[0];
     let workers = || -> Vec<u32> {
         let is_worker = |pid: &u32| stat(*pid).contains("(cofferdam-work");
         children(server).into_iter().filter(is_worker).collect()
     };
     let victim = workers()[0];
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(i32::try_from(victim).expect("a process id")),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .expect("it is there");
+    send(victim, Signal::SIGKILL).expect("it is there");
     wait_until("the worker is replaced, and the orphans are gone", || {
         let left = children(server);
         (left.len() == 1 && left == workers() && left[0] != victim).then_some(())
@@ -168,12 +176,8 @@ fn as_process_1_it_reaps_orphans_and_replaces_its_workers() {
     // How its worker ended was not lost.
     let metrics = Client::connect(address).get("/metrics").text();
     assert!(metrics.contains("cofferdam_deaths_total{verdict=\"killed\"} 1"), "{metrics}");
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(i32::try_from(server).expect("a process id")),
-        nix::sys::signal::Signal::SIGTERM,
-    )
-    .expect("it is there");
-    let ended = wait_until("it ends", || unshare.try_wait().expect("a child of ours"));
+    send(server, Signal::SIGTERM).expect("it is there");
+    let ended = wait_until("it ends", || unshare.0.try_wait().expect("a child of ours"));
     assert!(ended.success(), "{ended}");
     assert!(!is_running(server));
 }
@@ -201,7 +205,7 @@ fn a_server_listens_where_a_name_or_a_path_says() {
     assert!(line.contains("up"), "{line}");
     let second = serve(&guest("script.wat")).with(&listen).output().expect_code(2);
     assert!(second.reason().contains("another process listens there"), "{second}");
-    running.signal(nix::sys::signal::Signal::SIGTERM);
+    running.signal(Signal::SIGTERM);
     running.finish().expect_code(0);
     assert!(!socket.exists() && !agent.exists(), "sockets are removed at the end");
 
@@ -209,7 +213,7 @@ fn a_server_listens_where_a_name_or_a_path_says() {
     let blocks = place.records("blocks.blk", &chain(3));
     let running = node(&place.at("db")).path("--blocks", &blocks).with(&format!("--host {host}")).start();
     wait_until("the node answers", || ask(&socket));
-    running.signal(nix::sys::signal::Signal::SIGTERM);
+    running.signal(Signal::SIGTERM);
     running.finish().expect_code(0);
     assert!(!socket.exists());
 
@@ -217,7 +221,7 @@ fn a_server_listens_where_a_name_or_a_path_says() {
     let port = free.expect("a port is free").port();
     let running = serve(&guest("script.wat")).with(&format!("--listen localhost:{port}")).start();
     wait_until("the server answers", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
-    running.signal(nix::sys::signal::Signal::SIGTERM);
+    running.signal(Signal::SIGTERM);
     running.finish();
 }
 

@@ -279,7 +279,8 @@ pub(super) struct ConnectionArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub(super) body_timeout: Duration,
 
-    /// How long a connection may take to send a request's headers, and so how long it may be idle.
+    /// How long a connection may take to send a request's headers, and so how long it may be idle. It must be longer than a
+    /// balancer keeps its own idle connections, which some do for 600s.
     #[arg(long, value_name = "TIME", default_value = "75s", value_parser = humantime::parse_duration)]
     header_timeout: Duration,
 

@@ -278,9 +278,9 @@ fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, jsonrpc::Error> {
 }
 
 fn read_batch(answer: &[u8]) -> Result<Vec<Response>, jsonrpc::Error> {
-    read(answer).or_else(|error| match serde_json::from_slice(answer) {
-        Ok(Refusal { error }) => Err(error.into()),
-        Err(_) => Err(error),
+    read(answer).map_err(|error| match serde_json::from_slice(answer) {
+        Ok(Refusal { error }) => error.into(),
+        Err(_) => error,
     })
 }
 

@@ -129,7 +129,7 @@ impl Outlet {
         // It is never sent to, only closed.
         while flushed.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
             let writes = self.counts.writes.load(Ordering::Relaxed);
-            if writes != seen.0 || writes % 2 == 0 {
+            if writes != seen.0 || writes.is_multiple_of(2) {
                 seen = (writes, Instant::now());
             } else if seen.1.elapsed() >= patience {
                 return;

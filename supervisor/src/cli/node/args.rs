@@ -306,7 +306,10 @@ impl NodeArgs {
         let host = self.host.clone().or_else(host_variable).unwrap_or(Host::Ip(Ipv4Addr::LOCALHOST.into()));
         let port = match self.port {
             Some(port) => port,
-            None => variables::parsed("PORT")?.unwrap_or(8080),
+            None => {
+                let wrong = |error| CliError::Usage(format!("{error}; give a port up to 65535, or --port"));
+                variables::parsed("PORT").map_err(wrong)?.unwrap_or(8080)
+            }
         };
         Ok(host.at(port))
     }
