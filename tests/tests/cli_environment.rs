@@ -3,6 +3,7 @@
 
 use std::process::{Child, Command, Stdio};
 
+use cofferdam_test_skips::skip;
 use cofferdam_tests::support::command::{Cofferdam, Output, cache, cofferdam, guest, send, wait_until};
 use cofferdam_tests::support::node::{Node, Place, node};
 use cofferdam_tests::support::pool::is_running;
@@ -94,7 +95,7 @@ fn on_a_terminal(variables: &[(&str, &str)]) -> Option<String> {
 fn colours_are_for_terminals_that_want_them() {
     const ESCAPE: char = '\x1b';
     let Some(coloured) = on_a_terminal(&[]) else {
-        eprintln!("SKIPPED: there is no script(1) to make a terminal");
+        skip("there is no script(1) to make a terminal");
         return;
     };
     assert!(coloured.contains(ESCAPE) && coloured.contains("committed 16 MiB"), "{coloured}");
@@ -156,7 +157,7 @@ fn as_process_1_it_reaps_orphans_and_replaces_its_workers() {
         let mut said = String::new();
         let mut stderr = unshare.0.stderr.take().expect("it is a pipe");
         std::io::Read::read_to_string(&mut stderr, &mut said).expect("it is text");
-        eprintln!("SKIPPED: no process namespace can be had here: {said}");
+        skip(format_args!("no process namespace can be had here: {said}"));
         return;
     }
     let ready = || (Client::connect(address).get("/readyz").status == 200).then_some(());

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use cofferdam::pool::{Death, Pool, PoolBuilder, PoolError, SlotState};
 use cofferdam::verdict::Verdict;
+use cofferdam_test_skips::skip;
 use cofferdam_tests::support::guests::{Act, SCRIPT, good_block, good_pair};
 use cofferdam_tests::support::pool::{
     PATIENCE, assert_good_block, build, children, is_running, limits, pairs, process_state, send, small,
@@ -290,7 +291,7 @@ impl Freezer {
         match fs::create_dir(&directory) {
             Ok(()) => Some(Self(directory)),
             Err(error) => {
-                eprintln!("SKIPPED: no freezer of cgroup v1 can be made here: {error}");
+                skip(format_args!("no freezer of cgroup v1 can be made here: {error}"));
                 None
             }
         }

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
 
 use cofferdam::pool::Limits;
+use cofferdam_test_skips::skip;
 use cofferdam_tests::support::cgroup::ChildCgroup;
 use cofferdam_tests::support::command::guest;
 use cofferdam_tests::support::guests::SCRIPT;
@@ -58,7 +59,7 @@ impl Drop for Neighbour {
 fn a_block_that_uses_all_it_may_completes_beside_a_neighbour_that_has_taken_the_rest() {
     let Some(cgroup) = ChildCgroup::limited_to(LIMIT) else { return };
     let Ok(file) = tempfile::NamedTempFile::new_in("/dev/shm") else {
-        return eprintln!("SKIPPED: /dev/shm cannot be written to");
+        return skip("/dev/shm cannot be written to");
     };
     let server = Server::ready(serve(&guest("full_output.wat")).with("--spares 0").within(&cgroup));
     let post = |height: u32| server.post(&format!("/v1/blocks/{height}"), &[], b"a block").expect(200);

@@ -158,7 +158,7 @@ fn a_node_that_starts_and_takes_blocks_back_on_a_full_disk_waits_and_goes_on() {
     let place = Place::default();
     let mount = place.at("disk");
     let Some(disk) = Disk::mount(&mount, "16m") else {
-        eprintln!("SKIPPED: no file system can be mounted here (that takes root): a full disk was not tried");
+        skip("no file system can be mounted here (that takes root): a full disk was not tried");
         return;
     };
     let common = chain(1500);
@@ -188,7 +188,7 @@ fn a_new_store_on_a_full_disk_is_refused_with_what_to_do() {
     let place = Place::default();
     let mount = place.at("disk");
     let Some(disk) = Disk::mount(&mount, "1m") else {
-        eprintln!("SKIPPED: no file system can be mounted here (that takes root): a full disk was not tried");
+        skip("no file system can be mounted here (that takes root): a full disk was not tried");
         return;
     };
     disk.fill();

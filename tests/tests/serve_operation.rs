@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use cofferdam_test_skips::skip;
 use cofferdam_tests::support::command::{Cofferdam, Files, PATIENCE, guest, number, send, text, wait_until};
 use cofferdam_tests::support::guests::Act;
 use cofferdam_tests::support::serve::{
@@ -445,7 +446,7 @@ fn metrics_are_what_prometheus_takes() {
         .stderr(Stdio::piped())
         .spawn();
     let Ok(mut promtool) = promtool else {
-        eprintln!("SKIPPED: there is no promtool (Debian's package prometheus)");
+        skip("there is no promtool (Debian's package prometheus)");
         return;
     };
     promtool.stdin.take().expect("it is a pipe").write_all(text.as_bytes()).expect("it reads");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cofferdam::store::tip;
+use cofferdam_test_skips::skip;
 use cofferdam_tests::support::command::{
     Cofferdam, EARLY_RECORDS, Files, Output, cofferdam, cut_records, record, store,
 };
@@ -93,7 +94,7 @@ fn works((succeeded, said): (bool, String)) {
 fn a_store_of_another_user_is_refused_with_what_to_do() {
     let scene = Scene::new();
     if !geteuid().is_root() || !said(Some(NOBODY), &["--version".as_ref()]).0 {
-        eprintln!("SKIPPED: this user may not become another one (that takes root, and setpriv)");
+        skip("this user may not become another one (that takes root, and setpriv)");
         return;
     }
     refused(scene.run(&scene.db, Some(NOBODY)), &["writer.lock cannot be", "Permission denied", "chown -R"]);
@@ -172,7 +173,7 @@ impl Drop for Mounted {
 fn a_store_on_a_read_only_mount_is_read_unless_somebody_writes_it() {
     let scene = Scene::new();
     let Some(mounted) = Mounted::read_only(&scene.db, scene.files.at("mounted")) else {
-        eprintln!("SKIPPED: no file system can be mounted here (that takes root)");
+        skip("no file system can be mounted here (that takes root)");
         return;
     };
     refused(scene.run(&mounted.0, None), &["writer.lock cannot be", "read-only", "mount it for writing"]);

@@ -19,6 +19,7 @@ use cofferdam::pool::{
 };
 use cofferdam::status::Phase;
 use cofferdam::verdict::{HostVerdict, Verdict};
+use cofferdam_test_skips::skip;
 use cofferdam_tests::support::guests::{Act, SCRIPT, START_SPINS, good_block, good_pair};
 use cofferdam_tests::support::pool::{
     PATIENCE, assert_good_block, assert_lost, assert_retried, build, call, is_running, limits, pairs,
@@ -376,12 +377,10 @@ fn a_pool_can_do_without_a_quarantine() {
 fn a_kill_by_hand_is_not_blamed_on_the_kernel_though_it_has_just_killed_a_neighbour() {
     let cgroup = match ChildCgroup::limited_to(256 << 20) {
         Ok(cgroup) => cgroup,
-        Err(error) => return eprintln!("SKIPPED: no memory cgroup can be made here: {error}"),
+        Err(error) => return skip(format_args!("no memory cgroup can be made here: {error}")),
     };
     if File::open("/dev/kmsg").is_err() {
-        return eprintln!(
-            "SKIPPED: the kernel's log cannot be read here, and a count does not say who was killed"
-        );
+        return skip("the kernel's log cannot be read here, and a count does not say who was killed");
     }
     let planted = planted("5x1:hang").limits(limits(PATIENCE, 0)).admission(false);
     let pool = build(planted.cgroup(cgroup.cgroup().clone()));
