@@ -308,3 +308,30 @@ fn trouble(daemon: &daemon::Status) -> String {
 fn to_float(number: u64) -> f64 {
     number as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use bitcoin::hashes::Hash as _;
+
+    use super::*;
+
+    #[test]
+    fn readiness_says_what_is_being_tried_again() {
+        let freshness = Freshness { lag: 2, silence: Duration::from_mins(1) };
+        let state = NodeState::new(None, None, freshness, true);
+        let error = "the node at http://x answered getblock with error -1: no";
+        let behind = |connected| daemon::Status {
+            connected,
+            tip: Some((9, BlockHash::from_byte_array([1; 32]))),
+            last_contact: Some(Instant::now()),
+            last_error: Some(error.to_owned()),
+            ..daemon::Status::default()
+        };
+        state.set_daemon(behind(false));
+        let reason = state.ready().unwrap_err();
+        assert_eq!(reason, format!("no block is indexed, 10 blocks behind the daemon: {error}"));
+        // What has passed is not told.
+        state.set_daemon(behind(true));
+        assert_eq!(state.ready().unwrap_err(), "no block is indexed, 10 blocks behind the daemon");
+    }
+}
