@@ -123,7 +123,8 @@ fn an_allocation_that_fails_is_never_the_guests_fault_and_nothing_hangs() {
     let pool = build(small(GUEST).memory(4 << 20).limits(limits).restart(restart));
     let run = |act: u8, number: u8| call(&pool, &Job::block(1, vec![number, act]));
     // Where a trap was is told by a backtrace, and without memory for one the detail does not say.
-    let words = |result: &JobResult| result.detail.split(" in function ").next().unwrap_or_default().to_owned();
+    let words =
+        |result: &JobResult| result.detail.split(" in function ").next().unwrap_or_default().to_owned();
     let outcome = |result: &JobResult| (result.verdict, words(result), result.writes().hash());
     let mut lost = 0;
     for (act, verdict) in (0..).zip(ACTS) {
