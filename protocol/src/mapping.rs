@@ -97,7 +97,7 @@ impl Mapping {
 
     /// Reads a byte of each page, and writes it back where that is allowed: reading alone would leave pages to be found by
     /// the first write.
-    fn touch(&mut self) {
+    pub(crate) fn touch(&mut self) {
         const PAGE_BYTES: usize = 4096;
         for offset in (0..self.length.get()).step_by(PAGE_BYTES) {
             // SAFETY: inside the mapping, which is readable; `&mut self` makes this the only access of this process.

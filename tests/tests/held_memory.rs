@@ -4,12 +4,17 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
 
+<<<<<<< HEAD
 use cofferdam::pool::Limits;
 use cofferdam_test_skips::skip;
+=======
+use cofferdam::pool::{Job, Limits};
+use cofferdam::verdict::Verdict;
+>>>>>>> part1
 use cofferdam_tests::support::cgroup::ChildCgroup;
 use cofferdam_tests::support::command::guest;
-use cofferdam_tests::support::guests::SCRIPT;
-use cofferdam_tests::support::pool::{assert_good_block, build, small};
+use cofferdam_tests::support::guests::{FULL_OUTPUT, SCRIPT};
+use cofferdam_tests::support::pool::{assert_good_block, build, call, proc_field, small};
 use cofferdam_tests::support::serve::{Server, serve};
 
 cofferdam::enable_test_support!();
@@ -105,4 +110,23 @@ fn the_arenas_have_all_their_memory_before_the_first_job_and_after_any() {
     assert_eq!(held(), expected);
     assert_good_block(&pool, 1);
     assert_eq!(held(), expected);
+}
+
+#[test]
+fn a_worker_grows_by_next_to_nothing_when_a_block_uses_all_it_may() {
+    let pool = build(small(FULL_OUTPUT));
+    let block = |height| {
+        let result = call(&pool, &Job::block(height, Vec::new()));
+        assert_eq!(result.verdict, Verdict::COMPLETED);
+        result.worker.pid
+    };
+    // The most that it ever had, in kilobytes.
+    let most = |pid| {
+        let line = proc_field(pid, "status", "VmHWM");
+        line.trim_end_matches(" kB").trim().parse::<u64>().expect("a number")
+    };
+    let before = most(block(0));
+    let after = most(block(1));
+    // A table alone has 8 MiB, and the output 128.
+    assert!(after - before < 2048, "{before} kB, and {after} kB afterwards");
 }

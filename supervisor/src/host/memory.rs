@@ -80,15 +80,17 @@ fn strict(need: &Need, limit: Option<u64>, charged: Option<u64>) -> Finding {
     Finding::new("overcommit", level, value, meaning)
 }
 
-/// Whether `--mlock` would work. Asked of the kernel by locking a reservation of that size before it has pages.
+/// Whether `--mlock` would work, which locks a worker's memory and its arenas. Asked of the kernel by locking a reservation of
+/// that size before it has pages; the little that a worker does not lock is counted, too.
 pub(super) fn mlock(need: &Need) -> Finding {
-    let memory = Bytes(need.memory_bytes);
+    let bytes = need.memory_bytes.saturating_add(need.overhead_bytes);
+    let memory = Bytes(bytes);
     let limit = match getrlimit(Resource::RLIMIT_MEMLOCK) {
         Ok((libc::RLIM_INFINITY, _)) => "unlimited".into(),
         Ok((soft, _)) => Bytes(soft).to_string(),
         Err(error) => format!("unknown ({error})"),
     };
-    let len = usize::try_from(need.memory_bytes).unwrap_or(usize::MAX);
+    let len = usize::try_from(bytes).unwrap_or(usize::MAX);
     let locked = Area::inaccessible(len).and_then(|area| area.lock_on_fault());
     let (level, value, meaning) = match locked {
         Ok(()) => {
@@ -97,7 +99,7 @@ pub(super) fn mlock(need: &Need) -> Finding {
         Err(error) => (
             Level::Info,
             format!("{memory} cannot be locked (RLIMIT_MEMLOCK {limit}): {error:?}"),
-            format!("--mlock needs CAP_IPC_LOCK, or ulimit -l {} or more", need.memory_bytes.div_ceil(1024)),
+            format!("--mlock needs CAP_IPC_LOCK, or ulimit -l {} or more", bytes.div_ceil(1024)),
         ),
     };
     Finding::new("mlock", level, value, meaning)

@@ -17,10 +17,11 @@ use crate::host::size::Bytes;
 /// promised, and a write-protected one may be split at any time.
 const PAGE_TABLE_SHARE: u64 = 512;
 
-/// A worker beside its linear memory and arenas: the runtime, the artifact as loaded, stacks, allocator.
+/// A worker beside its linear memory and arenas: the runtime, the artifact as loaded, stacks, allocator. Stacks and 24 MiB of
+/// the allocator's memory are committed at the start, as the arenas are; page tables and the rest are found when needed.
 const RUNTIME: Bytes = Bytes::mib(48);
 
-/// The supervisor: its heap, queues, the ring of recent requests, and what blocks are in flight.
+/// The supervisor: its heap, queues, the ring of recent requests, and what blocks are in flight. Found when needed.
 const SUPERVISOR: Bytes = Bytes::mib(64);
 
 /// What a pool needs, in bytes.

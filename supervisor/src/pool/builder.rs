@@ -373,7 +373,8 @@ pub(super) fn need(settings: &Settings, workers: usize) -> Need {
 pub(crate) fn need_of(workers: u32, memory_bytes: u64, limits: &Limits) -> Need {
     let arenas = limits.input_bytes.saturating_add(limits.output_bytes);
     let mut need = Need::of(workers, memory_bytes, arenas);
-    // A result passes through the supervisor: its copy, and what the store holds of it while it commits.
+    // A result passes through the supervisor: its copy, which is committed, and what the store holds of it while it commits,
+    // which is not.
     need.supervisor_bytes = need.supervisor_bytes.saturating_add(limits.output_bytes.saturating_mul(2));
     need
 }

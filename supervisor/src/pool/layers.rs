@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
-use cofferdam_protocol::arena::{InputArena, Span};
+use cofferdam_protocol::arena::{ArenaError, InputArena, Span};
 use cofferdam_protocol::layer::{self, Layer, Seed};
 use cofferdam_protocol::writes::Writes;
 
@@ -64,11 +64,10 @@ impl fmt::Debug for LayerArena {
 }
 
 impl LayerArena {
-    /// An arena of `capacity` bytes, or next to none, with all its memory.
+    /// An arena of `capacity` bytes, or next to none. The workers commit it.
     pub(super) fn create(capacity: u64) -> io::Result<Self> {
         let capacity = capacity.max(NO_LAYERS);
-        let mut arena = InputArena::create(capacity).map_err(io::Error::other)?;
-        arena.commit().map_err(io::Error::other)?;
+        let arena = InputArena::create(capacity).map_err(io::Error::other)?;
         let descriptor = arena.as_fd().try_clone_to_owned()?;
         // Two hashes under one random key.
         let random = RandomState::new();
@@ -78,6 +77,11 @@ impl LayerArena {
 
     pub(super) fn capacity(&self) -> u64 {
         self.capacity
+    }
+
+    /// Maps all of it here.
+    pub(super) fn commit(&self) -> Result<(), ArenaError> {
+        lock(&self.arena).commit()
     }
 
     pub(super) fn seed(&self) -> Seed {

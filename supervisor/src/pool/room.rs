@@ -7,7 +7,7 @@
 #![allow(unsafe_code, reason = "madvise(2)")]
 
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use cofferdam_protocol::writes::Home;
 use nix::sys::mman::{MmapAdvise, madvise};
@@ -20,23 +20,25 @@ const SMALL_BYTES: usize = 1 << 20;
 /// The smallest page of any host.
 const PAGE_BYTES: usize = 4096;
 
-/// The room; empty while it is lent.
+/// The room; empty before it is committed, and while it is lent.
 #[derive(Debug, Default)]
 pub(super) struct Room(Mutex<Vec<u8>>);
 
 impl Room {
-    /// Takes `bytes` of memory and touches all of it.
+    /// Takes `bytes` of memory and touches all of it. Once the workers have theirs: where there is not enough for all, the
+    /// kernel then finds a worker to kill, and not the supervisor.
     ///
     /// # Errors
     /// If there are no addresses for it.
-    pub(super) fn commit(bytes: u64) -> Result<Arc<Self>, std::collections::TryReserveError> {
+    pub(super) fn commit(&self, bytes: u64) -> Result<(), std::collections::TryReserveError> {
         let mut memory = Vec::new();
         memory.try_reserve_exact(usize::try_from(bytes).unwrap_or(usize::MAX))?;
         ask_for_huge_pages(&mut memory);
         for page in memory.spare_capacity_mut().chunks_mut(PAGE_BYTES) {
             page[0].write(std::hint::black_box(1));
         }
-        Ok(Arc::new(Self(Mutex::new(memory))))
+        *lock(&self.0) = memory;
+        Ok(())
     }
 
     /// Lends memory for `bytes`, empty; none if the result is small, or the room lent or too small.
@@ -71,7 +73,9 @@ mod tests {
 
     #[test]
     fn the_room_is_lent_to_one_large_result_at_a_time_and_comes_back() {
-        let room = Room::commit(4 << 20).unwrap();
+        let room = Room::default();
+        assert!(room.lend(3 << 20).is_none(), "there is none yet");
+        room.commit(4 << 20).unwrap();
         assert!(room.lend(1000).is_none(), "a small result");
         assert!(room.lend(5 << 20).is_none(), "a result that does not fit");
         let mut lent = room.lend(3 << 20).unwrap();

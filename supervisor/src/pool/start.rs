@@ -28,8 +28,7 @@ pub(super) fn slots(
 ) -> Result<(Arc<Desk>, Slots, ArtifactOrigin), PoolError> {
     let layers = LayerArena::create(settings.layer_bytes);
     let layers = Arc::new(layers.map_err(|error| PoolError::Start(format!("no arena for layers: {error}")))?);
-    let room = Room::commit(settings.limits.output_bytes);
-    let room = room.map_err(|error| PoolError::NotCommitted(format!("no room for a result: {error}")))?;
+    let room = Arc::new(Room::default());
     let mut start = || -> Result<_, StartError> {
         let artifact = artifact::obtain(source)?;
         // A desk of its own for every start: one that failed has closed its desk for good.
@@ -47,7 +46,17 @@ pub(super) fn slots(
         }
         result => result,
     }
+    .inspect(|_| hold_own(&room, &layers, settings))
     .map_err(|error| with_numbers(error.into(), settings, need))
+}
+
+/// Has the supervisor hold what it needs for a large result itself. Workers hold theirs by now, the layers among it, which are
+/// only mapped here.
+fn hold_own(room: &Room, layers: &LayerArena, settings: &Settings) {
+    let held = room.commit(settings.limits.output_bytes).map_err(|error| error.to_string());
+    if let Err(error) = held.and_then(|()| layers.commit().map_err(|error| error.to_string())) {
+        tracing::warn!("memory for large results is not held, but looked for when it is needed: {error}");
+    }
 }
 
 /// Why one start failed.

@@ -12,10 +12,11 @@ use nix::sys::resource::{Resource, getrlimit};
 /// Whether a failure passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// There is no room: on the disk, in a quota, below a file size limit, in the map. It passes once somebody makes room, so
+    /// There is no room: on the disk, in a quota, below a file size limit. It passes once somebody makes room, so
     /// the same write can be tried again.
     NoRoom,
-    /// It does not pass by itself: a disk that fails, a file system that is read-only, damaged data, missing permission.
+    /// It does not pass by itself: a disk that fails, a file system that is read-only, damaged data, missing permission, a map
+    /// that is full (nobody can make it larger while the store is open).
     Lasting,
 }
 
@@ -32,7 +33,6 @@ impl Trouble {
     pub fn of(error: &heed::Error) -> Self {
         match error {
             heed::Error::Io(error) => Self::of_io(error),
-            heed::Error::Mdb(MdbError::MapFull) => Self::NoRoom,
             _ => Self::Lasting,
         }
     }
@@ -135,8 +135,9 @@ mod tests {
             assert_eq!(trouble(errno), Trouble::Lasting, "{errno}");
             assert!(!advice_io(&errno.into()).contains("Make room"));
         }
-        assert_eq!(Trouble::of(&heed::Error::Mdb(MdbError::MapFull)), Trouble::NoRoom);
-        for error in [MdbError::Corrupted, MdbError::Panic, MdbError::Invalid, MdbError::TxnFull] {
+        for error in
+            [MdbError::MapFull, MdbError::Corrupted, MdbError::Panic, MdbError::Invalid, MdbError::TxnFull]
+        {
             assert_eq!(Trouble::of(&heed::Error::Mdb(error)), Trouble::Lasting, "{error}");
         }
     }

@@ -34,6 +34,8 @@ pub const HIGH: &str = include_str!("../../guests/high.wat");
 pub const MIXER: &str = include_str!("../../guests/mixer.wat");
 /// Runs the operation whose number is its height on every class of value: see [`super::operations`].
 pub const OPERATIONS: &str = include_str!("../../guests/operations.wat");
+/// Grows its table to the limit and flushes all that it may, but for height 0.
+pub const FULL_OUTPUT: &str = include_str!("../../guests/full_output.wat");
 /// Carries a hash of all blocks from each to the next, through the state.
 pub const LEDGER: &str = include_str!("../../guests/ledger.wat");
 /// Calls the imports that `tests/harness_imports.rs` supplies.
