@@ -4,13 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
 
-<<<<<<< HEAD
-use cofferdam::pool::Limits;
-use cofferdam_test_skips::skip;
-=======
 use cofferdam::pool::{Job, Limits};
 use cofferdam::verdict::Verdict;
->>>>>>> part1
+use cofferdam_test_skips::skip;
 use cofferdam_tests::support::cgroup::ChildCgroup;
 use cofferdam_tests::support::command::guest;
 use cofferdam_tests::support::guests::{FULL_OUTPUT, SCRIPT};
