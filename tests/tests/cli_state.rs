@@ -171,6 +171,10 @@ fn what_is_said_of_a_store_is_true_of_one_that_begins_later() {
     assert_eq!((number(&second.summary(), "skipped"), second.heights()), (20, (420..439).collect()));
     let third = index(&blocks, &db).output().expect_code(0);
     assert_eq!((number(&third.summary(), "skipped"), number(&third.summary(), "tip")), (39, 438));
+    // It never was a store of the whole chain, and does not become one.
+    let below = index(&blocks, &db).with("--start-height 399").output();
+    assert_refused(&below, &["begins at height 400, and --start-height is 399"]);
+    index(&blocks, &db).with("--start-height 400").output().expect_code(0);
 }
 
 #[test]

@@ -1,11 +1,9 @@
 //! The branches that an index of headers holds. Bitcoind stores stale blocks too, and a file that is missing or damaged
 //! leaves blocks whose ancestors nobody has; of all these the chain is chosen here.
 
-use bitcoin::constants::genesis_block;
 use bitcoin::hashes::Hash;
 use bitcoin::{BlockHash, CompactTarget, Target};
 
-use super::framing::NETWORKS;
 use super::scan::{Entry, Index};
 
 /// How many trees beside that of the chain are listed. The directory of a node that is not yet done with its first download
@@ -57,10 +55,11 @@ impl<'a> Branches<'a> {
         self.best_of(|_| true)
     }
 
-    /// The best block of those that descend from a genesis block.
+    /// The best block of those that descend from a genesis block, which is known by having none before it.
     pub(super) fn best_from_genesis(&self) -> Option<u32> {
-        let genesis: Vec<u32> = self.roots().filter(|root| self.is_genesis(*root)).collect();
-        self.best_of(|root| genesis.contains(&root))
+        self.best_of(|root| {
+            entry(self.index, root).is_some_and(|root| root.previous == BlockHash::all_zeros())
+        })
     }
 
     /// The roots of the other trees than that of `chosen`, those with the most work first.
@@ -81,12 +80,6 @@ impl<'a> Branches<'a> {
         (0..).zip(&self.root).filter(|(number, root)| number == *root).map(|(number, _)| number)
     }
 
-    fn is_genesis(&self, number: u32) -> bool {
-        // A private network's genesis block is known by having none before it.
-        entry(self.index, number)
-            .is_some_and(|entry| entry.previous == BlockHash::all_zeros() || is_genesis(entry.hash))
-    }
-
     /// Of several blocks with as much work the one found first, as a node prefers the one it saw first.
     fn best_of(&self, wanted: impl Fn(u32) -> bool) -> Option<u32> {
         let mut best = (0, None);
@@ -103,11 +96,6 @@ impl<'a> Branches<'a> {
 /// cycle of SHA-256.
 pub(super) fn walk_back(index: &Index, from: u32) -> impl Iterator<Item = &Entry> {
     std::iter::successors(entry(index, from), move |block| entry(index, *index.by_hash.get(&block.previous)?))
-}
-
-/// Whether this is the genesis block of one of Bitcoin's networks.
-pub(super) fn is_genesis(hash: BlockHash) -> bool {
-    NETWORKS.iter().any(|network| genesis_block(network).block_hash() == hash)
 }
 
 fn entry(index: &Index, number: u32) -> Option<&Entry> {

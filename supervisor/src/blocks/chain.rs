@@ -318,13 +318,10 @@ mod tests {
         for key in [[0; 8], KEY] {
             let files = Files::new();
             files.add("xor.dat", key);
-            let mut number = 0;
-            for bytes in [records(&early[..4]), bad.clone(), bad.clone(), good.clone(), records(&early[5..9])]
-            {
-                let mut bytes = bytes;
+            let parts = [records(&early[..4]), bad.clone(), bad.clone(), good.clone(), records(&early[5..9])];
+            for (number, mut bytes) in parts.into_iter().enumerate() {
                 XorKey::from_bytes(key).apply(&mut bytes, 0);
                 files.add(&format!("blk{number:05}.dat"), bytes);
-                number += 1;
             }
             let (blocks, error) = drain(&[input(files.path())], &Options::default());
             assert!(error.is_none(), "{error:?}");

@@ -147,7 +147,7 @@ fn padded(bytes: &[u8]) -> [u8; MAGIC_BYTES] {
 }
 
 /// The networks whose magic is known.
-pub(super) const NETWORKS: [Network; 5] =
+const NETWORKS: [Network; 5] =
     [Network::Bitcoin, Network::Testnet, Network::Testnet4, Network::Signet, Network::Regtest];
 
 /// The network that a magic belongs to.

@@ -27,10 +27,10 @@ impl Gaps {
         self.told = self.told.saturating_add(1);
         match self.told.cmp(&(Self::TOLD + 1)) {
             Ordering::Less => {
-                tracing::warn!("{origin}: {bytes} bytes hold no whole block ({tear}); they were read over")
+                tracing::warn!("{origin}: {bytes} bytes hold no whole block ({tear}); they were read over");
             }
             Ordering::Equal => {
-                tracing::warn!("{origin}: bytes without a whole block again; further ones are not told")
+                tracing::warn!("{origin}: bytes without a whole block again; further ones are not told");
             }
             Ordering::Greater => {}
         }

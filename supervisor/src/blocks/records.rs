@@ -12,7 +12,7 @@ use super::{BlockError, Origin};
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// A record whose head and header are right.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Record {
     /// Offset in the file, in bytes.
     pub(super) offset: u64,

@@ -16,6 +16,9 @@ use super::verify::Defect;
 
 /// How often progress is told, in bytes.
 const PROGRESS_STEP: u64 = 16 << 20;
+/// How many bytes of files without any record are looked through before the files are given up: two of bitcoind's. Without its
+/// key a whole directory looks like that.
+const MOST_SEARCHED_BYTES: u64 = 256 << 20;
 
 /// Where one block is, and where it belongs. There are a million of these, so they are kept small.
 #[derive(Debug, Clone)]
@@ -52,6 +55,9 @@ pub(super) struct Index {
     /// Such records, until all copies are known; with the block's hash, if that could be read.
     torn_ends: Vec<(BlockError, Option<BlockHash>)>,
     gaps: Gaps,
+    /// The first file that holds something else than records, as long as no other holds any; and how long such files are.
+    unknown: Option<BlockError>,
+    searched_in_vain: u64,
 }
 
 /// A stretch without a whole block.
@@ -105,8 +111,8 @@ impl<'a> Progress<'a> {
 ///
 /// # Errors
 ///
-/// Files that cannot be read, records of another network than that of the first record, and a first file that holds
-/// something else than records.
+/// Files that cannot be read, records of another network than that of the first record, and files that hold something else
+/// than records.
 pub(super) fn scan(files: &[BlkFile], limit: u64, progress: &mut Progress<'_>) -> Result<Index, BlockError> {
     let mut index = Index::default();
     for (number, file) in (0..).zip(files) {
@@ -115,6 +121,9 @@ pub(super) fn scan(files: &[BlkFile], limit: u64, progress: &mut Progress<'_>) -
     }
     let torn_ends = std::mem::take(&mut index.torn_ends);
     let is_lost = |hash: &Option<BlockHash>| hash.is_none_or(|hash| !index.by_hash.contains_key(&hash));
+    if let Some(unknown) = index.unknown.take().filter(|_| index.entries.is_empty() && torn_ends.is_empty()) {
+        return Err(unknown);
+    }
     index.torn = torn_ends.into_iter().find(|(_, hash)| is_lost(hash)).map(|(error, _)| error);
     Ok(index)
 }
@@ -215,11 +224,19 @@ impl Index {
             };
             gap.torn.get_or_insert(lost);
         }
-        match gap.torn {
-            Some(torn) => self.torn_ends.push(torn),
-            // Not one record, and it is not that the files are only being begun: they are of another kind.
-            None if self.entries.is_empty() => return Err(records.unknown_magic()?),
-            None => self.gaps.tell(&origin, records.len() - gap.start, &gap.tear),
+        if let Some(torn) = gap.torn {
+            self.torn_ends.push(torn);
+            return Ok(None);
+        }
+        self.gaps.tell(&origin, records.len() - gap.start, &gap.tear);
+        if self.entries.is_empty() {
+            // Not one record yet: perhaps the files are of another kind, or obfuscated.
+            let unknown = records.unknown_magic()?;
+            self.searched_in_vain = self.searched_in_vain.saturating_add(records.len());
+            if self.searched_in_vain > MOST_SEARCHED_BYTES {
+                return Err(unknown);
+            }
+            self.unknown.get_or_insert(unknown);
         }
         Ok(None)
     }

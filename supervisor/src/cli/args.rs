@@ -105,6 +105,11 @@ impl BlockArgs {
         Ok(source?)
     }
 
+    /// The first height, if it was said.
+    pub(super) fn start_height(&self) -> Option<u32> {
+        self.start_height
+    }
+
     /// Whether the blocks come from standard input, and so only once.
     pub(super) fn are_a_stream(&self) -> bool {
         self.blocks.iter().any(|input| matches!(BlockInput::parse(input), Ok(BlockInput::Stdin { .. })))

@@ -43,11 +43,11 @@ pub(super) enum CliError {
     #[error(transparent)]
     NotCompared(Box<CliError>),
     #[error(
-        "the store in {} begins at height {first}, and --start-block is {asked}: leave --start-block away to go on, or \
-         index into a new --db-path",
+        "the store in {} begins at height {first}, and {option} is {asked}: leave {option} away to go on, or index into a \
+         new --db-path",
         path.display()
     )]
-    Start { path: PathBuf, first: u32, asked: u32 },
+    Start { path: PathBuf, first: u32, option: &'static str, asked: u32 },
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("{what}: {source}")]

@@ -79,7 +79,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
 fn check_start(store: &Store, asked: Option<u32>) -> Result<(), CliError> {
     match (store.first_height()?, asked) {
         (Some(first), Some(asked)) if first != asked => {
-            Err(CliError::Start { path: store.path().to_owned(), first, asked })
+            Err(CliError::Start { path: store.path().to_owned(), first, option: "--start-block", asked })
         }
         _ => Ok(()),
     }

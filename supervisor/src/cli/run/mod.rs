@@ -74,7 +74,15 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     let module = args::read_module(args.module.as_deref())?;
     let builder = args.pool.builder(module, args.blocks.max_block_bytes).faults(args.plant_fault.clone());
     let home = Home::open(args, &Identity { profile: builder.profile()?.hash(), network: None })?;
-    let source = args.blocks.open(home.known()?)?;
+    let known = home.known()?;
+    // What is asked for begins below the store, which cannot be made good any more.
+    if let (Some(Known { first, .. }), Some(asked)) = (known, args.blocks.start_height())
+        && asked < first
+    {
+        let path = home.store.path().to_owned();
+        return Err(CliError::Start { path, first, option: "--start-height", asked });
+    }
+    let source = args.blocks.open(known)?;
     if let Some(network) = source.network() {
         home.store.set_network(&network.to_string())?;
     }
