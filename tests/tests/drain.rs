@@ -31,7 +31,7 @@ fn planted(fault: &str) -> PoolBuilder {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap()
+    mutex.lock().expect("no test panics within a lock")
 }
 
 /// Checks that none of these processes is there, not even as one that was not reaped.
@@ -139,7 +139,7 @@ fn a_pool_whose_start_fails_leaves_no_process() {
 fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let running = thread::spawn(work);
     wait_until(what, || running.is_finished().then_some(()));
-    running.join().unwrap()
+    running.join().expect("it does not panic")
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn grow_and_stop(pool: &Arc<Pool>) -> (thread::JoinHandle<Result<bool, PoolError
         }
         // It was ready already: once more.
         send(pid, Signal::SIGCONT);
-        assert!(grows.join().unwrap().unwrap());
+        assert!(grows.join().expect("it does not panic").expect("it is ready"));
         wait_until("one is given up", || pool.shrink(PATIENCE).then_some(()));
     }
 }
@@ -252,7 +252,7 @@ struct Drains {
 impl Wake for Drains {
     fn wake(self: Arc<Self>) {
         let drained = self.pool.upgrade().is_none_or(|pool| pool.drain(Duration::ZERO));
-        lock(&self.tell).send(drained).unwrap();
+        lock(&self.tell).send(drained).expect("the test waits for it");
     }
 }
 
@@ -298,14 +298,14 @@ impl Freezer {
     }
 
     fn set(&self, file: &str, text: &str) {
-        fs::write(self.0.join(file), text).unwrap();
+        fs::write(self.0.join(file), text).expect("a freezer of ours can be written");
     }
 
     fn freeze(&self, pid: u32) {
         self.set("cgroup.procs", &pid.to_string());
         self.set("freezer.state", "FROZEN");
         wait_until("it is frozen", || {
-            let state = fs::read_to_string(self.0.join("freezer.state")).unwrap();
+            let state = fs::read_to_string(self.0.join("freezer.state")).expect("a freezer has a state");
             (state.trim() == "FROZEN").then_some(())
         });
     }

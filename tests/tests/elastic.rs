@@ -126,7 +126,7 @@ fn a_reactor_waits_for_a_short_job_a_long_one_and_one_that_loses_its_worker() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let land = |job: Aloft| runtime.block_on(job.land()).unwrap();
     assert_eq!(pairs(&land(aloft(&pool, good_block(1)))), [good_pair(1)]);
-    assert_eq!(land(aloft(&pool, Act::Spin(30_000_000).block(2))).verdict, Verdict::COMPLETED);
+    assert_eq!(land(aloft(&pool, Act::Spin(30_000_000).block(2).deadline(LONG))).verdict, Verdict::COMPLETED);
     assert_eq!(land(aloft(&pool, Act::Spin(0).block(3))).verdict, Verdict::Host(HostVerdict::Deadline));
     wait_until("the worker is replaced", || (pool.health().ready() == 1).then_some(()));
     let spins = aloft(&pool, Act::Spin(0).block(4));

@@ -98,7 +98,7 @@ impl Answer {
     pub(super) fn new(question: Question, result: JobResult) -> Self {
         let attempts = result.attempts();
         let JobResult { verdict, detail, failed_attempts, worker, output, log, exec, overhead, .. } = result;
-        let quarantine = result.quarantine;
+        let quarantine = result.quarantine.as_deref().copied();
         let output = match output {
             JobOutput::Nothing => Bytes::new(),
             // In the memory that the pool lends for it, if it is large.
@@ -150,7 +150,7 @@ impl Answer {
             queued: Duration::ZERO,
             exec: result.exec,
             overhead: result.overhead,
-            quarantine: result.quarantine,
+            quarantine: result.quarantine.as_deref().copied(),
             memory_bytes: result.memory_bytes,
             fuel_used: result.fuel_used,
             log: String::new(),

@@ -123,6 +123,7 @@ mod primitives {
 }
 
 #[path = "gate.rs"]
+#[allow(clippy::duplicate_mod, reason = "the same file, of other primitives")]
 #[allow(dead_code, reason = "only some of it is modelled")]
 mod gate;
 

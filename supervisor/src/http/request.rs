@@ -90,7 +90,7 @@ impl Run {
 impl Inner {
     /// Runs a job for a request: waits for a turn, and for the answer.
     pub(super) async fn answer(self: Arc<Self>, request: Request) -> Result<Arc<Answer>, Problem> {
-        if let Some(answer) = self.from_quarantine(&request).await? {
+        if let Some(answer) = self.in_quarantine(&request).await? {
             return Ok(answer);
         }
         let patience = self.patience(&request);
@@ -115,7 +115,7 @@ impl Inner {
     }
 
     /// The answer to a request whose job is in quarantine: at once, for it needs no worker and no turn.
-    async fn from_quarantine(&self, request: &Request) -> Result<Option<Arc<Answer>>, Problem> {
+    async fn in_quarantine(&self, request: &Request) -> Result<Option<Arc<Answer>>, Problem> {
         let Some(generation) = self.generation().filter(|generation| generation.pool.has_quarantine()) else {
             return Ok(None);
         };

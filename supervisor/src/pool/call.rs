@@ -424,6 +424,6 @@ fn poisoned(
         fuel_used: None,
         reset: ResetHandle::none(),
         failed_attempts,
-        quarantine,
+        quarantine: quarantine.map(Box::new),
     }
 }

@@ -222,7 +222,7 @@ pub struct JobResult {
     /// The reset of the worker's memory, which begins after the answer.
     pub reset: ResetHandle,
     /// That the job is in quarantine, by this result or since an earlier one.
-    pub quarantine: Option<Quarantined>,
+    pub quarantine: Option<Box<Quarantined>>,
 }
 
 impl JobResult {

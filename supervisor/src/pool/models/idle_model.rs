@@ -54,6 +54,7 @@ mod worker {
 }
 
 #[path = "../idle.rs"]
+#[allow(clippy::duplicate_mod, reason = "the same file, of other primitives")]
 mod idle;
 
 use cofferdam_protocol::status::Phase;

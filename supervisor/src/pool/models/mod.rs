@@ -52,7 +52,7 @@ mod primitives {
                 match queue.pop_front() {
                     Some(value) => return value,
                     None => {
-                        queue = self.0.come.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner)
+                        queue = self.0.come.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
                     }
                 }
             }

@@ -20,6 +20,7 @@ pub enum PoolError {
 }
 
 #[path = "../ticket.rs"]
+#[allow(clippy::duplicate_mod, reason = "the same file, of other primitives")]
 #[allow(dead_code, reason = "only some of it is modelled")]
 mod ticket_file;
 
