@@ -42,7 +42,7 @@ fn results() -> String {
     let lines = all().into_iter().zip(0..).map(|(operation, number)| {
         let result = call(&pool, &Job::block(number, Vec::new()));
         let pairs = pairs(&result);
-        let hash = u64::from_le_bytes(pairs[0].1.as_slice().try_into().unwrap());
+        let hash = u64::from_le_bytes(pairs[0].1.as_slice().try_into().expect("a hash has eight bytes"));
         assert_ne!(hash, 0, "{} has run", operation.name);
         format!("{} {hash:016x}\n", operation.name)
     });
