@@ -222,7 +222,7 @@ mod tests {
 
     fn desk() -> Desk {
         let settings = Pool::builder(Vec::new()).into_settings();
-        Desk::new(Arc::new(settings), Arc::new(LayerArena::create(0).unwrap()), Room::commit(0).unwrap())
+        Desk::new(Arc::new(settings), Arc::new(LayerArena::create(0).unwrap()), Arc::new(Room::default()))
     }
 
     /// Opens a slot whose thread ends with the pool.
