@@ -20,7 +20,7 @@ use cofferdam::chain::{
 use cofferdam::fault::{Fault, FaultKind};
 use cofferdam::pool::cgroup::Cgroup;
 use cofferdam::pool::restart::RestartPolicy;
-use cofferdam::pool::{Limits, Pool, SlotState};
+use cofferdam::pool::{Limits, Pool, PoolBuilder, SlotState};
 use cofferdam::profile::Hash;
 use cofferdam::store::{Durability, Identity, Store};
 use cofferdam_tests::support::cgroup::ChildCgroup;
@@ -100,10 +100,21 @@ fn block(height: u32) -> SourceBlock {
     SourceBlock { height, hash, previous: None, bytes, origin }
 }
 
+/// What a job may use: little, because each of the hundreds of workers commits that much beside its memory, and because
+/// they share a small cgroup.
+fn bounds() -> Limits {
+    Limits { input_bytes: 64 << 10, output_bytes: 1 << 20, ..Limits::default() }
+}
+
+/// Pools of this test, which differ in what happens to them.
+fn ledger() -> PoolBuilder {
+    small(LEDGER).limits(bounds())
+}
+
 /// A store for the chain of this guest.
 fn store() -> (TempDir, Arc<Store>) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let profile = small(LEDGER).profile().expect("the guest is a module").hash();
+    let profile = ledger().profile().expect("the guest is a module").hash();
     let identity = Identity { profile, network: None };
     let store = Store::open(&directory.path().join("state"), &identity, Durability::None);
     (directory, Arc::new(store.expect("a new store")))
@@ -156,7 +167,7 @@ fn index(pool: &Arc<Pool>, store: &Arc<Store>, mut after: impl FnMut(u32)) -> En
 
 fn quiet_run() -> End {
     let (_directory, store) = store();
-    let pool = build(small(LEDGER).state(store.path()));
+    let pool = build(ledger().state(store.path()));
     index_one_by_one(&pool, &store)
 }
 
@@ -166,13 +177,13 @@ fn chaotic_run(seed: u64) -> (End, BTreeMap<&'static str, u32>, bool) {
     let deaths = Deaths::default();
     let shared = Shared::enter();
     let (counted, readers) = (Arc::clone(&deaths), Arc::clone(&store));
-    let builder = small(LEDGER)
+    let builder = ledger()
         .workers(1)
         .spares(2)
         .state(store.path())
         .layer_bytes(LAYER_BYTES)
         .faults(faults(&mut random))
-        .limits(Limits { deadline: Duration::from_millis(100), retries: 1000, ..Limits::default() })
+        .limits(Limits { deadline: Duration::from_millis(100), retries: 1000, ..bounds() })
         .restart(patient())
         .admission(false)
         .on_death(move |death| {

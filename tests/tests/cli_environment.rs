@@ -70,7 +70,7 @@ fn an_empty_variable_is_one_that_is_not_set() {
 fn a_port_that_is_none_is_refused_by_the_name_of_its_variable() {
     let node = |name: &str, value: &str| {
         let command =
-            Cofferdam::new(["node", "--db-path", "/nowhere", "--daemon-rpc-url", "http://127.0.0.1:1"]);
+            Cofferdam::new(["node", "--db-path", "/dev/null/db", "--daemon-rpc-url", "http://127.0.0.1:1"]);
         command.variable(name, value).output()
     };
     for value in ["99999", "-1", "http"] {

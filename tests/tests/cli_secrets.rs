@@ -18,7 +18,7 @@ fn assert_unsaid(output: &Output, what: &str) {
 
 /// A node that is not to start.
 fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = Cofferdam::new(["node", "--db-path", "/nowhere"]);
+    let mut command = Cofferdam::new(["node", "--db-path", "/dev/null/db"]);
     command = arguments.iter().fold(command, |command, argument| command.arg(*argument));
     variables.iter().fold(command, |command, (name, value)| command.variable(name, *value)).output()
 }

@@ -60,6 +60,6 @@ fn a_run_without_skips_is_a_success() {
 
 #[test]
 fn a_file_of_skips_that_is_not_there_is_an_error() {
-    let output = run(&[PathBuf::from("/nowhere/skips")], true);
+    let output = run(&[PathBuf::from("/dev/null/skips")], true);
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
 }
