@@ -140,9 +140,10 @@ fn verdicts_that_differ_are_told_with_both() {
 
 #[test]
 fn a_host_that_is_too_small_for_a_block_kills_the_worker() {
-    let mut session = match imports().host_memory(128 << 20).start() {
+    // Enough for a worker with its arenas, and not for what the block takes.
+    let mut session = match imports().host_memory(384 << 20).start() {
         Err(error) if error.is_no_host_limit() => return skip(error),
-        started => started.expect("16 MiB fit"),
+        started => started.expect("a worker fits"),
     };
     let outcome = session.block("e").assert_verdict(HostVerdict::OomKilled);
     assert!(outcome.result.detail.contains("SIGKILL"), "{outcome}");
