@@ -51,10 +51,7 @@ fn without_the_budget_the_kernel_kills_the_worker_and_nobody_else() {
             // The exit code of a process that ended by itself: one that was killed has none.
             let output = command.output().expect_code(137);
             let place = cgroup.directory().display().to_string();
-            assert_reason(
-                &output,
-                &["memory not committed", "killed by the kernel", "SIGKILL", &place],
-            );
+            assert_reason(&output, &["memory not committed", "killed by the kernel", "SIGKILL", &place]);
             // The kernel's log where it may be read, else the count.
             let is_proven = ["Memory cgroup out of memory: Killed process", "oom_kill"];
             assert!(is_proven.iter().any(|words| output.reason().contains(words)), "{output}");
