@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::arena::Span;
+use cofferdam_protocol::exit::WorkerExit;
 use cofferdam_protocol::frame::{self, FrameError};
 use cofferdam_protocol::message::{self, Call, MAX_LOG_BYTES, Reply, Request};
 use cofferdam_protocol::status::Phase;
@@ -218,13 +219,16 @@ impl Failure {
 }
 
 fn failed_attempt(worker: WorkerInfo, death: Option<Death>, reason: Option<&KillReason>) -> FailedAttempt {
-    if let Some(Death { verdict, detail, .. }) = death {
-        return FailedAttempt { worker, verdict, detail };
+    if let Some(Death { verdict, detail, exit, .. }) = death {
+        let exit = exit.and_then(WorkerExit::from_code);
+        let supervisors_fault = exit == Some(WorkerExit::ProtocolViolated);
+        return FailedAttempt { worker, verdict, detail, supervisors_fault };
     }
     // The kernel holds it, in uninterruptible sleep for example: why it was killed is known, how it ends is not.
     let undead = "the process has not ended yet, though it was sent SIGKILL";
-    match reason.and_then(KillReason::verdict) {
-        Some((verdict, why)) => FailedAttempt { worker, verdict, detail: format!("{why}; {undead}") },
-        None => FailedAttempt { worker, verdict: HostVerdict::Killed, detail: undead.to_owned() },
-    }
+    let (verdict, detail) = match reason.and_then(KillReason::verdict) {
+        Some((verdict, why)) => (verdict, format!("{why}; {undead}")),
+        None => (HostVerdict::Killed, undead.to_owned()),
+    };
+    FailedAttempt { worker, verdict, detail, supervisors_fault: false }
 }

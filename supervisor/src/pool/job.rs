@@ -194,6 +194,9 @@ pub struct FailedAttempt {
     pub verdict: HostVerdict,
     /// The evidence in words.
     pub detail: String,
+    /// Whether the worker ended because of what the supervisor sent it: a state that is behind the one that was asked for, say
+    /// ([`ProtocolViolated`](cofferdam_protocol::exit::WorkerExit::ProtocolViolated)). The job is not to blame then.
+    pub supervisors_fault: bool,
 }
 
 /// What came of a job.

@@ -5,7 +5,8 @@
 //! and the hash of its input, and once all its attempts have ended their workers, the next request for it costs nothing.
 //!
 //! Every host verdict counts, for each costs a worker: killed, oom-killed, crashed, exited, protocol-violation, and deadline.
-//! A deadline does not count if the job had less time than the pool gives: with more time it may be done. One death alone never
+//! A deadline does not count if the job had less time than the pool gives: with more time it may be done. An end that the
+//! supervisor caused does not count (a state that is behind the one that was asked for). One death alone never
 //! puts a job into quarantine, because anybody can send a signal to a worker.
 //!
 //! A death may depend on the state, which is no part of the key, on the host, or on bad luck. So a quarantine ends by itself,
@@ -189,7 +190,9 @@ impl Quarantine {
         failed: &[FailedAttempt],
         has_own_time: bool,
     ) -> Option<Quarantined> {
-        let counts = |attempt: &&FailedAttempt| !has_own_time || attempt.verdict != HostVerdict::Deadline;
+        let counts = |attempt: &&FailedAttempt| {
+            !attempt.supervisors_fault && (!has_own_time || attempt.verdict != HostVerdict::Deadline)
+        };
         let deaths = u32::try_from(failed.iter().filter(counts).count()).unwrap_or(u32::MAX);
         if deaths == 0 || self.policy.time.is_zero() || self.policy.entries == 0 {
             return None;
@@ -357,6 +360,7 @@ mod tests {
             worker,
             verdict: *verdict,
             detail: format!("by {verdict}"),
+            supervisors_fault: false,
         };
         verdicts.iter().map(failed).collect()
     }
@@ -397,6 +401,15 @@ mod tests {
         assert!(quarantine.find(&block(5, b"x")).is_none() && quarantine.entries().is_empty());
         assert!(quarantine.lost(&block(5, b"x"), &once, false).is_some());
         assert_eq!(quarantine.find(&block(5, b"x")).unwrap().1.len(), 2);
+    }
+
+    #[test]
+    fn an_end_that_the_supervisor_caused_does_not_count() {
+        let quarantine = quarantine(8, 2);
+        let mut attempts = failed(&[HostVerdict::Exited; 3]);
+        attempts.iter_mut().for_each(|attempt| attempt.supervisors_fault = true);
+        assert!(quarantine.lost(&block(5, b"x"), &attempts, false).is_none());
+        assert!(quarantine.is_empty());
     }
 
     #[test]
