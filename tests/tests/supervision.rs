@@ -375,7 +375,8 @@ fn a_pool_can_do_without_a_quarantine() {
 
 #[test]
 fn a_kill_by_hand_is_not_blamed_on_the_kernel_though_it_has_just_killed_a_neighbour() {
-    let cgroup = match ChildCgroup::limited_to(256 << 20) {
+    // So much that the neighbour is larger than the worker with its arenas when the kernel chooses.
+    let cgroup = match ChildCgroup::limited_to(1 << 30) {
         Ok(cgroup) => cgroup,
         Err(error) => return skip(format_args!("no memory cgroup can be made here: {error}")),
     };
@@ -386,7 +387,7 @@ fn a_kill_by_hand_is_not_blamed_on_the_kernel_though_it_has_just_killed_a_neighb
     let pool = build(planted.cgroup(cgroup.cgroup().clone()));
     let result = strike_while_busy(&pool, |pid| {
         // dd reads into one buffer of its block size.
-        let script = "echo 0 > \"$0/cgroup.procs\" && exec dd if=/dev/zero of=/dev/null bs=1G count=1";
+        let script = "echo 0 > \"$0/cgroup.procs\" && exec dd if=/dev/zero of=/dev/null bs=2G count=1";
         let adjusted = format!("echo 1000 > /proc/self/oom_score_adj && {script}");
         let status = Command::new("sh").args(["-c", &adjusted]).arg(cgroup.cgroup().dir()).status().unwrap();
         assert_eq!((status.signal(), cgroup.cgroup().oom_kills()), (Some(9), Some(1)), "{status}");
