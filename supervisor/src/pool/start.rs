@@ -50,8 +50,8 @@ pub(super) fn slots(
     .map_err(|error| with_numbers(error.into(), settings, need))
 }
 
-/// Has the supervisor hold what it needs for a large result itself. Workers hold theirs by now, the layers among it, which are
-/// only mapped here.
+/// Has the supervisor hold what it needs for a large result itself. Workers hold theirs by now, the layers among it: to hold
+/// them here, too, costs nothing.
 fn hold_own(room: &Room, layers: &LayerArena, settings: &Settings) {
     let held = room.commit(settings.limits.output_bytes).map_err(|error| error.to_string());
     if let Err(error) = held.and_then(|()| layers.commit().map_err(|error| error.to_string())) {
