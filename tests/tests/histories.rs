@@ -248,7 +248,7 @@ impl History {
     ) -> Result<Ended, NodeError> {
         let store = Arc::new(self.open().with_undo(self.limit).with_faults(Arc::clone(&self.faults)));
         let tip = before.len().checked_sub(1).map(|tip| (u32::try_from(tip).expect("short"), before[tip]));
-        let batch = if before.len() % 2 == 0 { Batch::SINGLE } else { Batch::CATCHING_UP };
+        let batch = if before.len().is_multiple_of(2) { Batch::SINGLE } else { Batch::CATCHING_UP };
         let settings = PipelineSettings { policy: OnGuestFailure::Stop, batch, redundant: false };
         let stand_in = StandIn::new(&store, room);
         let mut pipeline = Pipeline::resume(stand_in, Arc::clone(&store), settings, Box::new(|_| {}))?;

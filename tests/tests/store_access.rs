@@ -149,16 +149,16 @@ fn a_store_that_was_moved_without_its_lock_files_is_read_and_keeps_its_owner() {
 struct Mounted(PathBuf);
 
 impl Mounted {
-    fn read_only(directory: &Path, at: PathBuf) -> Option<Self> {
-        fs::create_dir(&at).expect("a new directory");
+    fn read_only(directory: &Path, at: &Path) -> Option<Self> {
+        fs::create_dir(at).expect("a new directory");
         let mount = |arguments: &[&str]| {
-            let status = Command::new("mount").args(arguments).arg(&at).status();
+            let status = Command::new("mount").args(arguments).arg(at).status();
             status.is_ok_and(|status| status.success())
         };
         if !mount(&["--bind", directory.to_str().expect("a plain path")]) {
             return None;
         }
-        let mounted = Self(at.clone());
+        let mounted = Self(at.to_owned());
         mount(&["-o", "remount,ro,bind"]).then_some(mounted)
     }
 }
@@ -172,7 +172,7 @@ impl Drop for Mounted {
 #[test]
 fn a_store_on_a_read_only_mount_is_read_unless_somebody_writes_it() {
     let scene = Scene::new();
-    let Some(mounted) = Mounted::read_only(&scene.db, scene.files.at("mounted")) else {
+    let Some(mounted) = Mounted::read_only(&scene.db, &scene.files.at("mounted")) else {
         skip("no file system can be mounted here (that takes root)");
         return;
     };

@@ -131,7 +131,7 @@ impl BlockSource {
         self.total
     }
 
-    /// How many blocks will not be given because they are known; see [`Options::known_below`].
+    /// How many blocks will not be given because they are known; see [`Options::known`].
     pub fn passed_over(&self) -> u64 {
         self.passed_over
     }
