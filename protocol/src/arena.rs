@@ -10,8 +10,8 @@
 //! it copies them out with `pread(2)` and checks the copy. Both files are sealed against growing and shrinking, so
 //! that neither side can make the other touch a page that is not there.
 //!
-//! A new arena has no memory. The worker commits its arenas at its start, by its own mapping: so it is the worker that ends
-//! if there is not enough, and not the supervisor.
+//! A new arena has no memory. The worker has the kernel allocate all of it at its start: so it is the worker that ends if
+//! there is not enough, and not the supervisor.
 
 use std::fs::File;
 use std::io;
@@ -136,14 +136,6 @@ impl InputArena {
         let (offset, length) = whole(span, &self.mapping)?;
         let outside = outside(span, &self.mapping);
         self.mapping.get_mut(offset, length).ok_or(outside)
-    }
-
-    /// Has the kernel hold every page. Does no harm to what is in the arena.
-    ///
-    /// # Errors
-    /// [`ArenaError::NotCommitted`].
-    pub fn commit(&mut self) -> Result<(), ArenaError> {
-        commit(self.file.as_file(), &mut self.mapping, "input", false)
     }
 
     /// The arena's size in bytes.
@@ -481,9 +473,6 @@ mod tests {
                 (BYTES, b"written".as_slice())
             );
         }
-        let mut layers = InputArena::create(BYTES).unwrap();
-        layers.commit().unwrap();
-        assert_eq!(held(&layers), BYTES);
         for lock in [false, true] {
             let mut input = InputArena::create(BYTES).unwrap();
             let span = input.write(b"a block").unwrap();

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
-use cofferdam_protocol::arena::{ArenaError, InputArena, Span};
+use cofferdam_protocol::arena::{InputArena, Span};
 use cofferdam_protocol::layer::{self, Layer, Seed};
 use cofferdam_protocol::writes::Writes;
 
@@ -77,11 +77,6 @@ impl LayerArena {
 
     pub(super) fn capacity(&self) -> u64 {
         self.capacity
-    }
-
-    /// Holds all of its memory.
-    pub(super) fn commit(&self) -> Result<(), ArenaError> {
-        lock(&self.arena).commit()
     }
 
     pub(super) fn seed(&self) -> Seed {

@@ -46,15 +46,13 @@ pub(super) fn slots(
         }
         result => result,
     }
-    .inspect(|_| hold_own(&room, &layers, settings))
+    .inspect(|_| hold_own(&room, settings))
     .map_err(|error| with_numbers(error.into(), settings, need))
 }
 
-/// Has the supervisor hold what it needs for a large result itself. Workers hold theirs by now, the layers among it: to hold
-/// them here, too, costs nothing.
-fn hold_own(room: &Room, layers: &LayerArena, settings: &Settings) {
-    let held = room.commit(settings.limits.output_bytes).map_err(|error| error.to_string());
-    if let Err(error) = held.and_then(|()| layers.commit().map_err(|error| error.to_string())) {
+/// Has the supervisor hold what it needs for a large result itself. Workers hold theirs by now, the layers among it.
+fn hold_own(room: &Room, settings: &Settings) {
+    if let Err(error) = room.commit(settings.limits.output_bytes) {
         tracing::warn!("memory for large results is not held, but looked for when it is needed: {error}");
     }
 }
