@@ -234,7 +234,14 @@ mod tests {
         });
         let partings = partings.collect();
         let floor = starts.iter().copied().max().unwrap_or(0);
-        Audit { nodes: nodes.collect(), profile: Hash([9; 32]), floor, height: 50, groups, divergences: partings }
+        Audit {
+            nodes: nodes.collect(),
+            profile: Hash([9; 32]),
+            floor,
+            height: 50,
+            groups,
+            divergences: partings,
+        }
     }
 
     #[test]
