@@ -10,7 +10,7 @@ use super::rpc::{At, Backend, CallError, ChainDigest, Info, Snapshot};
 use super::state::NodeState;
 use cofferdam_chain::blocks::{BlockHash, Network};
 use cofferdam_chain::hash_of;
-use cofferdam_http::{InternalAnswer, InternalJob, InternalProblem, Service};
+use cofferdam_http::{Call, CallAnswer, CallRejection, Service};
 use cofferdam_pool::StateLayer;
 use cofferdam_store::{BlockRecord, Proven, Store};
 
@@ -60,9 +60,9 @@ impl Node {
         self.store.block(height).map_err(internal)?.ok_or(CallError::Abandoned { height })
     }
 
-    async fn run(&self, job: InternalJob) -> Result<InternalAnswer, CallError> {
+    async fn run(&self, job: Call) -> Result<CallAnswer, CallError> {
         let bytes = job.input.len() as u64;
-        let answer = self.service.run(job).await.map_err(|problem| refused(problem, bytes))?;
+        let answer = self.service.call(job).await.map_err(|problem| refused(problem, bytes))?;
         match answer.verdict {
             Verdict::COMPLETED => Ok(answer),
             Verdict::Guest(verdict) => Err(CallError::Guest { verdict, detail: answer.detail }),
@@ -73,7 +73,7 @@ impl Node {
     /// What the state is after `block` was run on the one at `height`.
     async fn ground_of(&self, height: u32, block: Vec<u8>) -> Result<Ground, CallError> {
         let next = height.saturating_add(1);
-        let job = InternalJob { height: next, export: None, input: block, layers: Vec::new(), base: None };
+        let job = Call { height: next, export: None, input: block, layers: Vec::new(), base: None };
         let answer = self.run(job).await?;
         let pool = self.service.pool().ok_or_else(|| CallError::NotReady("no worker is ready".to_owned()))?;
         // It can be much, and the arena is shared with the chain.
@@ -88,7 +88,7 @@ impl Node {
 
     async fn view_on(&self, ground: Ground, function: String, input: Vec<u8>) -> Result<Vec<u8>, CallError> {
         let Ground { height, layers, base } = ground;
-        let job = InternalJob { height, export: Some(function), input, layers, base };
+        let job = Call { height, export: Some(function), input, layers, base };
         Ok(self.run(job).await?.output.into())
     }
 }
@@ -196,11 +196,11 @@ fn internal(error: impl std::fmt::Display) -> CallError {
     CallError::Internal(error.to_string())
 }
 
-fn refused(problem: InternalProblem, bytes: u64) -> CallError {
+fn refused(problem: CallRejection, bytes: u64) -> CallError {
     match problem {
-        InternalProblem::Saturated => CallError::Saturated,
-        InternalProblem::NotServing(reason) => CallError::NotReady(reason),
-        InternalProblem::TooLarge { limit } => CallError::InputTooLarge { bytes, limit },
-        InternalProblem::Other(reason) => CallError::Internal(reason),
+        CallRejection::Saturated => CallError::Saturated,
+        CallRejection::NotServing(reason) => CallError::NotReady(reason),
+        CallRejection::InputTooLarge { limit } => CallError::InputTooLarge { bytes, limit },
+        CallRejection::Other(reason) => CallError::Internal(reason),
     }
 }
