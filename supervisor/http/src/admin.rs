@@ -1,4 +1,5 @@
-//! The admin API: swap the module, drain, and list or lift the quarantine. It belongs on a listener that only operators can reach.
+//! The admin API: swap the module, drain, and list or lift the quarantine. It belongs on a listener that only operators can
+//! reach.
 
 use std::sync::Arc;
 
@@ -19,11 +20,11 @@ use crate::problem::{Problem, problem_document};
 use crate::service::Service;
 use crate::status;
 
-/// Carries out the commands of the admin API. The program that runs the server implements it: only the program knows where its modules come
-/// from and how it ends.
+/// Carries out the commands of the admin API. The program that runs the server implements it: only the program knows where
+/// its modules come from and how it ends.
 pub trait Operator: Send + Sync + 'static {
-    /// Swaps the module for `module`, or for the present content of the module's source if `module` is none. Blocks until the swap is
-    /// over. Returns the hash of the new profile in hexadecimal.
+    /// Swaps the module for `module`, or for the present content of the module's source if `module` is none. Blocks until
+    /// the swap is over. Returns the hash of the new profile in hexadecimal.
     ///
     /// # Errors
     /// A sentence that says why the module was not swapped. The old module still serves.

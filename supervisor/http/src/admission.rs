@@ -1,10 +1,10 @@
 //! Admission control: which request may run a job now, which one waits, and which one is refused.
 //!
-//! At most as many requests run at a time as there are workers for them. The others wait in two queues, one for blocks and one for
-//! views. Free workers go to the two queues in turn, so neither kind of job starves the other. The number of waiting requests is
-//! limited. Each queue may always use half of that limit: if one queue fills more than its half, a request for the other queue takes the
-//! slot of the request that came last. No request waits longer than its `max_wait`: a client that cannot be served in time learns so
-//! while it is still cheap to try another server.
+//! At most as many requests run at a time as there are workers for them. The others wait in two queues, one for blocks and
+//! one for views. Free workers go to the two queues in turn, so neither kind of job starves the other. The number of
+//! waiting requests is limited. Each queue may always use half of that limit: if one queue fills more than its half, a
+//! request for the other queue takes the slot of the request that came last. No request waits longer than its `max_wait`: a
+//! client that cannot be served in time learns so while it is still cheap to try another server.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
@@ -157,7 +157,8 @@ impl Admission {
         self.lock().waiting() >= self.0.limit
     }
 
-    /// Seconds after which a refused client may find a free slot: the time that the requests of this moment will take, between 1 and 60.
+    /// Seconds after which a refused client may find a free slot: the time that the requests of this moment will take,
+    /// between 1 and 60.
     pub(crate) fn retry_after(&self) -> u64 {
         const MAX_SECONDS: f64 = 60.0;
         let state = self.lock();
@@ -202,8 +203,8 @@ impl State {
         }
     }
 
-    /// Called when all `limit` slots are taken. If the queue of `kind` has less than its half of the slots, refuses the last request in
-    /// the other queue. Returns whether a slot is free now.
+    /// Called when all `limit` slots are taken. If the queue of `kind` has less than its half of the slots, refuses the
+    /// last request in the other queue. Returns whether a slot is free now.
     fn take_slot_of_other_queue(&mut self, kind: JobKind, limit: usize) -> bool {
         let other = match kind {
             JobKind::Block => JobKind::View,

@@ -1,6 +1,6 @@
-//! A model of admission control, like the models of the pool. shuttle runs it under many orders of its threads and checks: no waiting
-//! request is forgotten, no more requests run than the capacity allows, and a permit for a request that has just gone away passes to
-//! the next one.
+//! A model of admission control, like the models of the pool. shuttle runs it under many orders of its threads and checks:
+//! no waiting request is forgotten, no more requests run than the capacity allows, and a permit for a request that has just
+//! gone away passes to the next one.
 
 use std::time::Duration;
 
@@ -207,8 +207,8 @@ fn closing_refuses_a_request_that_waits() {
     );
 }
 
-/// The model's condition variable has no timeout: a notification that is lost leaves the thread waiting, which shuttle reports as a
-/// deadlock.
+/// The model's condition variable has no timeout: a notification that is lost leaves the thread waiting, which shuttle
+/// reports as a deadlock.
 #[test]
 fn a_thread_that_waits_for_idleness_wakes_when_the_last_permit_is_dropped() {
     shuttle::check_random(

@@ -1,4 +1,5 @@
-//! Admission control with real threads and timers. These tests are not in `admission.rs`, because the model compiles that file, too.
+//! Admission control with real threads and timers. These tests are not in `admission.rs`, because the model compiles that
+//! file, too.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

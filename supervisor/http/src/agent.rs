@@ -8,8 +8,8 @@ use crate::health::Readiness;
 use crate::server::Listener;
 use crate::service::Service;
 
-/// Answers agent checks on `listener` until the returned future is dropped. The line has the state of `service` and, as the server's
-/// weight, the share of its workers that are ready.
+/// Answers agent checks on `listener` until the returned future is dropped. The line has the state of `service` and, as the
+/// server's weight, the share of its workers that are ready.
 ///
 /// # Panics
 /// Outside of a tokio runtime.

@@ -11,7 +11,8 @@ use cofferdam_protocol::verdict::Verdict;
 use crate::job_kind::JobKind;
 use cofferdam_pool::{FailedAttempt, JobOutput, JobResult, Quarantined, WorkerInfo};
 
-/// The answer to one request. It may be kept for its `Idempotency-Key`, so it holds copies of figures and nothing of the worker itself.
+/// The answer to one request. It may be kept for its `Idempotency-Key`, so it holds copies of figures and nothing of the
+/// worker itself.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) kind: JobKind,

@@ -1,7 +1,7 @@
 //! The interface between the service and an application over it.
 //!
-//! An application adds routes of its own beside those of the service and uses the same workers. It tells the service about itself through
-//! [`Application`]: a readiness check, a JSON object for the status, and metrics.
+//! An application adds routes of its own beside those of the service and uses the same workers. It tells the service about
+//! itself through [`Application`]: a readiness check, a JSON object for the status, and metrics.
 
 use std::fmt;
 

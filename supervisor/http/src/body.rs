@@ -33,8 +33,9 @@ pub struct BodyLimits {
     pub retry_after: u64,
 }
 
-/// Why a body was not read. As a response ([`IntoResponse`](axum::response::IntoResponse)) it is a problem document with the right
-/// status and headers. After most of these errors the connection is closed, because the rest of the body was not read.
+/// Why a body was not read. As a response ([`IntoResponse`](axum::response::IntoResponse)) it is a problem document with
+/// the right status and headers. After most of these errors the connection is closed, because the rest of the body was not
+/// read.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum BodyError {
     /// The body has more bytes than allowed. Status 413.
@@ -112,8 +113,8 @@ pub(crate) async fn receive_input(
     Ok(ReceivedBody { input, sha256, reservation })
 }
 
-/// Reads all of `body` and passes each piece to `receive`, in order. The returned reservation covers all pieces: keep it for as long as
-/// the pieces are kept.
+/// Reads all of `body` and passes each piece to `receive`, in order. The returned reservation covers all pieces: keep it
+/// for as long as the pieces are kept.
 ///
 /// # Errors
 /// [`BodyError`], but never [`BodyError::Encoded`]: the headers are the caller's. Some pieces may have been passed on by then.
@@ -182,7 +183,8 @@ impl BodyMemory<'_> {
     }
 }
 
-/// The pieces of a body. Small pieces are joined: a body that arrives byte by byte would otherwise take much more memory than its bytes.
+/// The pieces of a body. Small pieces are joined: a body that arrives byte by byte would otherwise take much more memory
+/// than its bytes.
 #[derive(Default)]
 struct Pieces {
     finished: Vec<Bytes>,

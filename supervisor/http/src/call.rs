@@ -38,7 +38,8 @@ pub struct CallAnswer {
     pub verdict: Verdict,
     /// The verdict's evidence in words. Empty if there is nothing to say.
     pub detail: String,
-    /// The result of a view, or the key-value pairs of a block as in [`cofferdam_protocol::writes`]. Empty unless the job completed.
+    /// The result of a view, or the key-value pairs of a block as in [`cofferdam_protocol::writes`]. Empty unless the job
+    /// completed.
     pub output: Bytes,
 }
 
@@ -63,7 +64,8 @@ pub enum CallRejection {
 }
 
 impl Service {
-    /// Runs `call` on a worker, after the requests that wait already. The job runs to its end even if the returned future is dropped.
+    /// Runs `call` on a worker, after the requests that wait already. The job runs to its end even if the returned future
+    /// is dropped.
     ///
     /// # Errors
     /// [`CallRejection`] if no worker ran the job. A job that a worker ran has an answer, whatever its verdict.

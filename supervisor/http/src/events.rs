@@ -1,5 +1,5 @@
-//! `GET /v1/events`: server-sent events for the status page. The first event has the last five minutes. Then follows the status, once a
-//! second.
+//! `GET /v1/events`: server-sent events for the status page. The first event has the last five minutes. Then follows the
+//! status, once a second.
 
 use std::convert::Infallible;
 use std::time::Duration;

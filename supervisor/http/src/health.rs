@@ -156,8 +156,8 @@ impl Readiness {
         }
     }
 
-    /// The line that HAProxy's agent check reads (its configuration manual, `agent-check`). The weight is the share of workers that are ready.
-    /// `ready` and `up` revoke an earlier `drain` and `down`.
+    /// The line that HAProxy's agent check reads (its configuration manual, `agent-check`). The weight is the share of
+    /// workers that are ready. `ready` and `up` revoke an earlier `drain` and `down`.
     pub(crate) fn agent_line(&self) -> String {
         match self.phase {
             Phase::Starting => format!("down #{}\n", one_line(&self.progress)),
@@ -285,6 +285,6 @@ mod tests {
         let (state, reason) = readiness(Phase::Serving, 3, 1).state();
         assert_eq!(state, ServiceState::Degraded);
         assert!(reason.contains("3 of 4") && reason.contains("given up"), "{reason}");
-        assert_eq!(readiness(Phase::Serving, 0, 4).state().0, State::Unready);
+        assert_eq!(readiness(Phase::Serving, 0, 4).state().0, ServiceState::Unready);
     }
 }

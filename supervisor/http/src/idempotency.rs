@@ -1,8 +1,8 @@
-//! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): a request with the key of an earlier one gets the answer of the earlier
-//! one. Two requests with the same key never run at the same time.
+//! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): a request with the key of an earlier one gets the answer
+//! of the earlier one. Two requests with the same key never run at the same time.
 //!
-//! Only answers with a verdict of the guest are kept. An answer about this process, "no worker is ready" for example, may be different a
-//! second later.
+//! Only answers with a verdict of the guest are kept. An answer about this process, "no worker is ready" for example, may
+//! be different a second later.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -71,8 +71,8 @@ impl KeyedAnswers {
 
     /// The answer for `key`: a kept one, the one of a request that runs now, or the one that `work` gives.
     ///
-    /// `work` continues if this future is dropped, because other requests may wait for the same answer. It must therefore not contain the
-    /// deadline of one client: put the deadline around this future.
+    /// `work` continues if this future is dropped, because other requests may wait for the same answer. It must therefore
+    /// not contain the deadline of one client: put the deadline around this future.
     pub(crate) async fn get(
         self: &Arc<Self>,
         key: Key,

@@ -1,4 +1,5 @@
-//! The handlers of `POST /v1/blocks/{height}` and `POST /v1/views/{export}`: parse the request, run its job, and send the response.
+//! The handlers of `POST /v1/blocks/{height}` and `POST /v1/views/{export}`: parse the request, run its job, and send the
+//! response.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -120,8 +121,9 @@ async fn answer(
     response.map_err(|error| Problem::Internal(error.to_string()))
 }
 
-/// The height to run at: the named one, or the newest of the store for a view that names none. Refuses a height whose state does not exist
-/// yet: a view reads the state after the block at its height, and a block reads the state after the block before it.
+/// The height to run at: the named one, or the newest of the store for a view that names none. Refuses a height whose state
+/// does not exist yet: a view reads the state after the block at its height, and a block reads the state after the block
+/// before it.
 fn run_height(inner: &Inner, kind: JobKind, height: u32) -> Result<u32, Problem> {
     let Some(state) = inner.state.get() else { return Ok(height) };
     let tip = state.snapshot().and_then(|snapshot| snapshot.tip());

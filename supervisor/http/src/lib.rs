@@ -18,7 +18,8 @@
 //! - [`router`] for the service inside an axum application, with default [`Settings`].
 //! - [`Service`] and [`job_router`] for settings of your own, for a service that answers probes before its pool exists
 //!   ([`Service::starting`]), for drain ([`Service::drain`], [`Service::close`]) and for swaps of the module ([`Service::swap`]).
-//! - [`application_router`], [`Application`], [`Call`] and [`body`] for an application with routes of its own on the same workers.
+//! - [`application_router`], [`Application`], [`Call`] and [`body`] for an application with routes of its own on the same
+//!   workers.
 //! - [`server`] for a listener with limits on connections and a shutdown that loses no request. axum's own `serve` works, too.
 //! - [`agent`] for HAProxy's agent check, [`admin_router`] for the admin API.
 //!
@@ -35,11 +36,12 @@
 //!
 //! - `service` holds the state that all of this shares: the present pool, the phase, and what is recorded.
 //! - `monitor` follows the number of ready workers. `swap` replaces the pool.
-//! - `health` answers probes and `agent`. `metrics` (with `exposition`), `history`, `status` and `events` tell the figures; `page` shows them.
+//! - `health` answers probes and `agent`. `metrics` (with `exposition`), `history`, `status` and `events` tell the figures;
+//!   `page` shows them.
 //! - `call` runs jobs for an application in the same process.
 //!
-//! This crate knows nothing of chains or of the programs over it. Dependencies point one way: an application implements [`Application`] and
-//! [`Operator`], and this crate calls them.
+//! This crate knows nothing of chains or of the programs over it. Dependencies point one way: an application implements
+//! [`Application`] and [`Operator`], and this crate calls them.
 
 mod admin;
 mod admission;
@@ -85,3 +87,8 @@ pub use router::{application_router, job_router, router};
 pub use service::{Phase, Service};
 pub use settings::Settings;
 pub use swap::SwapError;
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

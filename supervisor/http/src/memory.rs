@@ -30,8 +30,9 @@ impl MemoryBudget {
         Self { free_units: Arc::new(free_units), total_units }
     }
 
-    /// Reserves `bytes`, rounded up to a multiple of 4 KiB. Waits for them for at most `max_wait`, then returns none. More bytes than
-    /// the budget has reserve the whole budget, so that one large body is possible when nothing else is reserved.
+    /// Reserves `bytes`, rounded up to a multiple of 4 KiB. Waits for them for at most `max_wait`, then returns none. More
+    /// bytes than the budget has reserve the whole budget, so that one large body is possible when nothing else is
+    /// reserved.
     pub(crate) async fn reserve(&self, bytes: u64, max_wait: Duration) -> Option<Reservation> {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(self.total_units);
         if units == 0 {

@@ -1,5 +1,5 @@
-//! The metrics of the service in OpenMetrics 1.0. Counters and histograms are updated by each request. Gauges are read from the pool at each
-//! scrape.
+//! The metrics of the service in OpenMetrics 1.0. Counters and histograms are updated by each request. Gauges are read from
+//! the pool at each scrape.
 
 use std::fmt::Write;
 use std::time::Duration;

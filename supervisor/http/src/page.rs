@@ -24,8 +24,8 @@ pub(crate) async fn page(OriginalUri(uri): OriginalUri) -> Response {
     (headers, page_at(uri.path())).into_response()
 }
 
-/// The page for a browser that found it at `path`. The links of the page are relative. If the page is served under a prefix without a
-/// slash at its end (`/indexer`), its links must begin with the last segment of the prefix.
+/// The page for a browser that found it at `path`. The links of the page are relative. If the page is served under a prefix
+/// without a slash at its end (`/indexer`), its links must begin with the last segment of the prefix.
 fn page_at(path: &str) -> Cow<'static, str> {
     const LINKS: [&str; 4] = ["v1/status", "v1/events", "metrics", "readyz?verbose"];
     let segment = path.rsplit('/').next().unwrap_or_default();

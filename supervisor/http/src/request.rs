@@ -1,5 +1,5 @@
-//! Runs a request: waits for a permit, submits the job to the pool that serves at that moment, and makes the answer of the result. If a
-//! swap replaces the pool before the job began, the job is submitted to the new pool.
+//! Runs a request: waits for a permit, submits the job to the pool that serves at that moment, and makes the answer of the
+//! result. If a swap replaces the pool before the job began, the job is submitted to the new pool.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ use crate::problem::Problem;
 use crate::service::{Generation, Inner};
 use cofferdam_pool::{Begun, Job, JobResult, PoolError, StateLayer};
 
-/// From this size on, bytes are copied, hashed and written as JSON in a blocking thread. Passing them to another thread then takes less
-/// time than the work itself, during which other connections of this thread would wait.
+/// From this size on, bytes are copied, hashed and written as JSON in a blocking thread. Passing them to another thread
+/// then takes less time than the work itself, during which other connections of this thread would wait.
 pub(crate) const LARGE_BYTES: usize = 256 << 10;
 
 /// One request for a job, read and parsed.

@@ -30,14 +30,16 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// The format of a response body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// The output of the guest, unchanged: the key-value pairs of a block as in [`cofferdam_protocol::writes`], or the result of a view.
+    /// The output of the guest, unchanged: the key-value pairs of a block as in [`cofferdam_protocol::writes`], or the
+    /// result of a view.
     Bytes,
     /// A JSON object with the output in hexadecimal and all figures of the run.
     Json,
 }
 
 impl Format {
-    /// The format that the `Accept` header asks for. JSON, if the header names it with a higher quality than bytes, or without bytes.
+    /// The format that the `Accept` header asks for. JSON, if the header names it with a higher quality than bytes, or
+    /// without bytes.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let (mut bytes, mut json) = (0.0, 0.0);
@@ -213,8 +215,8 @@ impl HttpBody for ReservedBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        /// hyper asks for the next part when it has sent most of the one before. Passed on in one part, the body would be dropped at
-        /// once, and its reservation with it, while hyper still holds all bytes for a client that reads nothing.
+        /// hyper asks for the next part when it has sent most of the one before. Passed on in one part, the body would be
+        /// dropped at once, and its reservation with it, while hyper still holds all bytes for a client that reads nothing.
         const PART_BYTES: usize = 64 << 10;
         let length = self.bytes.len().min(PART_BYTES);
         let part = self.bytes.split_to(length);

@@ -13,8 +13,9 @@ use crate::settings::Settings;
 use crate::{events, handlers, jobs, monitor, page};
 use cofferdam_pool::Pool;
 
-/// The service over `pool` with default settings, for an axum application of your own. All paths are relative, so the router can be
-/// nested. Prefer `nest_service("/prefix", …)`: it serves `/prefix` and `/prefix/`, while `nest` serves only `/prefix`.
+/// The service over `pool` with default settings, for an axum application of your own. All paths are relative, so the
+/// router can be nested. Prefer `nest_service("/prefix", …)`: it serves `/prefix` and `/prefix/`, while `nest` serves only
+/// `/prefix`.
 ///
 /// # Panics
 /// Outside of a tokio runtime.
@@ -34,8 +35,9 @@ pub fn job_router(service: Service) -> Router {
     application_router(service, jobs)
 }
 
-/// The routes that tell the state of `service` (status page, status, events, probes, metrics), merged with the routes of `application`. The
-/// application asks for jobs with [`Service::call`]. Call this once for each service: it starts the task that follows the pool.
+/// The routes that tell the state of `service` (status page, status, events, probes, metrics), merged with the routes of
+/// `application`. The application asks for jobs with [`Service::call`]. Call this once for each service: it starts the task
+/// that follows the pool.
 ///
 /// # Panics
 /// Outside of a tokio runtime, or if `application` has one of these routes with the method `GET`.

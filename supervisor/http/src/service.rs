@@ -137,8 +137,8 @@ impl Service {
         service
     }
 
-    /// Makes `pool` serve from now on, under the module name `name`. Every job that no pool has taken yet goes to this pool. Jobs that
-    /// run on the pool before it finish there.
+    /// Makes `pool` serve from now on, under the module name `name`. Every job that no pool has taken yet goes to this
+    /// pool. Jobs that run on the pool before it finish there.
     pub fn install(&self, pool: &Arc<Pool>, name: &str) {
         let profile = pool.profile().hash();
         let sha256 = pool.profile().module.to_string();
@@ -170,8 +170,8 @@ impl Service {
         lock(&self.0.replaced).set_leaving(None);
     }
 
-    /// Names the store that the guests of every pool read. From then on requests for heights that the store has not reached are refused
-    /// with 404. Call this at most once: later calls change nothing.
+    /// Names the store that the guests of every pool read. From then on requests for heights that the store has not reached
+    /// are refused with 404. Call this at most once: later calls change nothing.
     pub fn set_state(&self, state: StateReader) {
         let _already_set = self.0.state.set(state);
     }
@@ -191,8 +191,8 @@ impl Service {
         self.0.phase.subscribe()
     }
 
-    /// Begins to drain: `/readyz` fails and HAProxy's agent check says `drain`, while requests are still accepted. Give load balancers a few
-    /// seconds to notice before [`Service::close`].
+    /// Begins to drain: `/readyz` fails and HAProxy's agent check says `drain`, while requests are still accepted. Give
+    /// load balancers a few seconds to notice before [`Service::close`].
     pub fn drain(&self) {
         self.0.phase.send_if_modified(|phase| {
             let changes = matches!(*phase, Phase::Starting | Phase::Serving);
@@ -203,8 +203,8 @@ impl Service {
         });
     }
 
-    /// Makes [`server::serve`](crate::server::serve) accept no more connections and finish the open ones. If there is no pool yet,
-    /// requests that wait for the pool are refused.
+    /// Makes [`server::serve`](crate::server::serve) accept no more connections and finish the open ones. If there is no
+    /// pool yet, requests that wait for the pool are refused.
     pub fn close(&self) {
         self.0.phase.send_replace(Phase::Closing);
         if self.0.generation().is_none() {

@@ -10,8 +10,8 @@ use cofferdam_base::size::Bytes;
 pub struct Settings {
     /// How many requests may wait for a worker. Default 1024.
     pub queue: usize,
-    /// How many workers are reserved for jobs that do not come through the service. At least one worker is always left for requests.
-    /// Default 0.
+    /// How many workers are reserved for jobs that do not come through the service. At least one worker is always left for
+    /// requests. Default 0.
     pub reserved: usize,
     /// How long a request may wait for a worker, unless its own `Cofferdam-Deadline-Ms` is shorter. Default 5 s.
     pub queue_wait: Duration,

@@ -1,9 +1,9 @@
 //! Swaps the module that is served for another one. No request is lost.
 //!
-//! If there is memory for two pools, the new pool commits all of its memory while the old pool serves. Otherwise the workers are replaced one
-//! at a time: the old pool stops a worker, and the new pool starts one in its place. Half-way through, the new pool begins to serve. If no
-//! pool has a worker in between, requests wait for admission. In both cases the profile changes at one instant: every answer comes from
-//! one module or the other, and names its profile.
+//! If there is memory for two pools, the new pool commits all of its memory while the old pool serves. Otherwise the
+//! workers are replaced one at a time: the old pool stops a worker, and the new pool starts one in its place. Half-way
+//! through, the new pool begins to serve. If no pool has a worker in between, requests wait for admission. In both cases
+//! the profile changes at one instant: every answer comes from one module or the other, and names its profile.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -89,9 +89,9 @@ impl Drop for AdmissionPause<'_> {
 }
 
 impl Service {
-    /// Swaps the module for that of `builder`, under the name `name`. `builder` may be called several times and must describe the same pool
-    /// each time. Blocks until the new pool has all its workers and the old pool has ended: call this in
-    /// [`tokio::task::spawn_blocking`], not in a task.
+    /// Swaps the module for that of `builder`, under the name `name`. `builder` may be called several times and must
+    /// describe the same pool each time. Blocks until the new pool has all its workers and the old pool has ended: call
+    /// this in [`tokio::task::spawn_blocking`], not in a task.
     ///
     /// # Errors
     /// [`SwapError`]. The old module still serves.
@@ -145,8 +145,8 @@ impl Service {
         let all = old.full_size();
         let timeout = old.limits().deadline.saturating_add(STOP_TIMEOUT_BEYOND_DEADLINE);
         progress.report(format!("committing 1 of {all}"));
-        // With one worker left there is a time without any: the old pool has stopped it, and the new pool does not serve yet. Requests then
-        // wait for admission.
+        // With one worker left there is a time without any: the old pool has stopped it, and the new pool does not serve
+        // yet. Requests then wait for admission.
         let mut pause =
             (old.health().ready() <= 1).then(|| AdmissionPause::begin(self, timeout)).transpose()?;
         if !old.shrink(timeout) {

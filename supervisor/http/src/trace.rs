@@ -1,7 +1,8 @@
-//! The trace that a request belongs to, from its `traceparent` header (W3C Trace Context, <https://www.w3.org/TR/trace-context/>).
+//! The trace that a request belongs to, from its `traceparent` header (W3C Trace Context,
+//! <https://www.w3.org/TR/trace-context/>).
 //!
-//! This crate exports no spans. The log lines of a request have the fields that a collector needs to join them to a trace, under the
-//! names of OpenTelemetry's log data model.
+//! This crate exports no spans. The log lines of a request have the fields that a collector needs to join them to a trace,
+//! under the names of OpenTelemetry's log data model.
 
 use axum::http::HeaderMap;
 use tracing::Span;
@@ -14,7 +15,8 @@ pub(crate) struct TraceParent {
 }
 
 impl TraceParent {
-    /// The parent in `headers`. None if there is none or it is malformed: the standard requires that a malformed header is ignored.
+    /// The parent in `headers`. None if there is none or it is malformed: the standard requires that a malformed header is
+    /// ignored.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         Self::parse(headers.get("traceparent")?.to_str().ok()?)
     }

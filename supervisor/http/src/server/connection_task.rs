@@ -27,8 +27,8 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 /// How many streams one HTTP/2 connection may have at a time.
 const MAX_STREAMS: u32 = 256;
 
-/// How long a connection stays open for a request that may already be on its way when the server closes: a load balancer may have chosen the
-/// connection just before.
+/// How long a connection stays open for a request that may already be on its way when the server closes: a load balancer
+/// may have chosen the connection just before.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// After that, how long headers that have begun to arrive may take.
@@ -101,15 +101,17 @@ fn builder(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Waits until the service closes, and then for requests that are already on their way. No event tells that there is none, so this is a
-/// real pause. A client that had a response since the drain began knows from `Connection: close` that it must open a new connection.
+/// Waits until the service closes, and then for requests that are already on their way. No event tells that there is none,
+/// so this is a real pause. A client that had a response since the drain began knows from `Connection: close` that it must
+/// open a new connection.
 async fn service_closed(phase: &mut watch::Receiver<Phase>) {
     // This fails only if the sender is dropped, and the sender lives as long as the service.
     let _ = phase.wait_for(|phase| *phase == Phase::Closing).await;
     tokio::time::sleep(LAST_REQUEST).await;
 }
 
-/// Ends when the first request has not begun within `timeout`. hyper has no timer until it knows whether the client speaks HTTP/1 or HTTP/2.
+/// Ends when the first request has not begun within `timeout`. hyper has no timer until it knows whether the client speaks
+/// HTTP/1 or HTTP/2.
 async fn no_first_request(connection: &Connection, timeout: Duration) {
     tokio::time::sleep(timeout).await;
     if connection.is_used() {
@@ -117,14 +119,14 @@ async fn no_first_request(connection: &Connection, timeout: Duration) {
     }
 }
 
-/// Waits `grace`, and then until the connection that must close has no running request. hyper alone would also wait for headers that have
-/// begun to arrive and never end.
+/// Waits `grace`, and then until the connection that must close has no running request. hyper alone would also wait for
+/// headers that have begun to arrive and never end.
 async fn requests_end(connection: &Connection, grace: Duration) {
     tokio::time::sleep(grace).await;
     while !connection.is_idle() {
         connection.becomes_idle().await;
-        // hyper has the last bytes of the response and still has to send them. It then closes the connection by itself. Nothing tells when
-        // the bytes are sent, so this is a real pause. It also serves headers that arrived meanwhile.
+        // hyper has the last bytes of the response and still has to send them. It then closes the connection by itself.
+        // Nothing tells when the bytes are sent, so this is a real pause. It also serves headers that arrived meanwhile.
         tokio::time::sleep(LAST_HEADERS).await;
     }
 }

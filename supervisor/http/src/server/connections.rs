@@ -150,7 +150,8 @@ impl Drop for RunningRequest {
         let connection = &self.0;
         connection.last_activity.store(connection.shared.next_activity(), Ordering::Relaxed);
         if connection.running.fetch_sub(1, Ordering::Relaxed) == 1 {
-            // One task at most waits for this: the one that serves the connection. The notification is stored if it does not wait yet.
+            // One task at most waits for this: the one that serves the connection. The notification is stored if it does
+            // not wait yet.
             connection.idle.notify_one();
         }
     }

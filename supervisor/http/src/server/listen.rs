@@ -37,7 +37,8 @@ impl Listener {
     /// Listens on `address`. For a host name it listens on every IP address of the name that this host has.
     ///
     /// # Errors
-    /// The operating system's error: an unknown name, a port or Unix socket that another process listens on, or a path that is no socket.
+    /// The operating system's error: an unknown name, a port or Unix socket that another process listens on, or a path that
+    /// is no socket.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -69,8 +70,8 @@ impl Listener {
         .await
     }
 
-    /// Closes the listener and returns the connections that the kernel has accepted for it. Closing alone would reset these connections,
-    /// although their clients may have sent a request already.
+    /// Closes the listener and returns the connections that the kernel has accepted for it. Closing alone would reset these
+    /// connections, although their clients may have sent a request already.
     pub(super) fn into_accepted(self) -> impl Iterator<Item = Stream> {
         self.sockets.into_iter().flat_map(Socket::into_accepted)
     }

@@ -1,8 +1,8 @@
 //! A listener with limits on connections, and a shutdown that loses no request.
 //!
-//! Clients may be slow, idle, or too many. The headers of a request have a time limit and a size limit. A connection whose client does not
-//! read its response for too long is closed. If there are too many connections, the one that has been idle for longest is closed: ten
-//! thousand idle clients keep nobody else out.
+//! Clients may be slow, idle, or too many. The headers of a request have a time limit and a size limit. A connection whose
+//! client does not read its response for too long is closed. If there are too many connections, the one that has been idle
+//! for longest is closed: ten thousand idle clients keep nobody else out.
 
 mod address;
 mod connection_task;
@@ -31,8 +31,9 @@ pub use address::{Address, Host};
 pub use limits::ConnectionLimits;
 pub use listen::Listener;
 
-/// A tokio runtime for a server over `workers` workers. It has at most one thread for each worker and for each processor: with few threads a
-/// request wakes few threads, and on few processors waking threads costs more than everything else that a small request needs.
+/// A tokio runtime for a server over `workers` workers. It has at most one thread for each worker and for each processor:
+/// with few threads a request wakes few threads, and on few processors waking threads costs more than everything else that
+/// a small request needs.
 ///
 /// # Errors
 /// The operating system's error if a thread cannot be started.
@@ -42,8 +43,9 @@ pub fn runtime(workers: usize) -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
-/// Serves `router` on `listener` until `service` closes ([`Service::close`]). Then waits for running requests, for at most `grace`. Returns how
-/// many connections still had a running request after that: those requests are cut off when the runtime ends.
+/// Serves `router` on `listener` until `service` closes ([`Service::close`]). Then waits for running requests, for at most
+/// `grace`. Returns how many connections still had a running request after that: those requests are cut off when the
+/// runtime ends.
 ///
 /// # Panics
 /// Outside of a tokio runtime.
@@ -88,8 +90,8 @@ pub async fn serve(
     connections.busy()
 }
 
-/// Recovers from an error of `accept`. If the system is out of file descriptors or memory, an idle connection is closed. Any other error
-/// means that the client has already disconnected.
+/// Recovers from an error of `accept`. If the system is out of file descriptors or memory, an idle connection is closed.
+/// Any other error means that the client has already disconnected.
 async fn recover(error: &io::Error, connections: &Connections) {
     const BACKOFF: Duration = Duration::from_millis(50);
     if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// How long a client that is still sending its request may pause when its response has been written. No event tells whether the client will
-/// send more.
+/// How long a client that is still sending its request may pause when its response has been written. No event tells whether
+/// the client will send more.
 const QUIET_TIME: Duration = Duration::from_millis(250);
 
 /// A stream whose writes fail when they make no progress for `timeout`.
@@ -47,8 +47,9 @@ impl<S> WriteTimeout<S> {
 }
 
 impl<S: AsyncRead + Unpin> WriteTimeout<S> {
-    /// Reads and discards what the client still sends after its response, for example the rest of a body that is too large. If a socket is
-    /// closed with unread bytes, the kernel resets the connection, and the client may see the reset instead of the response.
+    /// Reads and discards what the client still sends after its response, for example the rest of a body that is too large.
+    /// If a socket is closed with unread bytes, the kernel resets the connection, and the client may see the reset instead
+    /// of the response.
     fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 16 << 10];
         loop {
