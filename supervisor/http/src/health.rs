@@ -119,8 +119,8 @@ impl Readiness {
         checks
     }
 
-    /// A restart helps only a process that has given up all its slots; it ends by itself then, but should it hang, a
-    /// probe ends it.
+    /// Fails when every slot was given up: only then does a restart help. Such a process ends by itself. The check is for a
+    /// process that hangs instead.
     fn live_checks(&self) -> Vec<Check> {
         let all_failed = self.ready == 0 && self.failed_slots.len() >= self.workers.max(1);
         vec![Check::new("workers", all_failed.then(|| "every slot was given up".to_owned()))]

@@ -70,3 +70,81 @@ async fn close_when_draining(
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::StatusCode;
+    use http_body_util::BodyExt;
+    use serde_json::{Value, json};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::application::{Application, ApplicationMetric};
+    use crate::call::{Call, CallRejection};
+
+    /// An application that is never ready.
+    #[derive(Debug)]
+    struct Shop;
+
+    impl Application for Shop {
+        fn name(&self) -> &'static str {
+            "shop"
+        }
+
+        fn readiness(&self) -> Result<String, String> {
+            Err("it has no goods".to_owned())
+        }
+
+        fn status(&self) -> Value {
+            json!({ "goods": 0 })
+        }
+
+        fn metrics(&self) -> Vec<ApplicationMetric> {
+            let metric = |name, counter, value| ApplicationMetric { name, help: "A figure", counter, value };
+            vec![metric("shop_goods", false, 0.0), metric("shop_sales", true, 3.0)]
+        }
+    }
+
+    async fn response(router: &Router, path: &str) -> Response {
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        router.clone().oneshot(request).await.unwrap()
+    }
+
+    async fn text(router: &Router, path: &str, status: StatusCode) -> String {
+        let response = response(router, path).await;
+        assert_eq!(response.status(), status, "{path}");
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_application_has_routes_a_check_a_status_and_metrics() {
+        let service = Service::starting(Settings::default(), 1024);
+        service.set_application(Arc::new(Shop));
+        let router =
+            application_router(service.clone(), Router::new().route("/goods", get(|| async { "none" })));
+        assert_eq!(text(&router, "/goods", StatusCode::OK).await, "none");
+        let checks = text(&router, "/readyz?verbose", StatusCode::SERVICE_UNAVAILABLE).await;
+        assert!(checks.contains("[-]shop it has no goods\n"), "{checks}");
+        let status: Value = serde_json::from_str(&text(&router, "/v1/status", StatusCode::OK).await).unwrap();
+        assert_eq!((&status["shop"]["goods"], &status["state"]), (&json!(0), &json!("starting")));
+        let metrics = text(&router, "/metrics", StatusCode::OK).await;
+        for sample in ["\ncofferdam_shop_goods 0", "\ncofferdam_shop_sales_total 3"] {
+            assert!(metrics.contains(sample), "{metrics}");
+        }
+        let missing = text(&router, "/bads", StatusCode::NOT_FOUND).await;
+        assert!(missing.contains("urn:cofferdam:problem:not-found"), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn a_service_without_a_pool_rejects_calls_and_asks_clients_to_leave_when_it_drains() {
+        let service = Service::starting(Settings::default(), 1024);
+        let router = job_router(service.clone());
+        let call = Call { height: 1, export: None, input: Vec::new(), layers: Vec::new(), base: None };
+        let rejection = service.call(call).await.unwrap_err();
+        assert!(matches!(rejection, CallRejection::NotServing(_)), "{rejection}");
+        assert!(!response(&router, "/livez").await.headers().contains_key(header::CONNECTION));
+        service.drain();
+        assert_eq!(response(&router, "/livez").await.headers()[header::CONNECTION], "close");
+    }
+}
