@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bitcoin::hashes::Hash as _;
 use cofferdam::blocks::BlockHash;
 use cofferdam::chain::{Batch, ChainError, OnGuestFailure, Pipeline, PipelineSettings, extend_digest};
-use cofferdam::http::Extension;
+use cofferdam::http::Application;
 use cofferdam::node::daemon::{DaemonError, Follower, FollowerSettings};
 use cofferdam::node::feed::FeedError;
 use cofferdam::node::{IndexError, Indexer, NodeState, ReadinessLimits, StopReason};

@@ -10,7 +10,7 @@ use crate::node_state::NodeState;
 use crate::rpc::{Backend, CallError, ChainDigest, NodeInfo, StateAt, StoreFigures};
 use cofferdam_chain::blocks::{BlockHash, Network};
 use cofferdam_chain::hash_of;
-use cofferdam_http::{InternalAnswer, InternalJob, InternalProblem, Service};
+use cofferdam_http::{Call, CallAnswer, CallRejection, Service};
 use cofferdam_pool::StateLayer;
 use cofferdam_store::{BlockRecord, Proven, Store};
 
@@ -62,9 +62,9 @@ impl NodeBackend {
         self.store.block(height).map_err(internal)?.ok_or(CallError::Abandoned { height })
     }
 
-    async fn run(&self, job: InternalJob) -> Result<InternalAnswer, CallError> {
+    async fn run(&self, job: Call) -> Result<CallAnswer, CallError> {
         let bytes = job.input.len() as u64;
-        let answer = self.service.run(job).await.map_err(|problem| call_error(problem, bytes))?;
+        let answer = self.service.call(job).await.map_err(|rejection| call_error(rejection, bytes))?;
         match answer.verdict {
             Verdict::COMPLETED => Ok(answer),
             Verdict::Guest(verdict) => Err(CallError::Guest { verdict, detail: answer.detail }),
@@ -75,7 +75,7 @@ impl NodeBackend {
     /// Runs `block` on the state at `height`, and returns the context of a view on the state after it.
     async fn context_after(&self, height: u32, block: Vec<u8>) -> Result<ViewContext, CallError> {
         let next = height.saturating_add(1);
-        let job = InternalJob { height: next, export: None, input: block, layers: Vec::new(), base: None };
+        let job = Call { height: next, export: None, input: block, layers: Vec::new(), base: None };
         let answer = self.run(job).await?;
         let pool = self.service.pool().ok_or_else(|| CallError::NotReady("no worker is ready".to_owned()))?;
         // The writes can be large, and copying them waits for the arena, which the chain uses, too.
@@ -95,7 +95,7 @@ impl NodeBackend {
         input: Vec<u8>,
     ) -> Result<Vec<u8>, CallError> {
         let ViewContext { height, layers, base } = context;
-        let job = InternalJob { height, export: Some(function), input, layers, base };
+        let job = Call { height, export: Some(function), input, layers, base };
         Ok(self.run(job).await?.output.into())
     }
 }
@@ -205,11 +205,11 @@ fn internal(error: impl std::fmt::Display) -> CallError {
     CallError::Internal(error.to_string())
 }
 
-fn call_error(problem: InternalProblem, bytes: u64) -> CallError {
+fn call_error(problem: CallRejection, bytes: u64) -> CallError {
     match problem {
-        InternalProblem::Saturated => CallError::Saturated,
-        InternalProblem::NotServing(reason) => CallError::NotReady(reason),
-        InternalProblem::TooLarge { limit } => CallError::InputTooLarge { bytes, limit },
-        InternalProblem::Other(reason) => CallError::Internal(reason),
+        CallRejection::Saturated => CallError::Saturated,
+        CallRejection::NotServing(reason) => CallError::NotReady(reason),
+        CallRejection::InputTooLarge { limit } => CallError::InputTooLarge { bytes, limit },
+        CallRejection::Other(reason) => CallError::Internal(reason),
     }
 }

@@ -13,7 +13,7 @@ use crate::daemon::DaemonStatus;
 use cofferdam_base::sync::lock;
 use cofferdam_chain::blocks::BlockHash;
 use cofferdam_chain::{CommitWatch, Outcome, Times, hash_of};
-use cofferdam_http::{Extension, Figure};
+use cofferdam_http::{Application, ApplicationMetric};
 use cofferdam_store::BlockRecord;
 
 /// How fresh the committed tip must be for the node to be ready.
@@ -235,12 +235,12 @@ impl NodeState {
     }
 }
 
-impl Extension for NodeState {
+impl Application for NodeState {
     fn name(&self) -> &'static str {
         "chain"
     }
 
-    fn ready(&self) -> Result<String, String> {
+    fn readiness(&self) -> Result<String, String> {
         if let Some(reason) = lock(&self.ended).clone() {
             return Err(format!("indexing has ended: {reason}"));
         }
@@ -279,9 +279,9 @@ impl Extension for NodeState {
         })
     }
 
-    fn figures(&self) -> Vec<Figure> {
-        let gauge = |name, help, value: f64| Figure { name, help, counter: false, value };
-        let counter = |name, help, value: f64| Figure { name, help, counter: true, value };
+    fn metrics(&self) -> Vec<ApplicationMetric> {
+        let gauge = |name, help, value: f64| ApplicationMetric { name, help, counter: false, value };
+        let counter = |name, help, value: f64| ApplicationMetric { name, help, counter: true, value };
         let times = self.times();
         let mut figures = vec![
             counter("chain_blocks", "Blocks that this process has committed", to_float(self.blocks())),
@@ -350,10 +350,10 @@ mod tests {
             ..DaemonStatus::default()
         };
         state.set_daemon(behind(false));
-        let reason = state.ready().unwrap_err();
+        let reason = state.readiness().unwrap_err();
         assert_eq!(reason, format!("no block is indexed, 10 blocks behind the daemon: {error}"));
         // The error has passed.
         state.set_daemon(behind(true));
-        assert_eq!(state.ready().unwrap_err(), "no block is indexed, 10 blocks behind the daemon");
+        assert_eq!(state.readiness().unwrap_err(), "no block is indexed, 10 blocks behind the daemon");
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::backend::CallError;
 use super::method::Method;
-use cofferdam_http::problem::Problem;
+use cofferdam_http::body::BodyError;
 
 const PARSE_ERROR: i32 = -32700;
 const INVALID_REQUEST: i32 = -32600;
@@ -93,13 +93,15 @@ impl RpcError {
     }
 
     /// The error for a request whose body was refused.
-    pub(super) fn of_body(problem: &Problem) -> Self {
-        match problem {
-            Problem::TooLarge { .. } => {
-                Self::of_call(LIMIT_EXCEEDED, problem.to_string(), problem.kind(), false)
+    pub(super) fn of_body(refused: &BodyError) -> Self {
+        match refused {
+            BodyError::TooLarge { .. } => {
+                Self::of_call(LIMIT_EXCEEDED, refused.to_string(), refused.kind(), false)
             }
-            Problem::NoRoom { .. } => Self::of_call(UNAVAILABLE, problem.to_string(), problem.kind(), true),
-            _ => Self::invalid_request(problem),
+            BodyError::NoMemory { .. } => {
+                Self::of_call(UNAVAILABLE, refused.to_string(), refused.kind(), true)
+            }
+            _ => Self::invalid_request(refused),
         }
     }
 

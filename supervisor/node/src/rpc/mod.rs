@@ -9,7 +9,7 @@
 //!
 //! let calls = rpc::router(Arc::new(backend), RpcSettings::default());
 //! // `GET /` is the status page, and `POST /` is this server: one route with two methods.
-//! let app = cofferdam_http::router_of(service).merge(calls);
+//! let app = cofferdam_http::job_router(service).merge(calls);
 //! axum::serve(tokio::net::TcpListener::bind("127.0.0.1:8080").await?, app).await?;
 //! # Ok(()) }
 //! ```

@@ -19,20 +19,19 @@ use super::envelope::{self, Request, Requests};
 use super::error::RpcError;
 use super::method::Method;
 use super::settings::RpcSettings;
-use cofferdam_http::body::{Bounds, Held, Room, read};
-use cofferdam_http::problem::Problem;
+use cofferdam_http::body::{BodyError, BodyLimits, MemoryBudget, Reservation, read_body};
 
 /// The state that all requests share.
 pub(super) struct Server<B> {
     backend: Arc<B>,
     settings: RpcSettings,
-    room: Room,
+    budget: MemoryBudget,
 }
 
 impl<B: Backend> Server<B> {
     pub(super) fn new(backend: Arc<B>, settings: RpcSettings) -> Self {
-        let room = Room::new(settings.buffered_bytes);
-        Self { backend, settings, room }
+        let budget = MemoryBudget::new(settings.buffered_bytes);
+        Self { backend, settings, budget }
     }
 
     /// Answers one request.
@@ -114,16 +113,17 @@ impl<B: Backend> Server<B> {
         Some(all)
     }
 
-    async fn receive(&self, body: Body) -> Result<(Vec<u8>, Vec<Held>), Problem> {
-        let bounds = Bounds {
-            bytes: self.settings.request_bytes,
-            time: self.settings.body_timeout,
-            patience: self.settings.body_timeout,
+    async fn receive(&self, body: Body) -> Result<(Vec<u8>, Reservation), BodyError> {
+        let limits = BodyLimits {
+            max_bytes: self.settings.request_bytes,
+            receive_timeout: self.settings.body_timeout,
+            memory_wait: self.settings.body_timeout,
             retry_after: 1,
         };
         let mut whole = Vec::new();
-        let held = read(body, &bounds, &self.room, |part| whole.extend_from_slice(&part)).await?;
-        Ok((whole, held))
+        let reservation =
+            read_body(body, &limits, &self.budget, |piece| whole.extend_from_slice(&piece)).await?;
+        Ok((whole, reservation))
     }
 }
 
@@ -136,10 +136,10 @@ pub(super) async fn post<B: Backend>(
     if let Err(why) = check_headers(&headers) {
         return refuse_headers(why);
     }
-    // The reserved room is released with the response: the decoded request takes less memory than the body did.
-    let (body, _held) = match server.receive(body).await {
+    // The reservation ends with the response: the decoded request takes less memory than the body did.
+    let (body, _reservation) = match server.receive(body).await {
         Ok(received) => received,
-        Err(problem) => return refuse_body(problem),
+        Err(error) => return refuse_body(error),
     };
     let limit = server.settings.batch_entries;
     let requests = off_thread(body.len(), move || Requests::read(&body, limit)).await;
@@ -190,10 +190,10 @@ fn is_json(value: &HeaderValue) -> bool {
     }
 }
 
-fn refuse_body(problem: Problem) -> Response {
-    let error = RpcError::of_body(&problem);
-    // The problem's status and headers stay. The headers tell clients when to send the request again.
-    let mut response = problem.into_response();
+fn refuse_body(refused: BodyError) -> Response {
+    let error = RpcError::of_body(&refused);
+    // The status and the headers of the refusal stay. The headers tell clients when to send the request again.
+    let mut response = refused.into_response();
     *response.body_mut() = Body::from(envelope::write(None, Err(&error)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
     response

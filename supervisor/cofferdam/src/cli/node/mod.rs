@@ -95,7 +95,7 @@ fn describe(args: &NodeArgs, module: Vec<u8>) -> PoolBuilder {
 
 /// Serves while blocks are indexed, until that ends or somebody asks.
 async fn serve(parts: Arc<Parts>, builder: PoolBuilder) -> Result<CommandExit, CliError> {
-    parts.service.extend(Arc::clone(&parts.state) as Arc<dyn cofferdam_http::Extension>);
+    parts.service.set_application(Arc::clone(&parts.state) as Arc<dyn cofferdam_http::Application>);
     let server = listen(&parts).await?;
     let builder = shared::reading(builder, &parts.store);
     let started = {
@@ -146,7 +146,8 @@ async fn listen(parts: &Arc<Parts>) -> Result<tokio::task::JoinHandle<usize>, Cl
         body_timeout: args.connections.body_timeout,
         ..RpcSettings::default()
     };
-    let router = cofferdam_http::router_over(parts.service.clone(), rpc::router(Arc::new(node), settings));
+    let router =
+        cofferdam_http::application_router(parts.service.clone(), rpc::router(Arc::new(node), settings));
     if let Some(address) = &args.agent {
         tokio::spawn(cofferdam_http::agent(bind(address).await?, parts.service.clone()));
     }
@@ -194,7 +195,7 @@ fn index(parts: &Parts, pool: &Arc<Pool>) -> Outcome {
         let (state, service) = (Arc::clone(state), service.clone());
         Box::new(move |outcome: &cofferdam_chain::Outcome| {
             state.record_commit(outcome);
-            service.note_block(outcome.height, outcome.digest, &outcome.result);
+            service.record_block(outcome.height, outcome.digest, &outcome.result);
             if let Some(snapshots) = &snapshots {
                 snapshots.committed(outcome.height);
             }
