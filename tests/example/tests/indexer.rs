@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cofferdam::harness::{Harness, HarnessError, HostImport, Value};
-use cofferdam::verdict::{GuestVerdict, HostVerdict};
+use cofferdam_harness::{Harness, HarnessError, HostImport, Value};
+use cofferdam_harness::verdict::{GuestVerdict, HostVerdict};
 
 // Workers are this test binary, started again; they have the import `test.now`, too.
-cofferdam::enable_test_support!(imports: [HostImport::new("test", "now", now)]);
+cofferdam_harness::enable_test_support!(imports: [HostImport::new("test", "now", now)]);
 
 /// What no node gives to a module: the time of day.
 fn now(_memory: &mut [u8], _arguments: &[Value]) -> Result<Vec<Value>, String> {
