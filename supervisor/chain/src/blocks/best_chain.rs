@@ -195,11 +195,11 @@ mod tests {
 
     use super::*;
     use crate::blocks::Options;
-    use crate::blocks::xor::XorKey;
     use crate::blocks::testing::{
         Files, bytes_of, drain, early_blocks, heights, input, mine, open, records, records_of, regtest,
         shared,
     };
+    use crate::blocks::xor::XorKey;
 
     const KEY: [u8; 8] = [0xa5, 0, 3, 0x7f, 0x80, 1, 0xfe, 9];
 
@@ -261,7 +261,8 @@ mod tests {
     fn of_the_indexed_blocks_only_the_last_is_read() {
         let files = shuffled(None);
         for (tip, first) in [(0, 0), (430, 430), (438, 438), (10_000, 438)] {
-            let options = Options { indexed: Some(IndexedRange { first: 0, tip, overlap: 0 }), ..Options::default() };
+            let options =
+                Options { indexed: Some(IndexedRange { first: 0, tip, overlap: 0 }), ..Options::default() };
             let (blocks, error) = drain(&[input(files.path())], &options);
             assert!(error.is_none(), "{error:?}");
             assert_eq!(heights(&blocks), (first..439).collect::<Vec<_>>());
@@ -302,7 +303,10 @@ mod tests {
         // Blocks 9 to 19 have no ancestors, though they have more work.
         let message = error.unwrap().to_string();
         assert_eq!(blocks.len(), 8, "{message}");
-        assert!(message.contains(&format!("blk00000.dat at byte {place}: the record is damaged: it needs")), "{message}");
+        assert!(
+            message.contains(&format!("blk00000.dat at byte {place}: the record is damaged: it needs")),
+            "{message}"
+        );
 
         // Nothing is missing if another file holds an intact copy.
         files.add("blk00001.dat", records(&early_blocks()[8..20]));
@@ -351,7 +355,10 @@ mod tests {
         let error = error.unwrap();
         assert_eq!(blocks.len(), 8);
         assert!(
-            matches!(error, BlockError::DamagedBlock { defect: crate::blocks::BlockDefect::MerkleRoot { .. }, .. }),
+            matches!(
+                error,
+                BlockError::DamagedBlock { defect: crate::blocks::BlockDefect::MerkleRoot { .. }, .. }
+            ),
             "{error}"
         );
     }

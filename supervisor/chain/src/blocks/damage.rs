@@ -7,9 +7,9 @@ use std::fs;
 use bitcoin::{Block, BlockHash, Network};
 use proptest::prelude::*;
 
-use super::xor::XorKey;
 use super::testing::{Files, bytes_of, drain, drain_stdin, input, records_of, regtest};
 use super::verify::verify;
+use super::xor::XorKey;
 use super::{BlockError, Options, SourceBlock};
 
 const BLOCKS: u32 = 12;

@@ -17,7 +17,9 @@ use super::verify::BlockDefect;
 #[non_exhaustive]
 pub enum BlockError {
     /// A `--blocks` argument is empty.
-    #[error("--blocks: the argument is empty; give a file, a directory, HEIGHT=PATH, or - for standard input")]
+    #[error(
+        "--blocks: the argument is empty; give a file, a directory, HEIGHT=PATH, or - for standard input"
+    )]
     EmptyInput,
     /// In a `--blocks` argument of the form `HEIGHT=PATH`, the number is not a height.
     #[error(
@@ -31,7 +33,9 @@ pub enum BlockError {
         number: String,
     },
     /// There is no `--blocks` argument.
-    #[error("there are no blocks to read: give --blocks a file, a directory, HEIGHT=PATH, or - for standard input")]
+    #[error(
+        "there are no blocks to read: give --blocks a file, a directory, HEIGHT=PATH, or - for standard input"
+    )]
     NoInputs,
     /// Standard input was given more than once.
     #[error("--blocks - was given more than once, but standard input can be read only once")]
@@ -250,7 +254,10 @@ pub enum BlockError {
         last: u32,
     },
     /// A block follows the highest possible height.
-    #[error("{origin}: this block would be above height {}, the highest possible height; give lower heights", u32::MAX)]
+    #[error(
+        "{origin}: this block would be above height {}, the highest possible height; give lower heights",
+        u32::MAX
+    )]
     HeightOverflow {
         /// The block without a height.
         origin: Origin,
@@ -351,7 +358,9 @@ fn advice(mismatch: HeightMismatch) -> String {
     match mismatch {
         HeightMismatch::Stated(height) => format!("write {height}=PATH, or give --start-height {height}"),
         HeightMismatch::Genesis => "leave out the height and --start-height".to_owned(),
-        HeightMismatch::NotGenesis => "give the height of the block: HEIGHT=PATH, or --start-height".to_owned(),
+        HeightMismatch::NotGenesis => {
+            "give the height of the block: HEIGHT=PATH, or --start-height".to_owned()
+        }
         HeightMismatch::NotStated(_) => {
             "give the right height of the block: HEIGHT=PATH, or --start-height".to_owned()
         }

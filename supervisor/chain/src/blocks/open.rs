@@ -165,7 +165,9 @@ mod tests {
     use bitcoin::Network;
 
     use super::*;
-    use crate::blocks::testing::{Files, at, block_702861, drain, early_blocks, heights, input, open, records};
+    use crate::blocks::testing::{
+        Files, at, block_702861, drain, early_blocks, heights, input, open, records,
+    };
 
     #[test]
     fn heights_continue_from_input_to_input() {

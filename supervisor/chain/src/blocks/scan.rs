@@ -256,9 +256,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::blocks::xor::XorKey;
     use crate::blocks::byte_source::ByteSource;
     use crate::blocks::testing::{early_blocks, records};
+    use crate::blocks::xor::XorKey;
 
     fn scan_bytes(bytes: &[u8]) -> Result<Index, BlockError> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -332,7 +332,10 @@ mod tests {
         let whole = records(&early_blocks()[..3]);
         let two = records(&early_blocks()[..2]).len();
         let needs = (whole.len() - two) as u64;
-        assert_eq!(defect_of(&whole[..whole.len() - 1]), (2, Some(RecordDefect::Truncated { needs, has: needs - 1 })));
+        assert_eq!(
+            defect_of(&whole[..whole.len() - 1]),
+            (2, Some(RecordDefect::Truncated { needs, has: needs - 1 }))
+        );
         assert_eq!(defect_of(&whole[..two + 20]), (2, Some(RecordDefect::Truncated { needs, has: 20 })));
         assert_eq!(defect_of(&whole[..two + 3]), (2, Some(RecordDefect::Truncated { needs: 8, has: 3 })));
         // No error if nothing shows that a block was there.
@@ -365,7 +368,10 @@ mod tests {
         let second = records(&early_blocks()[..1]).len();
         bytes[second..][..4].copy_from_slice(&Network::Signet.magic().to_bytes());
         let error = scan_bytes(&bytes).unwrap_err().to_string();
-        assert!(error.contains("this record belongs to signet, but the blocks before it belong to mainnet"), "{error}");
+        assert!(
+            error.contains("this record belongs to signet, but the blocks before it belong to mainnet"),
+            "{error}"
+        );
         // In an unreadable region, such a record is skipped.
         let region = [records(&early_blocks()[..2]), vec![0; 9], bytes[second..].to_vec()].concat();
         assert_eq!(defect_of(&region), (2, None));

@@ -132,10 +132,10 @@ impl Iterator for BlockSource {
 mod tests {
     use super::*;
     use crate::blocks::options::IndexedRange;
-    use crate::blocks::verify::verify;
     use crate::blocks::testing::{
         Files, at, block_702861, drain, early_blocks, heights, input, open, records, shared,
     };
+    use crate::blocks::verify::verify;
 
     #[test]
     fn a_source_can_go_to_another_thread() {
@@ -273,7 +273,8 @@ mod tests {
         let block = |number: usize| {
             at(u32::try_from(number).ok(), files.add(&format!("{number}.bin"), &early_blocks()[number]))
         };
-        let after = |tip| Options { indexed: Some(IndexedRange { first: 0, tip, overlap: 0 }), ..Options::default() };
+        let after =
+            |tip| Options { indexed: Some(IndexedRange { first: 0, tip, overlap: 0 }), ..Options::default() };
         assert_eq!(heights(&drain(&[block(3), block(9), block(10)], &after(9)).0), [3, 9, 10]);
         let error = open(&[block(3), block(11)], &after(9)).unwrap_err();
         assert!(matches!(error, BlockError::HeightGap { height: 11, last_height: 9, .. }), "{error}");

@@ -257,7 +257,10 @@ mod tests {
         let start = records(&early[..2]).len();
         for (gap, told) in [
             (damaged.clone(), format!("standard input at byte {start}: the block is damaged")),
-            (vec![0; 300], format!("standard input at byte {start}: the record is damaged: it starts with zeros")),
+            (
+                vec![0; 300],
+                format!("standard input at byte {start}: the record is damaged: it starts with zeros"),
+            ),
             (
                 b"gone".to_vec(),
                 format!("standard input at byte {start}: the record is damaged: it starts with 676f6e65"),
@@ -300,7 +303,12 @@ mod tests {
         assert_eq!(error_of(&tail, &default), (2, String::new()));
         let other = records_of(Network::Regtest, &early_blocks()[2..3]);
         let (whole, error) = error_of(&[records(&early_blocks()[..2]), other].concat(), &default);
-        assert!(whole == 2 && error.contains("this record belongs to regtest, but the blocks before it belong to mainnet"), "{error}");
+        assert!(
+            whole == 2
+                && error
+                    .contains("this record belongs to regtest, but the blocks before it belong to mainnet"),
+            "{error}"
+        );
         let mut damaged = early_blocks().concat();
         damaged[285 + 100] ^= 1;
         let (whole, error) = error_of(&damaged, &default);
