@@ -348,7 +348,7 @@ mod tests {
             [b"hello", b"world"]
         );
         let (_, error) = error_of(b"hello, world", &options);
-        assert!(error.contains("it starts with 68656c6c"), "{error}");
+        assert!(error.contains("the input starts with 68656c6c"), "{error}");
     }
 
     proptest! {
