@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use cofferdam_chain::blocks::{
-    self, BlockError, BlockHash, BlockInput, BlockSource, Hashed, Known, Network, Options,
+    self, BlockError, BlockHash, BlockInput, BlockSource, Hashed, IndexedRange, Network, Options,
 };
 
 use super::error::FeedError;
@@ -54,8 +54,8 @@ impl FileFeed {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, FeedError> {
         // The first indexed height only serves figures that this feed does not show, so that 0 is good enough.
-        let indexed = tip.map(|(tip, _)| Known { first: 0, tip, again: max_reorg_depth });
-        let options = Options { known: indexed, check_chain: true, ..options.clone() };
+        let indexed = tip.map(|(tip, _)| IndexedRange { first: 0, tip, overlap: max_reorg_depth });
+        let options = Options { indexed, check_chain: true, ..options.clone() };
         let source = blocks::open(inputs, &options, progress)?;
         let (network, total) = (source.network(), source.total());
         let (blocks, reader) = read_ahead(source).map_err(FeedError::Thread)?;

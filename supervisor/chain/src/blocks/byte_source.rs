@@ -1,5 +1,7 @@
-//! Bytes that blocks are read from at an offset: a file on disk, or one that is part of this program. Reads
-//! name their offset (`pread`), so there is no position to keep and a scan costs one system call a block.
+//! Bytes that blocks are read from: a file on disk, or bytes that are compiled into this program.
+//!
+//! Each read names its offset (`pread`). So there is no file position to keep, and a scan needs one system call for each
+//! block.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,19 +9,20 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::framing::XorKey;
-use super::{BlockError, Origin};
+use super::block::Origin;
+use super::error::BlockError;
+use super::xor::XorKey;
 
-/// A file that was seen to be readable, closed again: a node has thousands of them.
+/// A readable file that is not open, because a node has thousands of files; or bytes of this program.
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(super) struct ByteSource {
     name: Arc<Path>,
     bundled: Option<&'static [u8]>,
     len: u64,
 }
 
-impl Store {
-    /// A file on disk, together with its first bytes: up to four.
+impl ByteSource {
+    /// Checks that a file can be read. Returns it with its first bytes: four, or all if the file is shorter.
     pub(super) fn on_disk(path: &Path) -> Result<(Self, Vec<u8>), BlockError> {
         let file = File::open(path).map_err(BlockError::io(path, "open"))?;
         let len = file.metadata().map_err(BlockError::io(path, "read"))?.len();
@@ -28,17 +31,18 @@ impl Store {
         Ok((Self { name: path.into(), bundled: None, len }, start))
     }
 
-    /// Bytes of this program; the name is for messages.
+    /// Bytes of this program. The name is for messages.
+    #[cfg(feature = "bundled")]
     pub(super) fn bundled(name: &str, bytes: &'static [u8]) -> Self {
         Self { name: Path::new(name).into(), bundled: Some(bytes), len: bytes.len() as u64 }
     }
 
-    /// The file's name, for messages.
+    /// The path of the file, for messages.
     pub(super) fn name(&self) -> &Path {
         &self.name
     }
 
-    /// Its length in bytes when it was looked at.
+    /// The length in bytes that the file had when it was first looked at.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
@@ -48,19 +52,22 @@ impl Store {
         Origin { file: Arc::clone(&self.name), offset }
     }
 
-    /// Opens it for reads at offsets.
-    pub(super) fn open(&self) -> Result<Handle, BlockError> {
+    /// Opens the file for reads at offsets.
+    pub(super) fn open(&self) -> Result<ByteReader, BlockError> {
         match self.bundled {
-            Some(bytes) => Ok(Handle::Bundled(bytes)),
-            None => File::open(&self.name).map(Handle::Disk).map_err(BlockError::io(&self.name, "open")),
+            Some(bytes) => Ok(ByteReader::Bundled(bytes)),
+            None => File::open(&self.name).map(ByteReader::Disk).map_err(BlockError::io(&self.name, "open")),
         }
     }
 
-    /// All of it, unless that is more than `limit` bytes. Looks again, since files grow.
+    /// Reads all bytes. The length is checked again, because files grow.
+    ///
+    /// # Errors
+    /// [`BlockError::EmptyFile`], [`BlockError::TooLarge`] if there are more than `limit` bytes, [`BlockError::Io`].
     pub(super) fn read_whole(&self, limit: u64) -> Result<Vec<u8>, BlockError> {
         let bytes = match self.open()? {
-            Handle::Bundled(bytes) => bytes.to_vec(),
-            Handle::Disk(file) => {
+            ByteReader::Bundled(bytes) => bytes.to_vec(),
+            ByteReader::Disk(file) => {
                 let mut bytes = Vec::new();
                 file.take(limit.saturating_add(1))
                     .read_to_end(&mut bytes)
@@ -72,7 +79,7 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Refuses what cannot be one block: nothing at all, or more than `limit` bytes.
+    /// Refuses a length that one block cannot have: 0, or more than `limit` bytes.
     pub(super) fn check_size(&self, bytes: u64, limit: u64) -> Result<(), BlockError> {
         if bytes == 0 {
             return Err(BlockError::EmptyFile { path: self.name.to_path_buf() });
@@ -84,21 +91,20 @@ impl Store {
     }
 }
 
-/// An open [`Store`].
+/// An open [`ByteSource`].
 #[derive(Debug)]
-pub(super) enum Handle {
+pub(super) enum ByteReader {
     /// A file on disk.
     Disk(File),
     /// Bytes of this program.
     Bundled(&'static [u8]),
 }
 
-impl Handle {
-    /// Fills the buffer from `offset` on.
+impl ByteReader {
+    /// Fills the buffer with the bytes from `offset` on.
     ///
     /// # Errors
-    ///
-    /// `UnexpectedEof` if the file ends before, and whatever the system says.
+    /// `UnexpectedEof` if there are too few bytes, and any error of the operating system.
     pub(super) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         match self {
             Self::Disk(file) => file.read_exact_at(buffer, offset),
@@ -110,11 +116,9 @@ impl Handle {
     }
 }
 
-/// A file of blk records, with the key that it was obfuscated with.
+/// A file of records, and the key that it is obfuscated with.
 #[derive(Debug, Clone)]
 pub(super) struct BlkFile {
-    /// The file.
-    pub(super) store: Store,
-    /// Its key.
+    pub(super) source: ByteSource,
     pub(super) key: XorKey,
 }

@@ -1,31 +1,32 @@
-//! From an index of headers to a chain: of all branches the one with the most work, as a node would follow
-//! it, read block by block from the files in which it is scattered.
+//! A chain of blocks that are scattered over blk files: the branch with the most work, read block by block.
 
 use std::collections::HashMap;
 use std::vec;
 
 use bitcoin::{Block, BlockHash};
 
-use super::bip34::Claim;
+use super::bip34::HeightClaim;
+use super::block::{Origin, ReadBlock};
 use super::branches::walk_back;
+use super::byte_source::{BlkFile, ByteReader};
+use super::error::BlockError;
 use super::framing::HEAD_BYTES;
+use super::options::IndexedRange;
 use super::scan::{Entry, Index, Place};
-use super::store::{BlkFile, Handle};
 use super::verify::verify;
-use super::{BlockError, Known, Origin, Unnumbered};
 
-/// Blocks of a set of blk files that follow each other, in order, yet to be read.
+/// A chain of blocks in a set of blk files. The blocks are still to be read.
 #[derive(Debug)]
-pub(super) struct Chain {
+pub(super) struct BestChain {
     files: Vec<BlkFile>,
     links: vec::IntoIter<Link>,
-    /// Height of the next link.
+    /// The height of the next block.
     next: u64,
-    /// Blocks passed over because they are known.
-    passed_over: u64,
-    /// The file of the block before, since the next is mostly in the same.
-    open: Option<(u32, Handle)>,
-    /// Where else blocks are, should the first copy not be whole.
+    /// How many blocks are skipped because they are indexed already.
+    already_indexed: u64,
+    /// The file of the previous block. The next block is mostly in the same file.
+    open: Option<(u32, ByteReader)>,
+    /// The other places of blocks, in case that the first copy of a block is damaged.
     copies: HashMap<BlockHash, Vec<Place>>,
     limit: u64,
 }
@@ -36,106 +37,115 @@ struct Link {
     place: Place,
 }
 
-impl Chain {
-    /// A chain without a block yet, of files in which blocks lie more than once, too.
+impl From<&Entry> for Link {
+    fn from(entry: &Entry) -> Self {
+        Self { hash: entry.hash, place: entry.place }
+    }
+}
+
+impl BestChain {
+    /// A chain without blocks. `copies` are the other places of blocks, and `limit` is the most bytes of a block.
     pub(super) fn new(files: Vec<BlkFile>, copies: HashMap<BlockHash, Vec<Place>>, limit: u64) -> Self {
         let links = Vec::new().into_iter();
-        Self { files, links, next: 0, passed_over: 0, open: None, copies, limit }
+        Self { files, links, next: 0, already_indexed: 0, open: None, copies, limit }
     }
 
-    /// Becomes the chain of an index that ends in the block `tip`. Its heights are to be set by [`Self::begin_at`].
-    pub(super) fn follow(&mut self, index: &Index, tip: u32) {
-        let mut links: Vec<_> = walk_back(index, tip).map(Entry::link).collect();
+    /// Selects the branch that ends with the block `tip` of the index. [`Self::start_at`] sets its heights.
+    pub(super) fn select(&mut self, index: &Index, tip: u32) {
+        let mut links: Vec<_> = walk_back(index, tip).map(Link::from).collect();
         links.reverse();
         self.links = links.into_iter();
     }
 
-    /// Blocks that are still to come.
+    /// How many blocks are still to be read.
     pub(super) fn remaining(&self) -> u64 {
         self.links.len() as u64
     }
 
-    /// How many blocks were passed over because they are known.
-    pub(super) fn passed_over(&self) -> u64 {
-        self.passed_over
+    /// How many blocks are skipped because they are indexed already.
+    pub(super) fn already_indexed(&self) -> u64 {
+        self.already_indexed
     }
 
-    /// Where the first of them is, and its hash.
+    /// The place and the hash of the next block.
     pub(super) fn first(&self) -> Option<(Origin, BlockHash)> {
-        self.links.as_slice().first().map(|link| (self.origin(link), link.hash))
+        self.links.as_slice().first().map(|link| (self.origin(link.place), link.hash))
     }
 
-    /// What the first block says of its height. Reads it.
-    pub(super) fn root_claim(&mut self) -> Result<Option<Claim>, BlockError> {
+    /// What the next block says about its height. Reads the block.
+    pub(super) fn root_claim(&mut self) -> Result<Option<HeightClaim>, BlockError> {
         let Some(link) = self.links.as_slice().first().copied() else { return Ok(None) };
-        let (block, _, _) = self.read_whole(link)?;
-        Ok(Some(Claim::of(&block)))
+        let (block, _, _) = self.read_intact(link)?;
+        Ok(Some(HeightClaim::of(&block)))
     }
 
-    /// The height that a block of the scan names, and where it is. Reads it.
-    pub(super) fn named_height(&mut self, entry: &Entry) -> Result<(Origin, Option<u32>), BlockError> {
-        let (block, _, origin) = self.read_whole(entry.link())?;
-        Ok((origin, Claim::of(&block).named()))
+    /// The place of any block of the scan, and the height that the block states. Reads the block.
+    pub(super) fn stated_height(&mut self, entry: &Entry) -> Result<(Origin, Option<u32>), BlockError> {
+        let (block, _, origin) = self.read_intact(entry.into())?;
+        Ok((origin, HeightClaim::of(&block).stated()))
     }
 
-    /// Gives the first block its height, and passes over those below `start`, and over those that are known but
-    /// the last.
+    /// Gives the first block its height. Then skips the blocks below `start`, and the indexed blocks that need not be delivered
+    /// again.
     ///
     /// # Errors
-    ///
-    /// If that leaves none, or if there are not enough heights.
-    pub(super) fn begin_at(
+    /// [`BlockError::StartAboveTip`] if all blocks are below `start`, [`BlockError::HeightOverflow`] if there are not enough
+    /// heights.
+    pub(super) fn start_at(
         &mut self,
         height: u32,
         start: u32,
-        known: Option<Known>,
+        indexed: Option<IndexedRange>,
     ) -> Result<(), BlockError> {
-        let Some(origin) = self.links.as_slice().last().map(|link| self.origin(link)) else { return Ok(()) };
+        let Some(origin) = self.links.as_slice().last().map(|link| self.origin(link.place)) else {
+            return Ok(());
+        };
         self.next = u64::from(height);
         let Some((_, tip)) = self.heights() else { return Err(BlockError::HeightOverflow { origin }) };
         if start > tip {
             return Err(BlockError::StartAboveTip { origin, start, tip });
         }
-        let first = start.max(known.map_or(0, |known| known.tip.saturating_sub(known.again)).min(tip));
-        // Below what is known lies what is passed over and known to nobody.
-        let counted = start.max(height).max(known.map_or(first, |known| known.first));
-        self.passed_over = u64::from(first.saturating_sub(counted));
+        let again = indexed.map_or(0, |indexed| indexed.tip.saturating_sub(indexed.overlap));
+        let first = start.max(again.min(tip));
+        // Skipped blocks below the indexed range are not indexed, so they do not count.
+        let counted_from = start.max(height).max(indexed.map_or(first, |indexed| indexed.first));
+        self.already_indexed = u64::from(first.saturating_sub(counted_from));
         let skip = first.saturating_sub(height);
         self.next += u64::from(skip);
         self.links.by_ref().take(skip as usize).for_each(drop);
         Ok(())
     }
 
-    /// Heights of the first and the last block that are still to come, if they are heights.
+    /// The heights of the first and the last block that are still to be read. `None` if they exceed the range of heights.
     pub(super) fn heights(&self) -> Option<(u32, u32)> {
         let last = (self.next + self.remaining()).saturating_sub(1);
         u32::try_from(self.next).ok().zip(u32::try_from(last).ok())
     }
 
-    /// The next block, checked; `None` at the end.
-    pub(super) fn next_block(&mut self) -> Result<Option<Unnumbered>, BlockError> {
+    /// Reads and checks the next block. `None` at the end.
+    pub(super) fn next_block(&mut self) -> Result<Option<ReadBlock>, BlockError> {
         let Some(link) = self.links.next() else { return Ok(None) };
         let Ok(height) = u32::try_from(self.next) else {
-            return Err(BlockError::HeightOverflow { origin: self.origin(&link) });
+            return Err(BlockError::HeightOverflow { origin: self.origin(link.place) });
         };
         self.next += 1;
-        let (block, bytes, origin) = self.read_whole(link)?;
+        let (block, bytes, origin) = self.read_intact(link)?;
         let previous = Some(block.header.prev_blockhash);
-        // Its links prove the height.
-        Ok(Some(Unnumbered { height: Some(height), hash: link.hash, previous, claim: None, bytes, origin }))
+        // The hashes in the headers prove the height, so the height in the coinbase need not be checked.
+        Ok(Some(ReadBlock { height: Some(height), hash: link.hash, previous, claim: None, bytes, origin }))
     }
 
-    /// A block and its bytes, from the first of its copies that is whole.
-    fn read_whole(&mut self, link: Link) -> Result<(Block, Vec<u8>, Origin), BlockError> {
-        let error = match self.read_checked(link.hash, link.place) {
-            Ok((block, bytes)) => return Ok((block, bytes, self.origin_of(link.place))),
+    /// Reads the first copy of a block that is intact. If no copy is intact, the error is about the first copy.
+    fn read_intact(&mut self, link: Link) -> Result<(Block, Vec<u8>, Origin), BlockError> {
+        let error = match self.read_copy(link.hash, link.place) {
+            Ok((block, bytes)) => return Ok((block, bytes, self.origin(link.place))),
             Err(error) => error,
         };
         for place in self.copies.get(&link.hash).cloned().unwrap_or_default() {
-            if let Ok((block, bytes)) = self.read_checked(link.hash, place) {
-                let origin = self.origin_of(place);
+            if let Ok((block, bytes)) = self.read_copy(link.hash, place) {
+                let origin = self.origin(place);
                 tracing::warn!(
-                    "block {} is read from {origin}: another copy is not whole: {error}",
+                    "block {} is read from {origin}, because another copy is damaged: {error}",
                     link.hash
                 );
                 return Ok((block, bytes, origin));
@@ -144,48 +154,38 @@ impl Chain {
         Err(error)
     }
 
-    /// One copy of a block.
-    fn read_checked(&mut self, hash: BlockHash, place: Place) -> Result<(Block, Vec<u8>), BlockError> {
+    /// Reads and checks one copy of a block.
+    fn read_copy(&mut self, hash: BlockHash, place: Place) -> Result<(Block, Vec<u8>), BlockError> {
         let bytes = self.read(place)?;
-        let origin = self.origin_of(place);
+        let origin = self.origin(place);
         let block =
-            verify(&bytes).map_err(|defect| BlockError::Damaged { origin: origin.clone(), defect })?;
+            verify(&bytes).map_err(|defect| BlockError::DamagedBlock { origin: origin.clone(), defect })?;
         let found = block.block_hash();
-        // The scan knew the hash, so an equal one is also proof of the link to the block before.
+        // The scan has seen this hash in a chain, so an equal hash also proves that the block follows the previous block.
         if found != hash {
             return Err(BlockError::Changed { origin, expected: hash, found });
         }
         Ok((block, bytes))
     }
 
-    /// The bytes of one block. Its length was held against the limit and the file when it was scanned.
+    /// Reads the bytes of one block. The scan has checked its length against the limit and the file.
     fn read(&mut self, place: Place) -> Result<Vec<u8>, BlockError> {
         let file = &self.files[place.file as usize];
-        let handle = match self.open.take() {
-            Some((number, handle)) if number == place.file => handle,
-            _ => file.store.open()?,
+        let reader = match self.open.take() {
+            Some((number, reader)) if number == place.file => reader,
+            _ => file.source.open()?,
         };
         let length = u64::from(place.length).min(self.limit);
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         let offset = place.offset + HEAD_BYTES as u64;
-        handle.read_exact_at(&mut bytes, offset).map_err(BlockError::io(file.store.name(), "read"))?;
+        reader.read_exact_at(&mut bytes, offset).map_err(BlockError::io(file.source.name(), "read"))?;
         file.key.apply(&mut bytes, offset);
-        self.open = Some((place.file, handle));
+        self.open = Some((place.file, reader));
         Ok(bytes)
     }
 
-    fn origin(&self, link: &Link) -> Origin {
-        self.origin_of(link.place)
-    }
-
-    fn origin_of(&self, place: Place) -> Origin {
-        self.files[place.file as usize].store.origin(place.offset)
-    }
-}
-
-impl Entry {
-    fn link(&self) -> Link {
-        Link { hash: self.hash, place: self.place }
+    fn origin(&self, place: Place) -> Origin {
+        self.files[place.file as usize].source.origin(place.offset)
     }
 }
 
@@ -195,15 +195,15 @@ mod tests {
 
     use super::*;
     use crate::blocks::Options;
-    use crate::blocks::framing::XorKey;
     use crate::blocks::testing::{
         Files, bytes_of, drain, early_blocks, heights, input, mine, open, records, records_of, regtest,
         shared,
     };
+    use crate::blocks::xor::XorKey;
 
     const KEY: [u8; 8] = [0xa5, 0, 3, 0x7f, 0x80, 1, 0xfe, 9];
 
-    /// Bitcoind's directory: three files, the blocks shuffled over them.
+    /// A directory like bitcoind's: three files, with the blocks shuffled over them.
     fn shuffled(key: Option<[u8; 8]>) -> Files {
         let files = Files::new();
         let mut parts = [const { Vec::new() }; 3];
@@ -213,7 +213,7 @@ mod tests {
         for (number, part) in parts.iter().enumerate() {
             let mut bytes = records(part);
             XorKey::from_bytes(key.unwrap_or_default()).apply(&mut bytes, 0);
-            // As bitcoind leaves it: allocated ahead, and not obfuscated where it never wrote.
+            // Bitcoind allocates files in advance, and does not obfuscate the bytes that it never wrote.
             bytes.resize(bytes.len() + 1000 * number, 0);
             files.add(&format!("blk{number:05}.dat"), bytes);
         }
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn scattered_blocks_come_in_order_obfuscated_or_not() {
+    fn scattered_blocks_are_read_in_order_obfuscated_or_not() {
         for key in [None, Some([0; 8]), Some(KEY)] {
             let files = shuffled(key);
             let (blocks, error) = drain(&[input(files.path())], &Options::default());
@@ -258,10 +258,11 @@ mod tests {
     }
 
     #[test]
-    fn blocks_that_are_known_are_not_read_but_for_the_last() {
+    fn of_the_indexed_blocks_only_the_last_is_read() {
         let files = shuffled(None);
         for (tip, first) in [(0, 0), (430, 430), (438, 438), (10_000, 438)] {
-            let options = Options { known: Some(Known { first: 0, tip, again: 0 }), ..Options::default() };
+            let options =
+                Options { indexed: Some(IndexedRange { first: 0, tip, overlap: 0 }), ..Options::default() };
             let (blocks, error) = drain(&[input(files.path())], &options);
             assert!(error.is_none(), "{error:?}");
             assert_eq!(heights(&blocks), (first..439).collect::<Vec<_>>());
@@ -283,7 +284,7 @@ mod tests {
         };
         let main: Vec<_> = [0, 1, 2, 3, 5, 6].map(|number| blocks[number].block_hash()).into();
         assert_eq!(follow(&blocks), main);
-        // Of equal branches the one that was seen first, wherever their common part is.
+        // Of branches with the same work, the branch that was found first is followed, wherever the common part is.
         assert_eq!(follow(&blocks[..6])[4], blocks[4].block_hash());
         blocks.push(longer);
         blocks.reverse();
@@ -292,26 +293,29 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_record_is_told_after_all_that_can_be_read() {
+    fn a_damaged_record_is_an_error_after_all_readable_blocks() {
         let files = Files::new();
         let bytes = records(&early_blocks()[..9]);
         let place = bytes.len() - early_blocks()[8].len() - 8;
         files.add("blk00000.dat", &bytes[..bytes.len() - 1]);
         files.add("blk00001.dat", records(&early_blocks()[9..20]));
         let (blocks, error) = drain(&[input(files.path())], &Options::default());
-        // 9 to 19 hang in the air, though they are more.
-        let torn = error.unwrap().to_string();
-        assert_eq!(blocks.len(), 8, "{torn}");
-        assert!(torn.contains(&format!("blk00000.dat at byte {place}: torn record: it needs")), "{torn}");
+        // Blocks 9 to 19 have no ancestors, though they have more work.
+        let message = error.unwrap().to_string();
+        assert_eq!(blocks.len(), 8, "{message}");
+        assert!(
+            message.contains(&format!("blk00000.dat at byte {place}: the record is damaged: it needs")),
+            "{message}"
+        );
 
-        // Nothing is missing where another file has it whole.
+        // Nothing is missing if another file holds an intact copy.
         files.add("blk00001.dat", records(&early_blocks()[8..20]));
         let (blocks, error) = drain(&[input(files.path())], &Options::default());
         assert!(error.is_none() && blocks.len() == 20, "{error:?}");
     }
 
     #[test]
-    fn of_several_copies_the_one_that_is_whole_is_read() {
+    fn of_several_copies_an_intact_one_is_read() {
         let early = early_blocks();
         let (good, mut bad) = (records(&early[4..5]), records(&early[4..5]));
         *bad.last_mut().unwrap() ^= 1;
@@ -331,17 +335,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_passed_over_is_what_is_known() {
+    fn skipped_blocks_count_only_if_they_are_indexed() {
         let files = shuffled(None);
         for (first, counted) in [(0, 430), (400, 30), (430, 0)] {
-            let known = Some(Known { first, tip: 430, again: 0 });
-            let source = open(&[input(files.path())], &Options { known, ..Options::default() }).unwrap();
-            assert_eq!((source.passed_over(), source.total()), (counted, Some(9)));
+            let indexed = Some(IndexedRange { first, tip: 430, overlap: 0 });
+            let source = open(&[input(files.path())], &Options { indexed, ..Options::default() }).unwrap();
+            assert_eq!((source.already_indexed(), source.total()), (counted, Some(9)));
         }
     }
 
     #[test]
-    fn a_damaged_block_ends_the_chain_when_its_turn_comes() {
+    fn a_damaged_block_ends_the_chain_when_it_is_read() {
         let mut bytes = records(&early_blocks()[..9]);
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
@@ -351,13 +355,16 @@ mod tests {
         let error = error.unwrap();
         assert_eq!(blocks.len(), 8);
         assert!(
-            matches!(error, BlockError::Damaged { defect: crate::blocks::Defect::MerkleRoot { .. }, .. }),
+            matches!(
+                error,
+                BlockError::DamagedBlock { defect: crate::blocks::BlockDefect::MerkleRoot { .. }, .. }
+            ),
             "{error}"
         );
     }
 
     #[test]
-    fn files_that_change_behind_the_scan_are_seen() {
+    fn a_file_that_changes_after_the_scan_is_noticed() {
         let mut early = early_blocks();
         let files = Files::new();
         let path = files.add("x.blk", records(&early[..4]));
