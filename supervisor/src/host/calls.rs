@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::pipe2;
 
 use super::probe::{Area, page_size};
-use super::{Finding, Level};
+use super::report::{Finding, Level};
 
 /// A call by its name, and a try of it that changes nothing.
 type Try = (&'static str, fn() -> io::Result<()>);

@@ -1,7 +1,7 @@
 //! The cgroup that binds here, and what the kernel does to it when it is full.
 
+use super::report::{Finding, Level};
 use super::size::Bytes;
-use super::{Finding, Level};
 use crate::pool::cgroup::{Cgroup, CgroupError, Version};
 
 /// The limit of the memory cgroup.
@@ -26,15 +26,15 @@ pub(super) fn limit(cgroup: &Result<Cgroup, CgroupError>) -> Finding {
     Finding::new(topic, Level::Info, value, "beyond the limit the kernel kills a process of the cgroup")
 }
 
-/// Whether child cgroups could be made for the workers. For the record only: none are made yet.
+/// Whether child cgroups can be made, as the harness and `check` do for a worker with a memory limit.
 pub(super) fn delegation(cgroup: Option<&Cgroup>) -> Finding {
     let value = match cgroup.map(Cgroup::delegation) {
         Some(Ok(())) => "child cgroups can be made".into(),
         Some(Err(obstacle)) => obstacle.to_string(),
         None => "no memory cgroup".into(),
     };
-    let meaning = "not used yet: delegated or not, workers share the supervisor's cgroup, its limit and its count of \
-                   OOM kills";
+    let meaning = "the harness and `check` need child cgroups to limit the memory of a worker; the workers of a pool share \
+                   the supervisor's cgroup, its limit and its count of OOM kills";
     Finding::new("cgroup-delegation", Level::Info, value, meaning)
 }
 

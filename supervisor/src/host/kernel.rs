@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::probe::{Area, page_size, setting};
-use super::{Finding, Level};
+use super::report::{Finding, Level};
 
 /// Which kernel this is: for the record.
 pub(super) fn version() -> Finding {

@@ -5,8 +5,8 @@ use std::fs;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::probe::{Area, setting};
+use super::report::{Finding, Level};
 use super::size::Bytes;
-use super::{Finding, Level};
 use crate::pool::admission::{Budget, Need, meminfo};
 use crate::pool::cgroup::Cgroup;
 

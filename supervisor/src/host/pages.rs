@@ -5,8 +5,9 @@
 use std::fs;
 
 use super::probe::{Area, page_size, setting, wide};
+use super::proc_file;
+use super::report::{Finding, Level};
 use super::size::Bytes;
-use super::{Finding, Level};
 
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 
@@ -63,10 +64,7 @@ fn populate_huge() -> Option<u64> {
 fn anon_huge(smaps: &str, address: usize) -> Option<u64> {
     let holds = |line: &&str| range(line).is_some_and(|(start, end)| (start..end).contains(&address));
     let fields = smaps.lines().skip_while(|line| !holds(line)).skip(1);
-    let value = fields
-        .take_while(|line| range(line).is_none())
-        .find_map(|line| line.strip_prefix("AnonHugePages:"))?;
-    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    fields.take_while(|line| range(line).is_none()).find_map(|line| proc_file::bytes(line, "AnonHugePages"))
 }
 
 /// The addresses at the head of an smaps entry, `7f…-7f… rw-p …`.

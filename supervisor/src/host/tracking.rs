@@ -1,7 +1,7 @@
 //! Whether the pages that a block wrote can be found without touching all the others.
 
 use super::probe::setting;
-use super::{Finding, Level};
+use super::report::{Finding, Level};
 
 /// Whether writes can be tracked, by really tracking some.
 pub(super) fn tracking() -> Finding {

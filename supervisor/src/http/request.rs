@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::profile::Hash;
-use cofferdam_protocol::wait;
+use futures_util::FutureExt;
 use tokio::time::timeout_at;
 use tracing::Instrument;
 
@@ -14,7 +14,7 @@ use super::body::{Held, Received};
 use super::gate::{Lane, Refusal, Turn};
 use super::problem::Problem;
 use super::service::{Generation, Inner};
-use crate::pool::{Begun, Job, JobResult, PoolError, StateLayer};
+use crate::pool::{Job, JobResult, PoolError, StateLayer, Ticket};
 
 /// Bytes from which on it takes longer to copy them, hash them, or write them as JSON than to hand them to another thread: by the
 /// ones that serve, others would wait for it.
@@ -47,24 +47,11 @@ struct Run {
     held: Vec<Held>,
 }
 
-/// A request that has been run.
-struct Done {
+/// A request that was submitted to a pool.
+struct Running {
     run: Run,
     generation: Arc<Generation>,
-    result: JobResult,
-}
-
-/// What came of beginning to run a request.
-enum Step {
-    Done(Done),
-    Later(Later),
-}
-
-/// A request that runs, or waits for a worker, on a pool.
-struct Later {
-    run: Run,
-    generation: Arc<Generation>,
-    begun: Begun,
+    ticket: Ticket,
 }
 
 impl Request {
@@ -98,15 +85,34 @@ impl Inner {
         let turn = self.gate.enter(request.lane, patience).await;
         let turn = turn.map_err(|refusal| self.refusal(refusal, patience, &request))?;
         let deadline = request.deadline;
-        let later = match self.begin(Run::new(request, turn, asked.elapsed()))? {
-            Step::Done(done) => return self.finish(done).await,
-            Step::Later(later) => later,
+        let mut running = self.submit(Run::new(request, turn, asked.elapsed())).await?;
+        // The first poll of a ticket looks for the answer for a moment. A short job is done by then, in this thread.
+        let mut first = (&mut running.ticket).now_or_never();
+        if let Some(Ok(result)) = first {
+            return self.finish(running, result).await;
+        }
+        let service = Arc::clone(&self);
+        let follow = async move {
+            loop {
+                let outcome = match first.take() {
+                    Some(outcome) => outcome,
+                    None => (&mut running.ticket).await,
+                };
+                match outcome {
+                    Ok(result) => return service.finish(running, result).await,
+                    // Not begun by a pool that was replaced meanwhile: the next pool takes the job.
+                    Err(error) if service.is_replaced(&running.generation, &error) => {
+                        running = service.submit(running.run).await?;
+                    }
+                    Err(error) => return Err(service.problem(error)),
+                }
+            }
         };
         // A task of its own: the worker is busy until the job is done, whether or not anybody waits.
-        let mut running = tokio::spawn(Arc::clone(&self).follow(later).in_current_span());
+        let mut task = tokio::spawn(follow.in_current_span());
         let joined = match deadline {
-            None => running.await,
-            Some((at, allowed)) => match timeout_at(at.into(), &mut running).await {
+            None => task.await,
+            Some((at, allowed)) => match timeout_at(at.into(), &mut task).await {
                 Ok(joined) => joined,
                 Err(_) => return Err(Problem::ClientDeadline(allowed)),
             },
@@ -145,46 +151,29 @@ impl Inner {
         Ok(Some(answer))
     }
 
-    /// Begins a job on the pool that serves now. This thread, which serves other connections, too, waits for it for a moment:
-    /// in that a short job is done, and to sleep and be woken would take as long.
-    fn begin(&self, run: Run) -> Result<Step, Problem> {
-        let is_large = run.job.input().len() > MUCH_BYTES;
+    /// Submits a job to the pool that serves now.
+    async fn submit(&self, run: Run) -> Result<Running, Problem> {
         loop {
             let generation = self.generation().ok_or_else(|| self.not_serving())?;
-            let job = run.job.clone();
-            let begun = if is_large {
-                generation.pool.submit(job).map(Begun::Later)
-            } else {
-                generation.pool.begin(job, wait::SPIN)
+            let (pool, job) = (Arc::clone(&generation.pool), run.job.clone());
+            let submitted = match job.input().len() <= MUCH_BYTES {
+                true => pool.submit(job),
+                false => tokio::task::spawn_blocking(move || pool.submit(job))
+                    .await
+                    .map_err(|error| Problem::Internal(error.to_string()))?,
             };
-            match begun {
-                Ok(Begun::Done(result)) => return Ok(Step::Done(Done { run, generation, result: *result })),
-                Ok(begun) => return Ok(Step::Later(Later { run, generation, begun })),
-                // Replaced since; the next one takes it.
+            match submitted {
+                Ok(ticket) => return Ok(Running { run, generation, ticket }),
+                // The pool was replaced since. The next pool takes the job.
                 Err(error) if self.is_replaced(&generation, &error) => {}
                 Err(error) => return Err(self.problem(error)),
             }
         }
     }
 
-    async fn follow(self: Arc<Self>, mut later: Later) -> Result<Arc<Answer>, Problem> {
-        loop {
-            let Later { run, generation, begun } = later;
-            let step = match begun.land().await {
-                Ok(result) => Step::Done(Done { run, generation, result }),
-                // Not begun by a pool that was replaced meanwhile: the next one takes it.
-                Err(error) if self.is_replaced(&generation, &error) => self.begin(run)?,
-                Err(error) => return Err(self.problem(error)),
-            };
-            match step {
-                Step::Done(done) => return self.finish(done).await,
-                Step::Later(again) => later = again,
-            }
-        }
-    }
-
-    async fn finish(&self, done: Done) -> Result<Arc<Answer>, Problem> {
-        let Done { run, generation, result } = done;
+    async fn finish(&self, running: Running, result: JobResult) -> Result<Arc<Answer>, Problem> {
+        let Running { run, generation, ticket } = running;
+        drop(ticket);
         let Run { lane, height, export, sha256, queued, .. } = run;
         drop((run.turn, run.held, run.job));
         self.note_reset(&result);
@@ -212,7 +201,7 @@ impl Inner {
         match error {
             PoolError::InputTooLarge { limit, .. } => Problem::TooLarge { limit },
             error @ PoolError::ExportName { .. } => Problem::Malformed(error.to_string()),
-            PoolError::Saturated(waiting) => {
+            PoolError::Saturated { waiting, .. } => {
                 Problem::Saturated { waiting, retry_after: self.gate.retry_after() }
             }
             PoolError::Draining => Problem::Draining,

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::cgroup::Cgroup;
 pub use super::cgroup::CgroupBudget;
+use crate::host::proc_file;
 use crate::host::size::Bytes;
 
 /// The share of page tables: 8 bytes for each 4 KiB page. Huge pages need next to none, but they are not
@@ -171,10 +172,7 @@ pub(crate) fn meminfo(field: &str) -> Option<u64> {
 }
 
 fn meminfo_in(path: &Path, field: &str) -> Option<u64> {
-    let text = fs::read_to_string(path).ok()?;
-    let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
-    // The unit is always written "kB" and always means 1024 bytes.
-    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    proc_file::bytes(&fs::read_to_string(path).ok()?, field)
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 use std::fs;
 
 use cofferdam_protocol::status::Phase;
-use cofferdam_protocol::verdict::HostVerdict;
 
-use super::slot::{Slot, Slots};
+use super::death::DeathCounts;
+use super::slot::Slot;
+use super::slots::Slots;
+use crate::host::proc_file;
 use crate::sync::lock;
 
 /// What one slot is doing.
@@ -71,41 +73,7 @@ impl SlotHealth {
     /// (`/proc/PID/smaps_rollup`); none if there is no worker or the kernel does not tell.
     pub fn resident_now(&self) -> Option<u64> {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid?)).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
-        Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
-    }
-}
-
-/// How often workers ended in which way.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeathCounts(Vec<(HostVerdict, u64)>);
-
-impl DeathCounts {
-    /// Counts one more.
-    pub fn count(&mut self, verdict: HostVerdict) {
-        self.add(verdict, 1);
-    }
-
-    /// Adds all of `other`.
-    pub fn merge(&mut self, other: &Self) {
-        other.iter().for_each(|(verdict, count)| self.add(verdict, count));
-    }
-
-    /// Each verdict that occurred, and how often.
-    pub fn iter(&self) -> impl Iterator<Item = (HostVerdict, u64)> {
-        self.0.iter().copied()
-    }
-
-    /// All of them.
-    pub fn total(&self) -> u64 {
-        self.iter().map(|(_, count)| count).sum()
-    }
-
-    fn add(&mut self, verdict: HostVerdict, count: u64) {
-        match self.0.iter_mut().find(|(known, _)| *known == verdict) {
-            Some((_, known)) => *known += count,
-            None => self.0.push((verdict, count)),
-        }
+        proc_file::bytes(&text, "Anonymous")
     }
 }
 
