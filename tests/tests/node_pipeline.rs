@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cofferdam::blocks::{BlockHash, Origin, SourceBlock};
 use cofferdam::chain::{
-    Batch, Chain, ChainError, Hashed, OnGuestFailure, Pipeline, PipelineSettings, Pushed, Step,
+    Batch, ChainError, Hashed, OnFullDisk, OnGuestFailure, Pipeline, PipelineSettings, Pushed,
 };
 use cofferdam::fault::{Fault, FaultKind};
 use cofferdam::pool::{Limits, Pool, SlotHealth, SlotState};
@@ -61,7 +61,7 @@ fn store(module: &str) -> (TempDir, Arc<Store>) {
 }
 
 fn settings(batch: Batch) -> PipelineSettings {
-    PipelineSettings { policy: OnGuestFailure::Stop, batch, redundant: false }
+    PipelineSettings { batch, ..PipelineSettings::default() }
 }
 
 fn pipeline(pool: &Arc<Pool>, store: &Arc<Store>, settings: PipelineSettings) -> Pipeline {
@@ -72,7 +72,7 @@ fn pipeline(pool: &Arc<Pool>, store: &Arc<Store>, settings: PipelineSettings) ->
 fn push_all(pipeline: &mut Pipeline, blocks: impl Iterator<Item = Hashed>) {
     for block in blocks {
         let pushed = pipeline.push(block).expect("the chain goes on");
-        assert!(matches!(pushed, Pushed::Taken), "{pushed:?}");
+        assert!(matches!(pushed, Pushed::Taken(_)), "{pushed:?}");
     }
 }
 
@@ -80,10 +80,14 @@ fn push_all(pipeline: &mut Pipeline, blocks: impl Iterator<Item = Hashed>) {
 fn one_by_one(blocks: impl Iterator<Item = Hashed>) -> End {
     let (_directory, store) = store(LEDGER);
     let pool = build(small(LEDGER).state(store.path()));
-    let mut chain = Chain::resume(&pool, Arc::clone(&store), OnGuestFailure::Stop).expect("an empty store");
+    let resumed = Pipeline::resume(&pool, Arc::clone(&store), PipelineSettings::default(), Box::new(|_| {}));
+    let mut chain = resumed.expect("an empty store");
     for block in blocks {
-        let step = chain.step(block).expect("the chain goes on");
-        assert!(matches!(step, Step::Ran(outcome) if outcome.committed));
+        let height = block.block.height;
+        let outcome = chain.push_and_wait(block).expect("the chain goes on");
+        assert!(outcome.committed && outcome.height == height, "{outcome:?}");
+        let tip = store.tip().expect("the store can be read").expect("the block is committed");
+        assert_eq!((tip.height, Some(tip.digest)), (height, outcome.digest));
     }
     end(&store)
 }
@@ -157,7 +161,7 @@ fn workers_that_die_cost_nothing_of_what_is_not_committed() {
                 kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).ok()
             });
         }
-        assert!(matches!(pipeline.push(block).expect("the chain goes on"), Pushed::Taken));
+        assert!(matches!(pipeline.push(block).expect("the chain goes on"), Pushed::Taken(_)));
     }
     pipeline.flush().expect("the disk has room");
     assert!(pool.health().deaths() > 10, "{:?}", pool.health());
@@ -306,19 +310,19 @@ fn room_is_waited_for_by_every_writer_and_a_failing_disk_by_none() {
         faults.step(1);
         for (height, errno) in (0..).zip([ENOSPC, 122, 27, ENOSPC]) {
             faults.fail(Some(call), 0, 3, errno);
-            assert!(matches!(pipeline.push(block(0, height)), Ok(Pushed::Taken)));
+            assert!(matches!(pipeline.push(block(0, height)), Ok(Pushed::Taken(_))));
             pipeline.flush().expect("there is room again");
         }
         faults.fail(Some(call), 1, 3, ENOSPC);
         assert_eq!(pipeline.roll_back(Some(0), 3).expect("there is room again"), 3);
         if call != StoreCall::Write {
             faults.fail(Some(call), 0, 3, ENOSPC);
-            pipeline.insist(|store| store.set_network("regtest")).expect("there is room again");
+            pipeline.write(|store| store.set_network("regtest")).expect("there is room again");
         }
         assert!(faults.struck() >= 15, "{call:?}: {}", faults.struck());
         assert_eq!(pipeline.watch().stalled(), None);
 
-        assert!(matches!(pipeline.push(block(0, 1)), Ok(Pushed::Taken)));
+        assert!(matches!(pipeline.push(block(0, 1)), Ok(Pushed::Taken(_))));
         pipeline.flush().expect("there is room");
         let before = faults.struck();
         faults.fail(Some(call), 0, 100, EIO);
@@ -333,7 +337,7 @@ fn room_is_waited_for_by_every_writer_and_a_failing_disk_by_none() {
 fn a_rollback_of_the_chain_is_no_deeper_than_it_may_be() {
     let (_directory, store, _faults, mut pipeline) = standing_in(10);
     for height in 0..5 {
-        assert!(matches!(pipeline.push(block(0, height)), Ok(Pushed::Taken)));
+        assert!(matches!(pipeline.push(block(0, height)), Ok(Pushed::Taken(_))));
     }
     for to in [Some(1), None] {
         let error = pipeline.roll_back(to, 2).expect_err("it is too deep").to_string();
@@ -341,7 +345,7 @@ fn a_rollback_of_the_chain_is_no_deeper_than_it_may_be() {
         assert_eq!(end(&store).0, Some(4));
     }
     // It goes on as if nothing had been asked.
-    assert!(matches!(pipeline.push(block(0, 5)), Ok(Pushed::Taken)));
+    assert!(matches!(pipeline.push(block(0, 5)), Ok(Pushed::Taken(_))));
     assert_eq!(pipeline.roll_back(Some(3), 2).expect("it is not too deep"), 2);
 }
 

@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use super::state::{NodeState, Tip};
 use crate::blocks::{Feed, FeedError, FeedEvent, FileFeed, daemon};
-use crate::chain::{ChainError, Hashed, Outcome, Pipeline, Pushed, Workers};
-use crate::pool::{Pool, PoolError};
+use crate::chain::{ChainError, Hashed, Outcome, Pipeline, Pushed};
+use crate::pool::{Pool, PoolError, Runner};
 use crate::store::{Store, StoreError};
 
 /// Why indexing ended otherwise than it should.
@@ -60,9 +60,9 @@ pub enum Ended {
 
 /// What one indexing thread works on.
 #[allow(missing_debug_implementations, reason = "holds a closure, and is of one thread")]
-pub struct Indexer<'a, W = Arc<Pool>> {
+pub struct Indexer<'a, R = Arc<Pool>> {
     /// The chain.
-    pub pipeline: &'a mut Pipeline<W>,
+    pub pipeline: &'a mut Pipeline<R>,
     /// Its store.
     pub store: &'a Store,
     /// What others see of it.
@@ -79,7 +79,7 @@ pub struct Indexer<'a, W = Arc<Pool>> {
     pub is_asked: &'a dyn Fn() -> bool,
 }
 
-impl<W: Workers> Indexer<'_, W> {
+impl<R: Runner> Indexer<'_, R> {
     /// Indexes what `source` gives, until it ends or somebody asks for that. Everything that was taken is committed then.
     ///
     /// # Errors
@@ -148,7 +148,7 @@ impl<W: Workers> Indexer<'_, W> {
     fn note_daemon(&mut self, follower: &daemon::Follower) -> Result<(), NodeError> {
         let status = follower.status();
         if let Some(network) = status.network.filter(|_| !self.network_noted) {
-            self.pipeline.insist(|store| store.set_network(&network.to_string()))?;
+            self.pipeline.write(|store| store.set_network(&network.to_string()))?;
             self.network_noted = true;
         }
         self.state.set_daemon(status);
@@ -158,13 +158,15 @@ impl<W: Workers> Indexer<'_, W> {
     /// Indexes one block; why that is the end, if it is.
     fn index(&mut self, block: Hashed) -> Result<Option<Ended>, NodeError> {
         match self.pipeline.push(block) {
-            Ok(Pushed::Taken) => Ok(None),
+            Ok(Pushed::Taken(_)) => Ok(None),
             Ok(Pushed::Stopped(outcome)) => {
                 report(&outcome);
                 Ok(Some(Ended::Stopped(outcome)))
             }
             // The block was cut off, and is the first of the next run.
-            Err(ChainError::Pool(PoolError::Draining)) if (self.is_asked)() => {
+            Err(ChainError::Pool(PoolError::Draining) | ChainError::Interrupted { .. })
+                if (self.is_asked)() =>
+            {
                 self.pipeline.flush()?;
                 Ok(Some(Ended::Asked))
             }

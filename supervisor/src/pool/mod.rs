@@ -94,7 +94,7 @@ use size::Size;
 use slot::Slots;
 use worker::after;
 
-/// What runs jobs: a [`Pool`], or the [`Uncommitted`] way that it is compared with.
+/// Runs jobs: a [`Pool`], or an [`Uncommitted`] guest to compare it with.
 pub trait Runner {
     /// Runs `job` and waits for its result, in this thread.
     ///
@@ -104,6 +104,20 @@ pub trait Runner {
 
     /// What every result depends on.
     fn profile(&self) -> &Profile;
+
+    /// Runs `job` on two workers at the same time if two are in service. Otherwise one worker runs the job twice.
+    ///
+    /// # Errors
+    /// Any [`PoolError`] about a job.
+    fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError> {
+        Ok([self.call(job)?, self.call(job)?])
+    }
+
+    /// Makes a layer of what the block at `height` wrote, for jobs that run before the store has the block: see
+    /// [`Pool::layer`]. None if there is no room for it.
+    fn layer(&self, _height: u32, _writes: &Writes) -> Option<StateLayer> {
+        None
+    }
 }
 
 impl Runner for Pool {
@@ -113,6 +127,17 @@ impl Runner for Pool {
 
     fn profile(&self) -> &Profile {
         &self.profile
+    }
+
+    fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError> {
+        // The first worker is taken before the second is asked for, so that they are two.
+        let begun = self.begin(job.clone(), Duration::ZERO)?;
+        let (other, one) = (Self::call(self, job)?, begun.wait()?);
+        Ok([one, other])
+    }
+
+    fn layer(&self, height: u32, writes: &Writes) -> Option<StateLayer> {
+        Self::layer(self, height, writes)
     }
 }
 
@@ -124,6 +149,14 @@ impl<R: Runner + ?Sized> Runner for &R {
     fn profile(&self) -> &Profile {
         (**self).profile()
     }
+
+    fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError> {
+        (**self).call_twice(job)
+    }
+
+    fn layer(&self, height: u32, writes: &Writes) -> Option<StateLayer> {
+        (**self).layer(height, writes)
+    }
 }
 
 impl<R: Runner + ?Sized> Runner for Arc<R> {
@@ -133,6 +166,14 @@ impl<R: Runner + ?Sized> Runner for Arc<R> {
 
     fn profile(&self) -> &Profile {
         (**self).profile()
+    }
+
+    fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError> {
+        (**self).call_twice(job)
+    }
+
+    fn layer(&self, height: u32, writes: &Writes) -> Option<StateLayer> {
+        (**self).layer(height, writes)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Bench, CliError, Figure, nanos};
 use crate::blocks::{self, Origin, SourceBlock};
-use crate::chain::{Batch, Chain, Hashed, OnGuestFailure, Pipeline, PipelineSettings, Pushed, Step};
+use crate::chain::{Batch, Hashed, Pipeline, PipelineSettings, Pushed};
 use crate::host::size::Bytes;
 use crate::pool::{Pool, PoolError};
 use crate::sample;
@@ -67,8 +67,7 @@ fn ground(bench: &Bench<'_>) -> Result<(tempfile::TempDir, Arc<Store>, Arc<Pool>
 /// Wall-clock time from the first block to the last commit, and the guest's own time in it.
 fn in_pipeline(bench: &Bench<'_>, blocks: &[Hashed]) -> Result<(Duration, Duration), CliError> {
     let (_directory, store, pool) = ground(bench)?;
-    let settings =
-        PipelineSettings { policy: OnGuestFailure::Stop, batch: Batch::CATCHING_UP, redundant: false };
+    let settings = PipelineSettings { batch: Batch::CATCHING_UP, ..PipelineSettings::default() };
     let mut pipeline = Pipeline::resume(pool, store, settings, Box::new(|_| {}))?;
     // A chain's blocks are each their own; here they are copies, which are not made while the clock runs.
     let blocks = blocks.to_vec();
@@ -85,14 +84,15 @@ fn in_pipeline(bench: &Bench<'_>, blocks: &[Hashed]) -> Result<(Duration, Durati
     Ok((all, pipeline.times().guest))
 }
 
+/// Wall-clock time when each block is committed before the next one runs.
 fn step_by_step(bench: &Bench<'_>, blocks: &[Hashed]) -> Result<Duration, CliError> {
     let (_directory, store, pool) = ground(bench)?;
-    let mut chain = Chain::resume(&*pool, store, OnGuestFailure::Stop)?;
+    let mut pipeline = Pipeline::resume(pool, store, PipelineSettings::default(), Box::new(|_| {}))?;
     let started = Instant::now();
     for block in blocks {
-        match chain.step(block.clone())? {
-            Step::Ran(outcome) if !outcome.committed => return Err(failed(&outcome.result.detail)),
-            _ => {}
+        let outcome = pipeline.push_and_wait(block.clone())?;
+        if !outcome.committed {
+            return Err(failed(&outcome.result.detail));
         }
     }
     Ok(started.elapsed())
