@@ -1,154 +1,226 @@
-//! The output lines of blocks. A line is printed once its block is committed and the reset of its worker is done, in the order
-//! of blocks.
+//! The output lines of blocks. A thread prints each line once the block is committed and the reset of its worker is done, in
+//! the order of blocks. So the lines of committed blocks are printed while a long block runs.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use cofferdam_protocol::status::ResetReport;
 use cofferdam_protocol::verdict::Verdict;
-use crossbeam_channel::{Receiver, unbounded};
 
 use crate::chain::{Observer, Outcome};
 use crate::cli::error::CliError;
 use crate::cli::report::{BlockLine, BlockTimes, Tally};
 use crate::pool::ResetHandle;
+use crate::sync::lock;
 
 /// The most lines that wait for a reset. Beyond, the oldest line is printed without its reset.
 const MAX_WAITING: usize = 64;
 
-/// How long the end of a run waits for the reset of a worker.
+/// The number of lines from which on the run waits for the reader of standard output.
+const MAX_BEHIND: usize = 1024;
+
+/// The time between two looks whether a reset is done. Nothing wakes a thread then.
+const RESET_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How long the end of a run waits for resets.
 const RESET_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The parts of an outcome that are printed and counted. The bytes that the block wrote are not kept.
-struct Finished {
-    line: BlockLine,
-    times: BlockTimes,
-}
-
-impl Finished {
-    fn of(outcome: &Outcome) -> Self {
-        Self { line: BlockLine::new(outcome), times: BlockTimes::of(&outcome.result) }
-    }
-}
-
-/// A block that ran.
-struct Waiting {
-    reset: ResetHandle,
-    /// How the reset went, once that is known. It must be asked for early: the report on a worker's next reset replaces it.
+/// The reset after a block.
+struct Reset {
+    /// None once there is a report, or will never be one.
+    handle: Option<ResetHandle>,
+    /// How the reset went. The report must be asked for early: the report on the worker's next reset replaces it.
     report: Option<ResetReport>,
-    /// None until the block is committed.
-    line: Option<BlockLine>,
 }
 
-impl Waiting {
+impl Reset {
     fn look_for_report(&mut self) {
-        if self.report.is_none() {
-            self.report = self.reset.report();
+        let Some(handle) = &self.handle else { return };
+        self.report = handle.report();
+        if self.report.is_some() || !handle.is_pending() {
+            self.handle = None;
         }
     }
 }
 
-/// The lines of a run.
-pub(super) struct Lines {
-    json: bool,
+/// What the thread and its users share.
+struct State {
+    /// The lines of committed blocks, in the order of blocks.
+    lines: VecDeque<BlockLine>,
+    /// The resets after blocks that ran, in the same order. A block may be here before its line is there, and the other way
+    /// round.
+    resets: VecDeque<Reset>,
     tally: Tally,
-    /// Blocks that were committed since they were last taken from here.
-    committed: Receiver<Finished>,
-    /// In the order of blocks.
-    waiting: VecDeque<Waiting>,
+    /// The time of the end of the run.
+    ended: Option<Instant>,
+    /// Why no line is printed any more.
+    failure: Option<CliError>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// The lines of a run, and the thread that prints them.
+pub(super) struct Lines {
+    shared: Arc<Shared>,
+    printer: Option<JoinHandle<()>>,
 }
 
 impl Lines {
-    /// The lines of a run whose pipeline calls the observer. Lines are printed if `json`, and always counted.
-    pub(super) fn new(json: bool, tally: Tally) -> (Self, Observer) {
-        // The pipeline limits how many blocks are committed before the next look.
-        let (sender, committed) = unbounded();
-        let observer = move |outcome: &Outcome| {
-            log_outcome(outcome);
-            // Nobody receives once the run has failed.
-            let _ = sender.send(Finished::of(outcome));
+    /// Starts the thread. Lines are counted, and printed if `json`.
+    ///
+    /// # Errors
+    /// [`CliError::Io`] if the thread cannot be started.
+    pub(super) fn start(json: bool, tally: Tally) -> Result<Self, CliError> {
+        let state =
+            State { lines: VecDeque::new(), resets: VecDeque::new(), tally, ended: None, failure: None };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let print = {
+            let shared = Arc::clone(&shared);
+            move || shared.print_all(json)
         };
-        (Self { json, tally, committed, waiting: VecDeque::new() }, Box::new(observer))
+        let printer = thread::Builder::new().name("cofferdam-lines".to_owned()).spawn(print);
+        let printer = printer.map_err(CliError::io("the thread that prints lines could not be started"))?;
+        Ok(Self { shared, printer: Some(printer) })
+    }
+
+    /// Adds the lines of blocks that are committed.
+    pub(super) fn observer(&self) -> Observer {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move |outcome: &Outcome| {
+            log_outcome(outcome);
+            shared.state().add_line(outcome);
+            shared.changed.notify_all();
+        })
     }
 
     /// Counts a block that the store had already.
-    pub(super) fn skip(&mut self) {
-        self.tally.skipped += 1;
+    pub(super) fn skip(&self) {
+        self.shared.state().tally.skipped += 1;
     }
 
     /// Adds a block that ran and is being committed.
-    pub(super) fn expect(&mut self, reset: ResetHandle) {
-        self.waiting.push_back(Waiting { reset, report: None, line: None });
+    pub(super) fn expect(&self, reset: ResetHandle) {
+        self.shared.state().add_reset(reset);
+        self.shared.changed.notify_all();
     }
 
-    /// Adds a block that the chain has stopped before.
-    pub(super) fn add_stopped(&mut self, outcome: &Outcome) {
+    /// Adds the line of a block that the chain has stopped before.
+    pub(super) fn add_stopped(&self, outcome: &Outcome) {
         log_outcome(outcome);
-        self.collect();
-        self.expect(outcome.result.reset.clone());
-        self.finish(Finished::of(outcome));
+        let mut state = self.shared.state();
+        state.add_reset(outcome.result.reset.clone());
+        state.add_line(outcome);
+        self.shared.changed.notify_all();
     }
 
-    /// Looks for the reports on resets that are done.
-    pub(super) fn look_for_reports(&mut self) {
-        self.waiting.iter_mut().for_each(Waiting::look_for_report);
+    /// Looks for the reports on resets, before a worker's next reset replaces them.
+    pub(super) fn look_for_reports(&self) {
+        self.shared.state().look_for_reports();
     }
 
-    /// Prints the lines that are complete, in order.
-    pub(super) fn print(&mut self) -> Result<(), CliError> {
-        self.collect();
-        self.look_for_reports();
-        while let Some(Waiting { line: Some(_), reset, report }) = self.waiting.front() {
-            if report.is_none() && reset.is_pending() && self.waiting.len() <= MAX_WAITING {
-                return Ok(());
-            }
-            self.print_front()?;
-        }
-        Ok(())
+    /// Waits, for at most `timeout`, until not too many lines wait for the reader of standard output. Returns whether the run
+    /// may go on.
+    ///
+    /// # Errors
+    /// The error that a line could not be printed with. It is returned once.
+    pub(super) fn keep_up(&self, timeout: Duration) -> Result<bool, CliError> {
+        let is_behind = |state: &mut State| state.lines.len() >= MAX_BEHIND && state.failure.is_none();
+        let waited = self.shared.changed.wait_timeout_while(self.shared.state(), timeout, is_behind);
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.failure.take().map_or(Ok(!waited.timed_out()), Err)
     }
 
     /// Prints the lines of all blocks that are committed. Waits for resets, but not for long.
-    pub(super) fn print_all(&mut self) -> Result<(), CliError> {
-        self.collect();
-        while let Some(front) = self.waiting.front_mut() {
-            front.report = front.report.or_else(|| front.reset.wait(RESET_TIMEOUT));
-            self.print_front()?;
+    ///
+    /// # Errors
+    /// The error that a line could not be printed with, unless it was returned before.
+    pub(super) fn finish(&mut self) -> Result<(), CliError> {
+        self.shared.state().ended = Some(Instant::now());
+        self.shared.changed.notify_all();
+        let printed = self.printer.take().is_none_or(|printer| printer.join().is_ok());
+        let failure = self.shared.state().failure.take();
+        let panicked = (!printed).then_some(CliError::Printer);
+        failure.or(panicked).map_or(Ok(()), Err)
+    }
+
+    /// Calls `read` with the counts so far.
+    pub(super) fn with_tally<T>(&self, read: impl FnOnce(&Tally) -> T) -> T {
+        read(&self.shared.state().tally)
+    }
+}
+
+impl State {
+    fn add_line(&mut self, outcome: &Outcome) {
+        self.tally.add(BlockTimes::of(&outcome.result));
+        self.lines.push_back(BlockLine::new(outcome));
+    }
+
+    fn add_reset(&mut self, handle: ResetHandle) {
+        self.resets.push_back(Reset { handle: Some(handle), report: None });
+    }
+
+    fn look_for_reports(&mut self) {
+        self.resets.iter_mut().for_each(Reset::look_for_report);
+    }
+
+    /// Takes the oldest line if it can be printed: its reset is done, or is not waited for any longer.
+    fn take_line(&mut self) -> Option<BlockLine> {
+        self.look_for_reports();
+        let is_done = self.resets.front().is_some_and(|reset| reset.handle.is_none());
+        let waits = self.lines.len() <= MAX_WAITING
+            && self.ended.is_none_or(|ended| !self.resets.is_empty() && ended.elapsed() < RESET_TIMEOUT);
+        if !is_done && waits {
+            return None;
         }
-        Ok(())
-    }
-
-    /// The counts so far.
-    pub(super) fn tally(&self) -> &Tally {
-        &self.tally
-    }
-
-    /// Takes over the blocks that were committed.
-    fn collect(&mut self) {
-        while let Ok(finished) = self.committed.try_recv() {
-            self.finish(finished);
-        }
-    }
-
-    /// Completes the oldest block without a line: blocks are committed in order.
-    fn finish(&mut self, finished: Finished) {
-        let Finished { line, times } = finished;
-        self.tally.add(times);
-        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.line.is_none()) {
-            waiting.line = Some(line);
-        }
-    }
-
-    /// Removes the oldest block, and prints its line if it has one. A block without a line was not committed.
-    fn print_front(&mut self) -> Result<(), CliError> {
-        let Some(Waiting { line: Some(mut line), report, .. }) = self.waiting.pop_front() else {
-            return Ok(());
-        };
-        if let Some(report) = report {
+        let mut line = self.lines.pop_front()?;
+        if let Some(report) = self.resets.pop_front().and_then(|reset| reset.report) {
             self.tally.add_reset(report);
             line.add_reset(report);
         }
-        if self.json { print_json(&line) } else { Ok(()) }
+        Some(line)
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Prints lines until the run has ended, or a line cannot be printed.
+    fn print_all(&self, json: bool) {
+        while let Some(line) = self.next_line() {
+            self.changed.notify_all();
+            if let Err(error) = if json { print_json(&line) } else { Ok(()) } {
+                self.state().failure = Some(error);
+                self.changed.notify_all();
+                return;
+            }
+        }
+    }
+
+    /// Waits for the next line. None at the end of the run.
+    fn next_line(&self) -> Option<BlockLine> {
+        let mut state = self.state();
+        loop {
+            if let Some(line) = state.take_line() {
+                return Some(line);
+            }
+            if state.lines.is_empty() && state.ended.is_some() {
+                return None;
+            }
+            state = if state.lines.is_empty() {
+                self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+            } else {
+                let waited = self.changed.wait_timeout(state, RESET_INTERVAL);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            };
+        }
     }
 }
 

@@ -19,6 +19,9 @@ use crate::host::size::Bytes;
 use crate::pool::{Health, PoolError, Runner};
 use crate::store::Store;
 
+/// The time between two looks whether the run is asked to stop.
+const TICK: Duration = Duration::from_millis(20);
+
 /// A run in progress.
 pub(super) struct Session<'a, R> {
     args: &'a RunArgs,
@@ -53,8 +56,8 @@ impl<'a, R: Runner> Session<'a, R> {
             on_full_disk: OnFullDisk::Fail,
             ..PipelineSettings::default()
         };
-        let (lines, observer) = Lines::new(args.json, Tally::new(source.passed_over()));
-        let pipeline = Pipeline::resume(runner, Arc::clone(store), settings, observer)?;
+        let lines = Lines::start(args.json, Tally::new(source.passed_over()))?;
+        let pipeline = Pipeline::resume(runner, Arc::clone(store), settings, lines.observer())?;
         let bar = logging::bar(source.total(), "indexing {bar:40} {pos}/{len} {per_sec} {eta} {msg}");
         Ok(Self { args, runner, store, pipeline, lines, bar })
     }
@@ -65,7 +68,7 @@ impl<'a, R: Runner> Session<'a, R> {
         let (blocks, reader) = read_ahead(source)?;
         let result = self.index_from(&blocks, stop);
         let flushed = self.pipeline.flush();
-        self.lines.print_all()?;
+        self.lines.finish()?;
         self.bar.finish_and_clear();
         let goes_on = result?;
         flushed?;
@@ -78,6 +81,9 @@ impl<'a, R: Runner> Session<'a, R> {
 
     fn index_from(&mut self, blocks: &Blocks, stop: &Stop) -> Result<bool, CliError> {
         while !stop.is_asked() {
+            if !self.lines.keep_up(TICK)? {
+                continue;
+            }
             let block = match self.next(blocks)? {
                 Next::Block(block) => block,
                 Next::Nothing => continue,
@@ -94,9 +100,8 @@ impl<'a, R: Runner> Session<'a, R> {
         Ok(true)
     }
 
-    /// Gets the next block. While there is none, commits and prints what there is.
+    /// Gets the next block. While there is none, has the blocks so far committed.
     fn next(&mut self, blocks: &Blocks) -> Result<Next, CliError> {
-        const TICK: Duration = Duration::from_millis(20);
         match blocks.try_recv() {
             Ok(block) => return Ok(Next::Block(block?)),
             Err(TryRecvError::Disconnected) => return Ok(Next::End),
@@ -105,10 +110,7 @@ impl<'a, R: Runner> Session<'a, R> {
         match blocks.recv_timeout(TICK) {
             Ok(block) => Ok(Next::Block(block?)),
             Err(RecvTimeoutError::Disconnected) => Ok(Next::End),
-            Err(RecvTimeoutError::Timeout) => {
-                self.lines.print()?;
-                Ok(Next::Nothing)
-            }
+            Err(RecvTimeoutError::Timeout) => Ok(Next::Nothing),
         }
     }
 
@@ -120,7 +122,6 @@ impl<'a, R: Runner> Session<'a, R> {
         self.lines.look_for_reports();
         let goes_on = self.push(block)?;
         self.bar.inc(1);
-        self.lines.print()?;
         Ok(goes_on)
     }
 
@@ -132,6 +133,7 @@ impl<'a, R: Runner> Session<'a, R> {
         match self.pipeline.push(block)? {
             Pushed::Taken(reset) => {
                 self.lines.expect(reset);
+                self.lines.look_for_reports();
                 Ok(true)
             }
             Pushed::Stopped(outcome) => {
@@ -152,7 +154,7 @@ impl<'a, R: Runner> Session<'a, R> {
             interrupted,
             elapsed: started.elapsed(),
         };
-        let summary = self.lines.tally().summary(&end, health);
+        let summary = self.lines.with_tally(|tally| tally.summary(&end, health));
         for worker in &summary.workers {
             if let Some(missing) = worker.missing_bytes().filter(|missing| *missing > 0) {
                 tracing::warn!(
