@@ -16,7 +16,7 @@ use std::time::Duration;
 use cofferdam::blocks::{BlockHash, Origin, SourceBlock};
 use cofferdam::chain::{Batch, Hashed, Outcome, Pipeline, PipelineSettings, Pushed};
 use cofferdam::fault::{Fault, FaultKind};
-use cofferdam::pool::cgroup::Cgroup;
+use cofferdam::host::cgroup::Cgroup;
 use cofferdam::pool::restart::RestartPolicy;
 use cofferdam::pool::{Limits, Pool, PoolBuilder, SlotState};
 use cofferdam::profile::Hash;
