@@ -203,7 +203,7 @@ fn where_no_cgroup_can_be_made_it_says_so_and_ends_with_2() {
 #[test]
 fn what_cannot_be_checked_is_refused_before_anything_is_run() {
     let wrong = |arguments: &str| Cofferdam::new(["check"]).with(arguments).output();
-    assert!(wrong("--blocks -").expect_code(2).reason().contains("standard input comes once"));
+    assert!(wrong("--blocks -").expect_code(2).reason().contains("standard input can be read only once"));
     assert!(wrong("--pool memory=1GiB").expect_code(2).stderr.contains("huge-pages"));
     wrong("--host-memory much").expect_code(2);
     wrong("/nonexistent.wasm").expect_code(1);
