@@ -251,7 +251,7 @@ fn log_outcome(outcome: &Outcome) {
 ///
 /// # Errors
 /// [`CliError::StdoutClosed`], [`CliError::Io`].
-pub(in crate::cli) fn print_json(line: &impl serde::Serialize) -> Result<(), CliError> {
+pub(in super::super) fn print_json(line: &impl serde::Serialize) -> Result<(), CliError> {
     let print = || -> io::Result<()> {
         let mut out = io::stdout().lock();
         serde_json::to_writer(&mut out, line)?;

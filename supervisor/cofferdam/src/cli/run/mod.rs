@@ -1,24 +1,23 @@
 //! `cofferdam run`: indexes blocks on committed workers, and reports each block once it is committed.
 
+mod arguments;
 mod lines;
 mod reader;
 mod session;
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::Args;
+pub(super) use arguments::RunArgs;
 use cofferdam_protocol::exit::CommandExit;
-use cofferdam_protocol::fault::Fault;
 pub(super) use lines::print_json;
 pub(super) use reader::read_ahead;
 use session::Session;
 use tempfile::TempDir;
 
-use super::args::{self, BlockArgs, Policy, PoolArgs};
+use super::args;
 use super::error::CliError;
 use super::logging;
 use super::report::{Summary, SummaryLine};
@@ -32,47 +31,6 @@ const MAX_LAYER_BYTES: u64 = 64 << 20;
 
 /// How long a drain waits until workers end by themselves.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// Arguments of `cofferdam run`.
-#[derive(Debug, Args)]
-pub(super) struct RunArgs {
-    /// The indexer, as .wasm or .wat [default: the bundled sample indexer].
-    #[arg(long, value_name = "FILE")]
-    module: Option<PathBuf>,
-
-    #[command(flatten)]
-    blocks: BlockArgs,
-
-    #[command(flatten)]
-    pool: PoolArgs,
-
-    /// What happens when a block fails with a guest verdict, which every host would have.
-    #[arg(long, value_name = "WHAT", default_value = "stop")]
-    on_guest_failure: Policy,
-
-    /// The directory of the state. A run goes on from the newest block in it [default: a directory that is made for the run and
-    /// removed afterwards].
-    #[arg(long, value_name = "DIR")]
-    db_path: Option<PathBuf>,
-
-    /// Run the blocks in this process, on memory that the kernel provides when it is touched. This is the ordinary way to run a
-    /// guest, to compare with: memory is not committed, blocks are not isolated, and no deadline is kept.
-    #[arg(long, conflicts_with_all = ["workers", "spares", "retries", "commit", "huge_pages", "reset", "mlock", "skip_admission", "plant_fault"])]
-    uncommitted: bool,
-
-    /// Print one JSON object for each block, once the block is committed, and a last one with a summary, instead of a table. With
-    /// --uncommitted, print another one before each block: the process may die in the block.
-    #[arg(long)]
-    json: bool,
-
-    /// Print another JSON object before each block, with the height of the block.
-    #[arg(long, hide = true, requires = "json")]
-    announce: bool,
-
-    /// Plant a fault in a worker, for tests: HEIGHT:KIND or HEIGHTxATTEMPTS:KIND.
-    #[arg(long, value_name = "FAULT", hide = true)]
-    plant_fault: Vec<Fault>,
-}
 
 /// Runs the command.
 pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {

@@ -12,13 +12,13 @@ use cofferdam_chain::blocks::{BlockError, BlockSource};
 const AHEAD: usize = 4;
 
 /// Blocks in the order of the source. The channel ends after the last block, and after an error.
-pub(in crate::cli) type Blocks = Receiver<Result<Hashed, BlockError>>;
+pub(in super::super) type Blocks = Receiver<Result<Hashed, BlockError>>;
 
 /// Starts a thread that reads, checks and hashes the blocks of `source`, a few ahead.
 ///
 /// # Errors
 /// [`CliError::Io`] if the thread cannot be started.
-pub(in crate::cli) fn read_ahead(source: BlockSource) -> Result<(Blocks, JoinHandle<()>), CliError> {
+pub(in super::super) fn read_ahead(source: BlockSource) -> Result<(Blocks, JoinHandle<()>), CliError> {
     let (sender, receiver) = bounded(AHEAD);
     let read = move || {
         for block in source {

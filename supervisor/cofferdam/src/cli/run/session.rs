@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, TryRecvError};
 use indicatif::ProgressBar;
 
-use super::RunArgs;
+use super::arguments::RunArgs;
 use super::lines::{Lines, print_json};
 use super::reader::{Blocks, read_ahead};
 use crate::cli::error::CliError;
