@@ -226,8 +226,8 @@ impl Inner {
         match error {
             PoolError::InputTooLarge { limit, .. } => BodyError::TooLarge { limit }.into(),
             error @ PoolError::ExportName { .. } => Problem::Malformed(error.to_string()),
-            PoolError::Saturated { waiting, .. } => {
-                Problem::QueueFull { waiting, limit: waiting, retry_after: self.admission.retry_after() }
+            PoolError::Saturated { waiting, limit } => {
+                Problem::QueueFull { waiting, limit, retry_after: self.admission.retry_after() }
             }
             PoolError::Draining => Problem::Draining,
             PoolError::NoWorker => Problem::NoWorker,
