@@ -10,7 +10,7 @@ use cofferdam_protocol::frame::{self, FrameError};
 use cofferdam_protocol::message::{self, Call, MAX_LOG_BYTES, Reply, Request};
 use cofferdam_protocol::status::Phase;
 use cofferdam_protocol::verdict::{GuestVerdict, HostVerdict};
-use cofferdam_protocol::writes::{Home, Writes};
+use cofferdam_protocol::writes::{BufferPool, Writes};
 
 use super::StateLayer;
 use super::death::{Death, KillReason};
@@ -177,7 +177,7 @@ impl Flight {
         // to, the room is lost.
         let bytes = output.copy_out_to(span, lend).map_err(|error| Failure::violation(&error))?;
         let writes = if lent {
-            Writes::parse_lent(bytes, Arc::clone(room) as Arc<dyn Home>)
+            Writes::parse_pooled(bytes, Arc::clone(room) as Arc<dyn BufferPool>)
         } else {
             Writes::parse(bytes)
         };
@@ -212,7 +212,7 @@ impl Failure {
     fn from_frame(error: FrameError) -> Self {
         match error {
             // A pipe that is closed, or breaks, or ends within a frame, is what a death looks like.
-            FrameError::Closed | FrameError::Torn { .. } | FrameError::Io(_) => Self::Gone,
+            FrameError::Closed | FrameError::Truncated { .. } | FrameError::Io(_) => Self::Gone,
             other => Self::violation(&other),
         }
     }

@@ -3,7 +3,7 @@
 //! A process that ends is first cut off from its memory, which for 4 GiB takes a tenth of a second and more, and only then
 //! are its pipes closed and its parent told (`do_exit` in kernel/exit.c: `exit_mm` before `exit_files` and
 //! `exit_notify`; a pidfd waits for the latter too). Before either, the kernel lets go of its robust futexes, among
-//! them the life lock ([`cofferdam_protocol::status`]). By then its exit status is settled, and /proc tells it.
+//! them the liveness lock ([`cofferdam_protocol::status`]). By then its exit status is settled, and /proc tells it.
 //!
 //! The lock lies in memory that the worker can write, so its word is only a hint to look: what counts is what the kernel
 //! says of the process.
@@ -28,7 +28,7 @@ const EXITING: u64 = 4;
 /// Waits until a worker that has said hello is ending, and says how, if that can be told before it is reaped. None
 /// at once if it does not hold its lock, and none if it is ending in a way that does not show.
 pub(super) fn await_notice(worker: &Worker) -> Option<WaitStatus> {
-    let word = worker.status.life_word();
+    let word = worker.status.liveness_word();
     let holder = worker.pid().as_raw().unsigned_abs();
     while word.load(Ordering::Acquire) & libc::FUTEX_TID_MASK == holder {
         // The kernel wakes nobody unless the word says that somebody waits.

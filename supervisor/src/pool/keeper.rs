@@ -16,7 +16,7 @@ use cofferdam_protocol::frame::{self, FrameError};
 use cofferdam_protocol::message::{Hello, MAX_LOG_BYTES, Startup};
 use cofferdam_protocol::status::{Phase, StatusPage};
 use cofferdam_protocol::verdict::HostVerdict;
-use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, refused};
+use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, syscall_error};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -165,7 +165,7 @@ impl Keeper {
             (&*self.common.desk.layers, LAYERS),
         ];
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let bell = Arc::new(EventFd::from_value_and_flags(0, flags).map_err(refused("eventfd2"))?);
+        let bell = Arc::new(EventFd::from_value_and_flags(0, flags).map_err(syscall_error("eventfd2"))?);
         let started = process::start(&settings.executable, Role::Worker, &handed)?;
         let worker = Arc::new(Worker::new(started.pid, self.slot.index, status, Arc::clone(&bell)));
         if let Some(cgroup) = &settings.cgroup {

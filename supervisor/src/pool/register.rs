@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use cofferdam_protocol::refused;
+use cofferdam_protocol::syscall_error;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::call::Desk;
@@ -115,7 +115,7 @@ impl Register {
         state.next_index += 1;
         // Within the lock, which the thread needs to give its slot up: it cannot do so before the slot is there.
         let thread = spawn(&slot, state.stopped.clone()).map_err(|error| {
-            StartFailure::Other(format!("no thread for a slot: {}", refused("clone3")(error)))
+            StartFailure::Other(format!("no thread for a slot: {}", syscall_error("clone3")(error)))
         })?;
         let is_first = !state.is_any_alive();
         state.entries.push(Entry { slot: Arc::clone(&slot), thread: Some(thread) });

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam_protocol::frame;
 use cofferdam_protocol::message::{Hello, Request};
-use cofferdam_protocol::refused;
+use cofferdam_protocol::syscall_error;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::PoolError;
@@ -122,7 +122,10 @@ impl Slots {
         };
         let added = self.common.register.add_helper(spawn);
         added.map_err(|error| {
-            StartFailure::Other(format!("no thread for the count of kills: {}", refused("clone3")(error)))
+            StartFailure::Other(format!(
+                "no thread for the count of kills: {}",
+                syscall_error("clone3")(error)
+            ))
         })
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cofferdam_protocol::arena::{InputArena, OutputArena};
 use cofferdam_protocol::frame::{FrameError, FrameReader, Message};
 use cofferdam_protocol::status::StatusPage;
-use cofferdam_protocol::wait::{self, Woken};
+use cofferdam_protocol::wait::{self, Wakeup};
 use crossbeam_channel::bounded;
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{Signal, kill};
@@ -211,11 +211,11 @@ impl Link {
             if let Some(message) = self.reader.take().map_err(Silence::Frame)? {
                 return Ok(message);
             }
-            let woken = wait::until_readable_or(&self.replies, &self.bell, deadline);
+            let woken = wait::until_readable_or_event(&self.replies, &self.bell, deadline);
             match woken.map_err(|errno| Silence::Frame(FrameError::Io(errno.into())))? {
-                Woken::Pipe => {}
-                Woken::Bell => return Err(Silence::Frame(FrameError::Closed)),
-                Woken::Deadline => return Err(Silence::Timeout),
+                Wakeup::Pipe => {}
+                Wakeup::Event => return Err(Silence::Frame(FrameError::Closed)),
+                Wakeup::Deadline => return Err(Silence::Timeout),
             }
             self.reader.fill(&mut self.replies).map_err(Silence::Frame)?;
         }
