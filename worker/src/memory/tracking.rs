@@ -180,21 +180,21 @@ impl Tracker {
         self.protect(all.clone())?;
         self.expect_written(&all, None)?;
         touch(page..3 * page)?;
-        self.expect_written(&all, Some(page..3 * page))?;
+        self.expect_written(&all, Some(&(page..3 * page)))?;
         self.protect_written(all.clone())?;
         self.expect_written(&all, None)?;
         self.unprotect(0..page)?;
-        self.expect_written(&all, Some(0..page))
+        self.expect_written(&all, Some(&(0..page)))
     }
 
     fn expect_written(
         &mut self,
         range: &Range<usize>,
-        expected: Option<Range<usize>>,
+        expected: Option<&Range<usize>>,
     ) -> Result<(), TrackingError> {
         let mut found = Vec::new();
         self.written(range.clone(), &mut |run| found.push(run))?;
-        if found.iter().eq(&expected) { Ok(()) } else { Err(TrackingError::Wrong) }
+        if found.iter().eq(expected) { Ok(()) } else { Err(TrackingError::Wrong) }
     }
 
     /// Protects `range`. From now on, [`Tracker::written`] finds a write to it.
