@@ -9,6 +9,7 @@
 //! - [`state`]: the bytes of the state store; [`layer`]: the bytes of results that the store does not hold yet;
 //! - [`wait`]: how either side waits for the other;
 //! - [`verdict`]: the result of a job; [`writes`]: the pairs that a block wrote; [`profile`]: all that a result depends on;
+//!   [`digest`]: the digest of a chain of results;
 //! - [`exit`]: the exit codes; [`fault`]: failures that a test injects; [`path`]: paths as bytes;
 //!   [`syscall_error`]: errors that name the system call.
 //!
@@ -39,6 +40,12 @@ pub mod wait;
 pub mod writes;
 
 pub use syscall::syscall_error;
+
+/// Runs the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;
 
 /// Version of the messages and arenas. The supervisor refuses a worker of another version at `Hello`.
 pub const PROTOCOL_VERSION: u32 = 3;

@@ -99,3 +99,23 @@ pub unsafe fn load(engine: &Engine, artifact: OwnedFd) -> Result<Module, String>
     unsafe { Module::deserialize_open_file(engine, File::from(artifact)) }
         .map_err(|error| format!("{error:#}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use cofferdam_protocol::arena::{sealed_memfd, unsealed_memfd};
+
+    use super::*;
+
+    #[test]
+    fn an_artifact_that_could_still_be_changed_is_refused() {
+        let engine = engine::build(false, None).unwrap();
+        let artifact = engine.precompile_module(b"\0asm\x01\0\0\0").unwrap();
+        let unsealed = File::from(unsealed_memfd("test").unwrap());
+        unsealed.write_all_at(&artifact, 0).unwrap();
+        // SAFETY: both files have what the engine has just compiled.
+        let refused = unsafe { load(&engine, unsealed.into()) }.unwrap_err();
+        assert!(refused.contains("seals"), "{refused}");
+        // SAFETY: as above.
+        unsafe { load(&engine, sealed_memfd("test", &artifact).unwrap()) }.unwrap();
+    }
+}

@@ -47,6 +47,12 @@ use imports::{HostImport, ImportError};
 use process::inherited::Inherited;
 use process::stderr::{exit_on_panic, log_stderr};
 
+/// Runs the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;
+
 /// Number of threads of the process when [`init`] was called; 0 before that.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 

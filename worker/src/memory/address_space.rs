@@ -23,12 +23,12 @@ pub fn limit() -> Option<u64> {
     (soft != rlim_t::MAX).then_some(soft)
 }
 
-/// How to lift the limit, as the end of an error that names the limit.
-pub const ADVICE: &str = "raise or lift that limit (ulimit -v unlimited; LimitAS= of systemd)";
-
 /// The continuation of "cannot allocate memory" if addresses are limited: `; …`; otherwise nothing.
 pub(super) fn hint() -> String {
     limit().map_or_else(String::new, |bytes| {
-        format!("; this process may reserve only {bytes} bytes of addresses (RLIMIT_AS): {ADVICE}")
+        format!(
+            "; this process may reserve only {bytes} bytes of addresses (RLIMIT_AS): raise or lift that limit \
+             (ulimit -v unlimited; LimitAS= of systemd)"
+        )
     })
 }
