@@ -1,4 +1,4 @@
-//! Carrying out planted faults ([`cofferdam_protocol::fault`]).
+//! Injecting the faults that a test asked for ([`cofferdam_protocol::fault`]).
 
 use std::io::Write;
 use std::sync::atomic::Ordering;
@@ -10,18 +10,21 @@ use cofferdam_protocol::message::{Job, Reply};
 use cofferdam_protocol::status::StatusPage;
 use nix::sys::signal::{Signal, raise};
 
-use crate::life_lock;
+use crate::process::liveness;
 
-/// The fault that is planted at this attempt of this job, if any.
-pub(crate) fn planted(faults: &[Fault], job: &Job) -> Option<FaultKind> {
+/// The fault to inject at this attempt of this job; none if there is none.
+pub(crate) fn fault_of(faults: &[Fault], job: &Job) -> Option<FaultKind> {
     faults
         .iter()
         .find(|fault| fault.height == job.height && job.attempt <= fault.attempts)
         .map(|fault| fault.kind)
 }
 
-/// Carries out `kind` in place of sending `reply`; returns the reply to send if the fault is a lie in it.
-pub(crate) fn strike(
+/// Injects the fault `kind`. Returns the reply to send if the fault is a wrong reply; for any other fault it does not return.
+///
+/// # Errors
+/// [`FrameError::Io`] if the pipe fails.
+pub(crate) fn inject(
     kind: FaultKind,
     reply: Reply,
     pipe: &mut impl Write,
@@ -36,14 +39,14 @@ pub(crate) fn strike(
         FaultKind::LongFrame => pipe.write_all(&(MAX_FRAME_BYTES as u64 + 1).to_le_bytes())?,
         FaultKind::Hang => {}
         FaultKind::Forge => {
-            status.life_word().store(0, Ordering::Release);
+            status.liveness_word().store(0, Ordering::Release);
             die(Signal::SIGKILL);
         }
-        FaultKind::Half => life_lock::end_main_thread(),
+        FaultKind::Half => liveness::end_main_thread(),
         FaultKind::WrongSpan => return Ok(Reply { output: Span { offset: u64::MAX, length: 1 }, ..reply }),
         FaultKind::WrongJob => return Ok(Reply { job: reply.job.wrapping_add(1), ..reply }),
         FaultKind::Lie => return Ok(Reply { output: Span::default(), ..reply }),
-        // One byte of whatever the job flushed, or of zeros: no whole field.
+        // One byte of the job's output, or of zeros, is not a whole field.
         FaultKind::WrongPairs => return Ok(Reply { output: Span { offset: 0, length: 1 }, ..reply }),
     }
     loop {
@@ -52,9 +55,9 @@ pub(crate) fn strike(
 }
 
 fn die(signal: Signal) {
-    // wasmtime and the standard library have handlers for SIGSEGV. What is no guest's they pass on, by putting the action
-    // before them in place and returning, for a faulting instruction to fault again. A raised signal is raised again
-    // instead. Should it not be fatal even then, the worker hangs, and the deadline speaks.
+    // wasmtime and the standard library have handlers for SIGSEGV. For a signal that no guest caused, each handler installs the
+    // previous action and returns, so that a faulting instruction faults again. A raised signal has to be raised again. If the
+    // signal is not fatal even then, the worker hangs, and the supervisor's deadline ends it.
     const HANDLERS: usize = 3;
     for _ in 0..=HANDLERS {
         let _ = raise(signal);

@@ -1,12 +1,12 @@
-//! Calls of the imports that the embedding program registered: between its numbers and the engine's.
+//! Calls of host imports ([`crate::imports`]): the conversion between their numbers and those of the engine.
 
 use wasmtime::{FuncType, Linker, Val, ValType};
 
-use super::context::Context;
-use super::{GuestFault, abi};
+use super::context::{Context, memory_and_context};
+use super::fault::GuestFault;
 use crate::imports::{HostImport, Value};
 
-/// Defines `import` with the type that the module gives it. What does not fit that type shows in the call, as a trap.
+/// Defines `import` with the type in the module. If the function's results do not match that type, the call traps.
 pub(super) fn define(
     linker: &mut Linker<Context>,
     import: &'static HostImport,
@@ -14,7 +14,7 @@ pub(super) fn define(
 ) -> wasmtime::Result<()> {
     let results_ty: Vec<ValType> = ty.results().collect();
     linker.func_new(import.module, import.name, ty, move |mut caller, arguments, results| {
-        let (memory, context) = abi::split(&mut caller);
+        let (memory, context) = memory_and_context(&mut caller);
         context.job()?;
         let answers = call(import, memory, arguments, &results_ty)
             .map_err(|reason| GuestFault::HostImport { module: import.module, name: import.name, reason })?;
@@ -50,7 +50,7 @@ fn to_value(val: &Val) -> Result<Value, String> {
         Val::I64(value) => Value::I64(*value),
         Val::F32(bits) => Value::F32(f32::from_bits(*bits)),
         Val::F64(bits) => Value::F64(f64::from_bits(*bits)),
-        _ => return Err("the module passes it a value that is no number".to_owned()),
+        _ => return Err("the module passes it a value that is not a number".to_owned()),
     })
 }
 
@@ -70,7 +70,7 @@ fn kind(val: &Val) -> &'static str {
         Val::I64(_) => "i64",
         Val::F32(_) => "f32",
         Val::F64(_) => "f64",
-        _ => "no number",
+        _ => "not a number",
     }
 }
 
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_pass_in_both_directions_bit_by_bit() {
+    fn numbers_keep_every_bit_in_both_directions() {
         let echo = HostImport::new("test", "echo", |_, arguments| Ok(arguments.to_vec()));
         let nan = 0x7fa0_0001;
         let vals = [Val::I32(-1), Val::I64(i64::MIN), Val::F32(nan), Val::F64((-0.0f64).to_bits())];
@@ -92,10 +92,10 @@ mod tests {
     }
 
     #[test]
-    fn results_that_the_module_does_not_expect_are_an_error_in_words() {
+    fn results_of_another_type_are_an_error() {
         let two = HostImport::new("test", "two", |_, _| Ok(vec![Value::I32(1), Value::F64(1.0)]));
         let reason = call(&two, &mut [], &[], &[ValType::I64]).unwrap_err();
         assert_eq!(reason, "it returned (i32 f64), and the module imports it with the results (i64)");
-        assert!(call(&two, &mut [], &[Val::V128(0.into())], &[]).unwrap_err().contains("no number"));
+        assert!(call(&two, &mut [], &[Val::V128(0.into())], &[]).unwrap_err().contains("not a number"));
     }
 }

@@ -1,11 +1,11 @@
-//! From what a call ended with to a verdict, and a sentence that is the same on every host.
+//! From the error of a call to a verdict, and a description that is the same on every host.
 
 use cofferdam_protocol::verdict::GuestVerdict;
 use wasmtime::{Trap, WasmBacktrace};
 
-use super::GuestFault;
+use super::fault::GuestFault;
 
-/// What a failed call means; none if the failure is the host's own.
+/// The verdict on a failed call, and its description; none if the failure is the host's.
 pub(super) fn classify(error: &wasmtime::Error, grow_refused: bool) -> Option<(GuestVerdict, String)> {
     if let Some(fault) = error.downcast_ref::<GuestFault>() {
         let verdict = fault_verdict(fault)?;
@@ -19,8 +19,9 @@ pub(super) fn classify(error: &wasmtime::Error, grow_refused: bool) -> Option<(G
     Some((verdict, format!("{trap}{}", place(error))))
 }
 
-/// Whether a failure to prepare is what the job will meet too, or comes of there being no job yet.
-pub(super) fn is_guests_own(error: &wasmtime::Error) -> bool {
+/// Whether an instance that could not be prepared ahead of its job can be tried again with the job: because the guest failed, or
+/// because it needs the job.
+pub(super) fn may_be_retried_with_job(error: &wasmtime::Error) -> bool {
     matches!(error.downcast_ref::<GuestFault>(), Some(GuestFault::NoJobYet))
         || classify(error, false).is_some()
 }
@@ -35,7 +36,7 @@ fn fault_verdict(fault: &GuestFault) -> Option<GuestVerdict> {
     })
 }
 
-/// A trap or an abort after a refused `memory.grow` is how guests run out of memory.
+/// A trap or an abort after a refused `memory.grow` means that the guest ran out of memory.
 fn after_refusal(verdict: GuestVerdict, grow_refused: bool) -> GuestVerdict {
     match verdict {
         GuestVerdict::Trap | GuestVerdict::Abort if grow_refused => GuestVerdict::MemoryExhausted,
@@ -43,7 +44,7 @@ fn after_refusal(verdict: GuestVerdict, grow_refused: bool) -> GuestVerdict {
     }
 }
 
-/// Where in the module it happened: function and byte offset in the binary.
+/// Where in the module the trap happened: function and byte offset in the binary.
 fn place(error: &wasmtime::Error) -> String {
     let Some(frame) = error.downcast_ref::<WasmBacktrace>().and_then(|trace| trace.frames().first()) else {
         return String::new();

@@ -1,101 +1,22 @@
-//! What a guest reads of the state store: snapshots, taken by the worker itself and without a round trip.
-//!
-//! The supervisor writes the store ([`cofferdam_protocol::state`] describes its bytes); a worker opens it read-only
-//! and takes one [`Snapshot`] a job. A snapshot holds a slot in LMDB's table of readers, which lives in `lock.mdb`; so
-//! that file is opened and mapped for writing even here, and only `data.mdb` is out of a worker's reach: somebody who has
-//! taken over a worker could hold up commits, and change nothing that is stored. A worker that dies leaves its slot
-//! behind, until the supervisor clears stale readers.
-//!
-//! # Opening and the sandbox
-//! Open the store before limits and filters are applied, and close no descriptor afterwards: LMDB keeps two, and its
-//! `fcntl(2)` locks are lost if this process closes any descriptor of `lock.mdb`. Opening makes and grows no file.
-//! It takes and gives back one snapshot, because the first one of a process makes system calls (a lock on
-//! `lock.mdb`) that later ones do not. Later ones make none, save `futex(2)` when two processes meet.
-//!
-//! A snapshot keeps the pages that it sees from being reused, so one that is held while blocks are committed lets the
-//! file grow: take one per job, and drop it.
+//! Reading the state store without a round trip: [`StateReader`] opens it, and each job takes one [`Snapshot`].
 
 #![allow(unsafe_code, reason = "heed's open is unsafe: LMDB maps a file into memory")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use cofferdam_protocol::arena::ArenaError;
-use cofferdam_protocol::layer::LayerError;
 use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::state::{self, BlockRecord, LayoutError, VersionKey};
 use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
 use nix::sys::statvfs::{FsFlags, statvfs};
-use thiserror::Error;
+
+use super::error::StateError;
 
 /// A table of the store.
 pub type Table = Database<Bytes, Bytes>;
 
-/// Why the state could not be read.
-#[derive(Debug, Error)]
-pub enum StateError {
-    /// One of LMDB's two files is not there. A reader must not make it.
-    #[error("no state store at {}: {file} is missing; the supervisor makes it before it starts a worker", path.display())]
-    Missing {
-        /// The store's directory.
-        path: PathBuf,
-        /// The missing file.
-        file: &'static str,
-    },
-    /// LMDB refused to open the store.
-    #[error("the state store at {} cannot be opened for reading: {source}", path.display())]
-    Open {
-        /// The store's directory.
-        path: PathBuf,
-        /// What LMDB said.
-        source: heed::Error,
-    },
-    /// The store is of another format, or no store of Cofferdam.
-    #[error(
-        "the store at {} has format {found:?}; this worker reads format {}: run one build for supervisor and workers",
-        path.display(),
-        state::FORMAT
-    )]
-    Format {
-        /// The store's directory.
-        path: PathBuf,
-        /// The format found, if there is one.
-        found: Option<u32>,
-    },
-    /// A snapshot could not be taken or read.
-    #[error("the state store at {}: {doing}: {source}", path.display())]
-    Read {
-        /// The store's directory.
-        path: PathBuf,
-        /// What was tried.
-        doing: &'static str,
-        /// What LMDB said.
-        source: heed::Error,
-    },
-    /// Stored bytes do not decode.
-    #[error("the state store at {} is damaged: {source}; index into a new directory", path.display())]
-    Damaged {
-        /// The store's directory.
-        path: PathBuf,
-        /// What is wrong.
-        source: LayoutError,
-    },
-    /// The store does not say which profile its results are of.
-    #[error("the state store at {} does not say which profile its results are of; index into a new directory", path.display())]
-    NoProfile {
-        /// The store's directory.
-        path: PathBuf,
-    },
-    /// A layer over the store is not where the supervisor said.
-    #[error("a layer over the state: {0}")]
-    LayerPlace(#[from] ArenaError),
-    /// A layer over the store does not parse.
-    #[error("a layer over the state: {0}")]
-    Layer(#[from] LayerError),
-}
-
-/// The state store, open for reading. One process can open a store once, be it for reading or for writing.
+/// The state store, open for reading. One process can open a store once, for reading or for writing.
 #[derive(Clone, Debug)]
 pub struct StateReader {
     env: Env<WithoutTls>,
@@ -108,8 +29,11 @@ pub struct StateReader {
 impl StateReader {
     /// Opens the store in `dir`, which the supervisor has made.
     ///
+    /// The store's files are mapped into memory. Only LMDB may change them, or this process may crash. No caller can prevent
+    /// other processes from writing to the files, so this is not an `unsafe fn`. Keep the directory writable for its owner only.
+    ///
     /// # Errors
-    /// [`StateError`] if there is none, it is of another format or cannot be opened.
+    /// [`StateError`] if there is no store, it has another format, or it cannot be opened.
     pub fn open(dir: &Path) -> Result<Self, StateError> {
         check_files(dir)?;
         let path: Arc<Path> = dir.into();
@@ -123,18 +47,18 @@ impl StateReader {
             return Err(StateError::Format { path: dir.to_owned(), found: None });
         };
         check_format(dir, meta.get(&txn, state::FORMAT_KEY).map_err(open)?)?;
-        // Only a commit makes the table handles outlive the transaction (lmdb.h, mdb_dbi_open).
+        // The table handles outlive the transaction only if it is committed (lmdb.h, mdb_dbi_open).
         txn.commit().map_err(open)?;
         Ok(Self { env, meta, blocks, values, path })
     }
 
-    /// Reads the tables `meta`, `blocks` and `values` through an environment that this process has open already. `path` is
+    /// A reader of the tables `meta`, `blocks` and `values` through an environment that this process has already opened. `path` is
     /// for messages.
     pub fn of(env: Env<WithoutTls>, [meta, blocks, values]: [Table; 3], path: Arc<Path>) -> Self {
         Self { env, meta, blocks, values, path }
     }
 
-    /// Hash of the profile that the results in the store are of.
+    /// Hash of the profile of the results in the store.
     ///
     /// # Errors
     /// [`StateError::NoProfile`], [`StateError::Read`].
@@ -152,26 +76,26 @@ impl StateReader {
         &self.path
     }
 
-    /// The environment that it reads through, for who knows LMDB.
+    /// The LMDB environment of the reader.
     pub fn environment(&self) -> &Env<WithoutTls> {
         &self.env
     }
 
-    /// The state as of now, which stays as it is while the supervisor commits more.
+    /// The state now. The snapshot stays the same while the supervisor commits more.
     ///
     /// # Errors
-    /// [`StateError::Read`]; for instance when every reader slot is taken ([`state::MAX_READERS`]).
+    /// [`StateError::Read`], for example if all reader slots are in use ([`state::MAX_READERS`]).
     pub fn snapshot(&self) -> Result<Snapshot, StateError> {
         let txn = self.env.clone().static_read_txn().map_err(|source| StateError::Read {
             path: self.path.to_path_buf(),
-            doing: "a snapshot cannot be taken",
+            doing: "taking a snapshot",
             source,
         })?;
         Ok(Snapshot { txn, blocks: self.blocks, values: self.values, path: Arc::clone(&self.path) })
     }
 }
 
-/// The state at one moment. Owns all it needs and can move between threads, so a wasmtime `Store` can keep it.
+/// The state at one moment. It borrows nothing and can move between threads, so a wasmtime `Store` can hold it.
 pub struct Snapshot {
     txn: RoTxn<'static, WithoutTls>,
     blocks: Table,
@@ -180,7 +104,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Height of the newest committed block; none if there is no block yet.
+    /// Height of the newest committed block; none if no block was committed.
     ///
     /// # Errors
     /// [`StateError`] if the store cannot be read.
@@ -190,7 +114,7 @@ impl Snapshot {
         last.map(|(key, _)| state::block_height(key)).transpose().map_err(|source| self.damaged(source))
     }
 
-    /// Height of the oldest committed block; none if there is no block yet.
+    /// Height of the oldest committed block; none if no block was committed.
     ///
     /// # Errors
     /// [`StateError`] if the store cannot be read.
@@ -200,7 +124,7 @@ impl Snapshot {
         first.map(|(key, _)| state::block_height(key)).transpose().map_err(|source| self.damaged(source))
     }
 
-    /// The record of the block at `height`, if it was committed.
+    /// The record of the block at `height`; none if no such block was committed.
     ///
     /// # Errors
     /// [`StateError`] if the store cannot be read.
@@ -211,8 +135,8 @@ impl Snapshot {
         record.map_err(|source| self.damaged(source))
     }
 
-    /// The newest value of `key` at or below the height `at_most`; none if it was never written up to there. A value
-    /// of no bytes is one that a block wrote.
+    /// The newest value of `key` at or below the height `at_most`; none if no block up to that height wrote the key. A block may have
+    /// written an empty value.
     ///
     /// # Errors
     /// [`StateError`] if the store cannot be read.
@@ -246,8 +170,8 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
-/// Refuses a directory that LMDB would put a lock file into. On a read-only file system it does without one: that nobody writes
-/// there meanwhile is the supervisor's business.
+/// Refuses a directory in which LMDB would make a lock file. On a read-only file system LMDB uses no lock file. The supervisor then
+/// has to make sure that nobody writes to the store.
 fn check_files(dir: &Path) -> Result<(), StateError> {
     let is_read_only = || statvfs(dir).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
     let is_needed = |file: &&str| *file == "data.mdb" || !is_read_only();
@@ -265,15 +189,15 @@ fn check_format(dir: &Path, stored: Option<&[u8]>) -> Result<(), StateError> {
 }
 
 fn open_env(dir: &Path) -> heed::Result<Env<WithoutTls>> {
-    // Without TLS a reader slot belongs to the transaction and not to the thread, so a snapshot can move.
+    // Without TLS a reader slot belongs to the transaction and not to the thread, so a snapshot can move between threads.
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(state::MAP_BYTES).max_dbs(state::TABLES);
-    // SAFETY: neither flag is one that LMDB calls unsafe. A read-only map cannot damage the store, and reads are
-    // scattered, so that reading ahead only evicts what is needed (lmdb.h, MDB_NORDAHEAD).
+    // SAFETY: LMDB calls neither flag unsafe. A read-only map cannot damage the store. Reads are scattered, so reading ahead would
+    // only evict pages that are needed (lmdb.h, MDB_NORDAHEAD).
     unsafe { options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_READ_AHEAD) };
-    // SAFETY: the map is sound while nothing changes data.mdb but LMDB. Its one writer is the supervisor, which locks
-    // the directory against a second one; both sides keep LMDB's locks on, and heed refuses to open a directory twice
-    // in one process. Somebody who truncates the file makes reads fault with SIGBUS: this process ends, none else.
+    // SAFETY: the map is sound while only LMDB changes data.mdb. The only writer is the supervisor, which locks the directory
+    // against a second one. Both sides use LMDB's locks, and heed refuses to open a directory twice in one process. If somebody
+    // truncates the file, reads raise SIGBUS, and this process ends alone.
     unsafe { options.open(dir) }
 }
 
@@ -283,8 +207,8 @@ mod tests {
 
     use super::*;
 
-    /// A store of `count` values at height 1, as the supervisor writes it, closed again: a process can have it open
-    /// only once. What two processes see of one store is tested where the writer is.
+    /// A store of `count` values at height 1, as the supervisor writes it. It is closed again, because a process can open it only
+    /// once. The tests of the writer cover two processes with one store.
     fn store(count: u32) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let mut options = EnvOpenOptions::new();
@@ -306,7 +230,7 @@ mod tests {
         dir
     }
 
-    /// A key as an indexer makes them: a path, a hash, a number with zeros; every fiftieth is longer than LMDB allows.
+    /// A key such as an indexer makes: a path, a hash, a number with zeros. Every fiftieth is longer than LMDB allows.
     fn key(number: u32) -> Vec<u8> {
         let spread = number.wrapping_mul(2_654_435_761).to_be_bytes();
         let tail = if number.is_multiple_of(50) { 600 } else { 40 };
@@ -329,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_can_be_kept_in_a_store() {
+    fn a_snapshot_can_be_held_by_a_wasmtime_store() {
         fn check<T: Send + 'static>() {}
         check::<Snapshot>();
         check::<StateReader>();

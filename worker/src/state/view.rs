@@ -1,41 +1,55 @@
-//! What one job reads: the snapshot of the store, and the layers that lie over it.
+//! The state as one job sees it: a snapshot of the store, and the layers over it.
 //!
-//! A guest asks twice for every value, first for its length and then for its bytes, so the answer to the first question is
-//! kept for the second.
+//! A guest asks twice for every value, first for its length and then for its bytes. So the value is kept from the first call to the
+//! second.
+#![allow(unsafe_code, reason = "reads layers that the supervisor has written")]
 
 use std::sync::Arc;
 
-use cofferdam_protocol::arena::InputView;
+use cofferdam_protocol::arena::{InputView, StableBytes};
 use cofferdam_protocol::layer::{Layer, LayerView, Seed};
 use cofferdam_protocol::message::Call;
 
-use crate::state::{Snapshot, StateError};
+use super::error::StateError;
+use super::reader::Snapshot;
 
-/// Values of more bytes than this are looked up again rather than kept: copying them would cost more.
-const MOST_KEPT: usize = 4096;
+/// Values longer than this are looked up twice: to copy them would cost more.
+const MAX_KEPT_BYTES: usize = 4096;
 
-/// Layers over the store's state, newest first.
+/// The layers of a job over the store's state, newest first.
 #[derive(Clone, Debug)]
 pub struct Layers {
-    arena: Arc<InputView>,
     seed: Seed,
-    layers: Vec<Layer>,
+    layers: Vec<(Layer, StableBytes)>,
 }
 
 impl Layers {
-    /// The layers of a job, which lie in `arena`.
-    pub fn new(arena: Arc<InputView>, seed: Seed, layers: Vec<Layer>) -> Self {
-        Self { arena, seed, layers }
+    /// The layers of a job, which are in `arena`.
+    ///
+    /// # Errors
+    /// [`StateError::LayerPlace`] or [`StateError::Layer`] if a description does not fit the arena.
+    ///
+    /// # Safety
+    /// Until the returned value is dropped, no process may write to the spans of `layers` in the arena: see
+    /// [`InputView::stable_bytes`].
+    pub unsafe fn new(arena: &Arc<InputView>, seed: Seed, layers: &[Layer]) -> Result<Self, StateError> {
+        let bytes = |layer: &Layer| {
+            // SAFETY: the caller vouches for the spans of all layers.
+            let bytes = unsafe { arena.stable_bytes(layer.span) }?;
+            LayerView::new(&bytes, layer.slots)?;
+            Ok((*layer, bytes))
+        };
+        Ok(Self { seed, layers: layers.iter().map(bytes).collect::<Result<_, StateError>>()? })
     }
 
-    /// The newest value of `key` in layers up to the height `at_most`.
+    /// The newest value of `key` in the layers up to the height `at_most`.
     fn get(&self, key: &[u8], at_most: u32) -> Result<Option<&[u8]>, StateError> {
         if self.layers.is_empty() {
             return Ok(None);
         }
         let hash = self.seed.hash(key);
-        for layer in self.layers.iter().filter(|layer| layer.height <= at_most) {
-            let view = LayerView::new(self.arena.read(layer.span)?, layer.slots)?;
+        for (layer, bytes) in self.layers.iter().filter(|(layer, _)| layer.height <= at_most) {
+            let view = LayerView::new(bytes, layer.slots)?;
             if let Some(value) = view.get(hash, key)? {
                 return Ok(Some(value));
             }
@@ -46,63 +60,63 @@ impl Layers {
 
 /// The state as one job sees it.
 #[derive(Debug)]
-pub struct Reads {
+pub struct StateView {
     snapshot: Option<Snapshot>,
     layers: Option<Layers>,
-    /// The newest height of the snapshot that may be seen.
+    /// The newest height of the snapshot that is visible.
     base: u32,
-    last: Last,
+    kept: KeptValue,
 }
 
-/// The answer to the last question for a length.
+/// The value whose length was asked for last.
 #[derive(Debug, Default)]
-struct Last {
+struct KeptValue {
     key: Vec<u8>,
-    /// None if nothing is kept.
+    /// None if no value is kept.
     value: Option<Vec<u8>>,
 }
 
-impl Reads {
-    /// What is in `snapshot`.
+impl StateView {
+    /// The state in `snapshot`; an empty state without a snapshot.
     pub fn new(snapshot: Option<Snapshot>) -> Self {
-        Self { snapshot, layers: None, base: u32::MAX, last: Last::default() }
+        Self { snapshot, layers: None, base: u32::MAX, kept: KeptValue::default() }
     }
 
-    /// Puts `layers` over it, and hides what the snapshot has above `base`.
+    /// Adds `layers`, and hides the blocks above `base` in the snapshot.
     #[must_use]
-    pub fn under(self, layers: Layers, base: Option<u32>) -> Self {
+    pub fn with_layers(self, layers: Layers, base: Option<u32>) -> Self {
         Self { layers: Some(layers), base: base.unwrap_or(u32::MAX), ..self }
     }
 
-    /// The newest height that reads of `call` at `height` see: of a block the one before, of a view its own. None if they
-    /// see nothing.
-    pub fn newest(call: &Call, height: u32) -> Option<u32> {
+    /// The newest height that `call` at `height` may read. A block reads the state of the block before; a view reads the state at
+    /// its own height. None for a block at height 0, which reads nothing.
+    pub fn newest_visible(call: &Call, height: u32) -> Option<u32> {
         match call {
             Call::Block => height.checked_sub(1),
             Call::View { .. } => Some(height),
         }
     }
 
-    /// Bytes of the newest value of `key` at or below the height `at_most`; none if there is no value.
+    /// Length in bytes of the newest value of `key` at or below the height `at_most`; none if there is no value.
     ///
     /// # Errors
     /// [`StateError`] if the store or a layer cannot be read.
     pub fn length(&mut self, key: &[u8], at_most: u32) -> Result<Option<usize>, StateError> {
-        let mut last = std::mem::take(&mut self.last);
+        let mut kept = std::mem::take(&mut self.kept);
         let value = self.find(key, at_most)?;
-        last.keep(key, value);
+        kept.set(key, value);
         let length = value.map(<[u8]>::len);
-        self.last = last;
+        self.kept = kept;
         Ok(length)
     }
 
-    /// The newest value of `key` at or below the height `at_most`.
+    /// The newest value of `key` at or below the height `at_most`; none if there is no value.
     ///
     /// # Errors
     /// [`StateError`] if the store or a layer cannot be read.
     pub fn get(&self, key: &[u8], at_most: u32) -> Result<Option<&[u8]>, StateError> {
-        match &self.last {
-            Last { key: kept, value: Some(value) } if kept == key => Ok(Some(value)),
+        match &self.kept {
+            KeptValue { key: kept, value: Some(value) } if kept == key => Ok(Some(value)),
             _ => self.find(key, at_most),
         }
     }
@@ -117,9 +131,9 @@ impl Reads {
     }
 }
 
-impl Last {
-    fn keep(&mut self, key: &[u8], value: Option<&[u8]>) {
-        let Some(value) = value.filter(|value| value.len() <= MOST_KEPT) else {
+impl KeptValue {
+    fn set(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let Some(value) = value.filter(|value| value.len() <= MAX_KEPT_BYTES) else {
             self.value = None;
             return;
         };
@@ -155,8 +169,8 @@ mod tests {
         Writes::parse(bytes).unwrap()
     }
 
-    /// Layers of these heights and pairs, given oldest first.
-    fn layers(all: &[(u32, &[Pair<'_>])]) -> Layers {
+    /// An arena with layers of these heights and pairs, given oldest first.
+    fn arena(all: &[(u32, &[Pair<'_>])]) -> (Arc<InputView>, Vec<Layer>) {
         let mut arena = InputArena::create(1 << 20).unwrap();
         let (mut offset, mut list) = (0, Vec::new());
         for (height, pairs) in all {
@@ -167,12 +181,18 @@ mod tests {
             offset += span.length;
         }
         let view = InputView::open(arena.as_fd().try_clone_to_owned().unwrap(), 1 << 20).unwrap();
-        Layers::new(Arc::new(view), SEED, list)
+        (Arc::new(view), list)
+    }
+
+    fn layers(all: &[(u32, &[Pair<'_>])]) -> Layers {
+        let (arena, layers) = arena(all);
+        // SAFETY: nobody has the writable side of the arena any more.
+        unsafe { Layers::new(&arena, SEED, &layers) }.unwrap()
     }
 
     #[test]
     fn the_newest_layer_at_or_below_the_height_counts() {
-        let reads = Reads::new(None).under(
+        let reads = StateView::new(None).with_layers(
             layers(&[(5, &[(b"a", b"five"), (b"b", b"5")]), (6, &[(b"a", b"")]), (7, &[(b"a", b"seven")])]),
             None,
         );
@@ -187,9 +207,9 @@ mod tests {
 
     #[test]
     fn a_value_is_kept_from_its_length_to_its_bytes_and_for_no_other_key() {
-        let long = vec![9; MOST_KEPT + 1];
-        let mut reads =
-            Reads::new(None).under(layers(&[(1, &[(b"a", b"one"), (b"b", b"two"), (b"long", &long)])]), None);
+        let long = vec![9; MAX_KEPT_BYTES + 1];
+        let mut reads = StateView::new(None)
+            .with_layers(layers(&[(1, &[(b"a", b"one"), (b"b", b"two"), (b"long", &long)])]), None);
         for (key, value) in [(&b"a"[..], &b"one"[..]), (b"b", b"two"), (b"long", &long), (b"a", b"one")] {
             assert_eq!(reads.length(key, 1).unwrap(), Some(value.len()));
             for (other, expected) in [(&b"a"[..], &b"one"[..]), (b"b", b"two"), (b"long", &long)] {
@@ -203,11 +223,14 @@ mod tests {
 
     #[test]
     fn a_layer_outside_the_arena_is_an_error() {
-        let mut broken = layers(&[(1, &[(b"a", b"one")])]);
-        broken.layers[0].span.offset = 1 << 20;
-        assert!(matches!(Reads::new(None).under(broken, None).get(b"a", 1), Err(StateError::LayerPlace(_))));
-        let mut broken = layers(&[(1, &[(b"a", b"one")])]);
-        broken.layers[0].slots = 3;
-        assert!(matches!(Reads::new(None).under(broken, None).get(b"a", 1), Err(StateError::Layer(_))));
+        let (arena, layers) = arena(&[(1, &[(b"a", b"one")])]);
+        let refused = |change: &dyn Fn(&mut Layer)| {
+            let mut layers = layers.clone();
+            change(&mut layers[0]);
+            // SAFETY: nobody has the writable side of the arena any more.
+            unsafe { Layers::new(&arena, SEED, &layers) }.unwrap_err()
+        };
+        assert!(matches!(refused(&|layer| layer.span.offset = 1 << 20), StateError::LayerPlace(_)));
+        assert!(matches!(refused(&|layer| layer.slots = 3), StateError::Layer(_)));
     }
 }

@@ -1,7 +1,10 @@
-//! What is accepted as a module, decided from its declarations and the kinds of its operations, before anything is compiled
-//! or committed.
+//! Checking a module, by its declarations and the kinds of its operations, before anything is compiled or committed.
 //!
-//! Each refusal is a sentence that says what the module declares, why that cannot run here, and what would.
+//! Each refusal says what the module declares, why that cannot run here, and what can.
+//!
+//! [`HostDependentOperation`] (`host_dependent`) describes operations whose results differ between hosts.
+
+mod host_dependent;
 
 use cofferdam_protocol::WASM_PAGE;
 use thiserror::Error;
@@ -10,9 +13,12 @@ use wasmparser::{
     WasmFeatures,
 };
 
-use crate::engine::TABLE_ELEMENTS;
-use crate::guest::abi;
-use crate::host_dependent::{HostDependent, Search};
+use crate::abi;
+use crate::limits::TABLE_ELEMENTS;
+
+pub use host_dependent::HostDependentOperation;
+
+use host_dependent::Search;
 
 /// The most bytes that a module may have.
 pub const MAX_MODULE_BYTES: u64 = 64 << 20;
@@ -20,86 +26,86 @@ pub const MAX_MODULE_BYTES: u64 = 64 << 20;
 /// Why a module is refused.
 #[derive(Debug, Error)]
 pub enum ModuleError {
-    /// Neither a binary module nor a text that makes one.
+    /// The bytes are neither a binary module nor the text of one.
     #[error("the module is not valid WebAssembly: {0}")]
     Invalid(String),
-    /// More than [`MAX_MODULE_BYTES`].
+    /// The module has more than [`MAX_MODULE_BYTES`].
     #[error("the module has {bytes} bytes, above the limit of {MAX_MODULE_BYTES}")]
     TooLong {
-        /// Its size in bytes.
+        /// The module's size in bytes.
         bytes: u64,
     },
-    /// More than one linear memory.
+    /// The module has more than one linear memory.
     #[error(
-        "the module has {count} memories: a worker commits one, so only modules with at most one can run"
+        "the module has {count} memories: a worker commits one, so only a module with at most one memory can run"
     )]
     ManyMemories {
-        /// How many it has.
+        /// Number of memories.
         count: usize,
     },
-    /// A 64-bit memory.
+    /// The memory is 64-bit.
     #[error(
         "the module's memory is 64-bit (memory64): the indexer ABI passes 32-bit pointers, so it cannot run"
     )]
     Memory64,
-    /// A shared memory.
+    /// The memory is shared.
     #[error("the module's memory is shared: threads would make results depend on timing, so it cannot run")]
     SharedMemory,
-    /// A memory whose pages are not 64 KiB.
+    /// The memory's pages are not 64 KiB.
     #[error("the module's memory has pages of its own size (custom-page-sizes), which is not supported")]
     CustomPages,
-    /// A memory that starts above the limit.
+    /// The memory starts above the limit.
     #[error(
         "the module's memory starts with {minimum} pages ({} bytes), above the memory limit of {limit} bytes: give \
          it a --memory of at least that", minimum * WASM_PAGE
     )]
     AboveLimit {
-        /// Pages that it declares as its minimum.
+        /// The memory's minimum in pages.
         minimum: u64,
         /// The memory limit in bytes.
         limit: u64,
     },
-    /// Tables with more elements than are granted.
+    /// The tables have more elements than are granted.
     #[error("the module's tables start with {elements} elements, above the limit of {TABLE_ELEMENTS}")]
     Tables {
-        /// Elements that they declare as their minimum, in all.
+        /// The sum of the minimums of all tables.
         elements: u64,
     },
-    /// An import that is neither a function nor a memory.
+    /// The module imports something that is neither a function nor a memory.
     #[error("the module imports the {kind} `{module}.{name}`: only functions and one memory can be imported")]
     Import {
-        /// What it imports: a global, a table, a tag.
+        /// The kind of the import: a global, a table, a tag.
         kind: &'static str,
         /// The import's module.
         module: String,
         /// The import's name.
         name: String,
     },
-    /// A function of the ABI, imported with another type.
+    /// The module imports a function of the ABI with another type.
     #[error(
         "the module imports `env.{name}` with the type {found}: the indexer ABI gives it the type {expected}"
     )]
     ImportType {
         /// The import's name.
         name: String,
-        /// The type that it asks for.
+        /// The type in the module.
         found: String,
-        /// The type that there is.
+        /// The type in the ABI.
         expected: String,
     },
-    /// An operation whose result is not the same on every host.
+    /// The module has an operation whose result is not the same on every host.
     #[error(
-        "the module uses {0}: what a fused multiply-add gives for a NaN depends on the processor, so two hosts could come \
-         to two states; build the module without the fused multiply-add of relaxed SIMD (for LLVM and Rust: without the \
+        "the module uses {0}: the result of a fused multiply-add for a NaN depends on the processor, so two hosts could reach \
+         two states; build the module without the fused multiply-add of relaxed SIMD (for LLVM and Rust: without the \
          target feature `relaxed-simd`)"
     )]
-    HostDependent(HostDependent),
+    HostDependent(HostDependentOperation),
 }
 
 /// The binary form of `source`, which may be binary or text (`.wat`).
 ///
 /// # Errors
-/// [`ModuleError::TooLong`], or [`ModuleError::Invalid`] if it is a text that does not parse.
+/// [`ModuleError::TooLong`], or [`ModuleError::Invalid`] if the text does not parse.
 pub fn to_binary(source: &[u8]) -> Result<Vec<u8>, ModuleError> {
     let bytes = source.len() as u64;
     if bytes > MAX_MODULE_BYTES {
@@ -117,10 +123,10 @@ pub fn to_binary(source: &[u8]) -> Result<Vec<u8>, ModuleError> {
     }
 }
 
-/// Checks the declarations of a binary module against what a worker with `limit` bytes of memory can run, and that no
-/// operation is one whose result differs between hosts.
+/// Checks that a worker with `limit` bytes of memory can run a binary module, by its declarations, and that the module has no
+/// operation whose result differs between hosts.
 ///
-/// Function bodies are not validated: the compiler does that, in a process of its own.
+/// Function bodies are not validated. The compiler validates them, in a process of its own.
 ///
 /// # Errors
 /// [`ModuleError`].
@@ -129,7 +135,7 @@ pub fn inspect(binary: &[u8], limit: u64) -> Result<(), ModuleError> {
     let mut declarations = Declarations::default();
     let mut search = Search::default();
     let mut parser = Parser::new(0);
-    // All features, so that what is not supported is refused by a sentence of ours rather than by a parse error.
+    // The parser accepts all features, so that an unsupported one is refused with a reason and not with a parse error.
     parser.set_features(WasmFeatures::all());
     for payload in parser.parse_all(binary) {
         match payload.map_err(invalid)? {
@@ -142,7 +148,7 @@ pub fn inspect(binary: &[u8], limit: u64) -> Result<(), ModuleError> {
                 for import in section.into_imports() {
                     let import = import.map_err(invalid)?;
                     if matches!(import.ty, TypeRef::Func(_) | TypeRef::FuncExact(_)) {
-                        search.imported();
+                        search.count_import();
                     }
                     declarations.add_import(import)?;
                 }
@@ -160,8 +166,8 @@ pub fn inspect(binary: &[u8], limit: u64) -> Result<(), ModuleError> {
             Payload::Version { encoding: Encoding::Component, .. } => {
                 return Err(ModuleError::Invalid("it is a component, not a module".to_owned()));
             }
-            Payload::CodeSectionEntry(body) => search.look(&body),
-            Payload::CustomSection(section) => search.name(section.as_known()),
+            Payload::CodeSectionEntry(body) => search.scan_body(&body),
+            Payload::CustomSection(section) => search.find_name(section.as_known()),
             _ => {}
         }
     }
@@ -171,7 +177,7 @@ pub fn inspect(binary: &[u8], limit: u64) -> Result<(), ModuleError> {
 
 #[derive(Default)]
 struct Declarations {
-    /// Function types by index; none where the type is of another kind.
+    /// Function types by index; none for a type of another kind.
     types: Vec<Option<FuncType>>,
     memories: Vec<MemoryType>,
     table_elements: u64,
@@ -235,7 +241,7 @@ fn check_memory(memory: &MemoryType, limit: u64) -> Result<(), ModuleError> {
     if memory.page_size_log2.is_some() {
         return Err(ModuleError::CustomPages);
     }
-    // Above 65,536 pages the module is invalid; the compiler says so.
+    // A module with more than 65,536 pages is invalid. The compiler refuses it.
     if memory.initial.saturating_mul(WASM_PAGE) > limit {
         return Err(ModuleError::AboveLimit { minimum: memory.initial, limit });
     }
@@ -284,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_run_is_refused_with_a_sentence() {
+    fn a_module_that_cannot_run_is_refused_with_the_reason() {
         for (text, sentence) in [
             ("(module (memory 1) (memory 1))", "has 2 memories"),
             ("(module (import \"a\" \"b\" (memory 1)) (memory 1))", "has 2 memories"),
@@ -342,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_module_is_refused() {
+    fn bytes_that_are_not_a_module_are_refused() {
         assert!(matches!(to_binary(b"hello"), Err(ModuleError::Invalid(_))));
         assert!(matches!(to_binary(b"\xff\xfe\0\0"), Err(ModuleError::Invalid(_))));
         assert!(inspect(b"\0asm\x01\0\0\0\x05", LIMIT).is_err());

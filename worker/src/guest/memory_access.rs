@@ -1,18 +1,21 @@
-//! Checked access to a guest's memory. Pointers are unsigned: guests do hand over addresses above 2 GiB.
+//! Checked access to a guest's memory. Pointers are unsigned, because guests pass addresses above 2 GiB.
 
 use std::ops::Range;
 
-use super::GuestFault;
+use super::fault::GuestFault;
 
-/// Bytes in front of an ArrayBuffer that hold its length, u32 little-endian (AssemblyScript's object header).
+/// Bytes of the length in front of an ArrayBuffer, a u32 little-endian (AssemblyScript's object header).
 const LENGTH_BYTES: u32 = 4;
 
-/// The unsigned address that a guest means by an i32.
+/// The unsigned address that an i32 of a guest stands for.
 pub(super) const fn address(pointer: i32) -> u32 {
     pointer.cast_unsigned()
 }
 
-/// The place of `length` bytes at `pointer`, if all of it is inside the memory.
+/// The range of `length` bytes at `pointer`.
+///
+/// # Errors
+/// [`GuestFault::BadPointer`] if it is not all inside the memory.
 pub(super) fn range(
     memory: &[u8],
     what: &'static str,
@@ -26,7 +29,10 @@ pub(super) fn range(
     Ok(start..end)
 }
 
-/// The content of the ArrayBuffer at `pointer`: its length stands in the four bytes before it.
+/// The content of the ArrayBuffer at `pointer`. Its length is in the four bytes before.
+///
+/// # Errors
+/// [`GuestFault::BadPointer`] if it is not all inside the memory.
 pub(super) fn array_buffer<'a>(
     memory: &'a [u8],
     what: &'static str,
@@ -44,8 +50,8 @@ pub(super) fn array_buffer<'a>(
     Ok(&memory[range(memory, what, pointer, length)?])
 }
 
-/// Text of an AssemblyScript string at `pointer`: UTF-16, its length in bytes before it. For messages only, so what
-/// cannot be read is said rather than made a fault, and long text is cut.
+/// The text of the AssemblyScript string at `pointer`, which is UTF-16 with its length in bytes before it; none if it cannot be read.
+/// It is used in messages only. So an unreadable string is not a fault, and long text is truncated.
 pub(super) fn assembly_script_string(memory: &[u8], pointer: u32) -> Option<String> {
     const MAX_BYTES: usize = 2048;
     if pointer == 0 {
@@ -70,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reaches_outside_is_a_fault() {
+    fn a_buffer_outside_the_memory_is_a_fault() {
         let mut memory = vec![0u8; 64];
         memory[56] = 5;
         for pointer in [0, 3, 60, 65, 68, 69, u32::MAX] {
