@@ -16,7 +16,7 @@ use super::error::CliError;
 use super::logging;
 use cofferdam_base::size::Bytes;
 use cofferdam_chain::OnGuestFailure;
-use cofferdam_chain::blocks::{self, BlockInput, BlockSource, Known};
+use cofferdam_chain::blocks::{self, BlockInput, BlockSource, IndexedRange};
 use cofferdam_chain::sample;
 use cofferdam_http::server::ConnectionLimits;
 use cofferdam_pool::host::admission::Budget;
@@ -82,7 +82,7 @@ pub(super) struct BlockArgs {
 
 impl BlockArgs {
     /// Opens the blocks; of a chain, those from the newest on that is known.
-    pub(super) fn open(&self, known: Option<Known>) -> Result<BlockSource, CliError> {
+    pub(super) fn open(&self, indexed: Option<IndexedRange>) -> Result<BlockSource, CliError> {
         if self.blocks.is_empty() {
             return Ok(blocks::bundled()?);
         }
@@ -90,7 +90,7 @@ impl BlockArgs {
             self.blocks.iter().map(|input| BlockInput::parse(input)).collect::<Result<Vec<_>, _>>()?;
         let options = blocks::Options {
             start_height: self.start_height,
-            known,
+            indexed,
             check_chain: self.check_chain,
             allow_gaps: self.allow_gaps,
             opaque: self.opaque,
