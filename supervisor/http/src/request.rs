@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::profile::Hash;
-use cofferdam_protocol::wait;
+use futures_util::FutureExt;
 use tokio::time::timeout_at;
 use tracing::Instrument;
 
@@ -16,7 +16,7 @@ use crate::job_kind::JobKind;
 use crate::memory::Reservation;
 use crate::problem::Problem;
 use crate::service::{Generation, Inner};
-use cofferdam_pool::{Begun, Job, JobResult, PoolError, StateLayer};
+use cofferdam_pool::{Job, JobResult, PoolError, StateLayer, Ticket};
 
 /// From this size on, bytes are copied, hashed and written as JSON in a blocking thread. Passing them to another thread
 /// then takes less time than the work itself, during which other connections of this thread would wait.
@@ -49,24 +49,11 @@ struct AdmittedRequest {
     reservation: Reservation,
 }
 
-/// A request that has been run.
-struct Done {
-    run: AdmittedRequest,
+/// A request whose job was submitted to a pool.
+struct SubmittedRequest {
+    admitted: AdmittedRequest,
     generation: Arc<Generation>,
-    result: JobResult,
-}
-
-/// What came of beginning to run a request.
-enum Step {
-    Done(Done),
-    Later(Later),
-}
-
-/// A request that runs, or waits for a worker, on a pool.
-struct Later {
-    run: AdmittedRequest,
-    generation: Arc<Generation>,
-    begun: Begun,
+    ticket: Ticket,
 }
 
 impl Request {
@@ -100,15 +87,36 @@ impl Inner {
         let permit = self.admission.acquire(request.kind, max_wait).await;
         let permit = permit.map_err(|rejection| self.rejected(rejection, max_wait, &request))?;
         let deadline = request.deadline;
-        let later = match self.begin(AdmittedRequest::new(request, permit, asked.elapsed()))? {
-            Step::Done(done) => return self.finish(done).await,
-            Step::Later(later) => later,
+        let admitted = AdmittedRequest::new(request, permit, asked.elapsed());
+        let mut submitted = self.submit(admitted).await?;
+        // The first poll of a ticket looks for the result for a moment. The result of a short job is there by then, and no
+        // task is needed.
+        let mut first = (&mut submitted.ticket).now_or_never();
+        if let Some(Ok(result)) = first {
+            return self.finish(submitted, result).await;
+        }
+        let service = Arc::clone(&self);
+        let follow = async move {
+            loop {
+                let outcome = match first.take() {
+                    Some(outcome) => outcome,
+                    None => (&mut submitted.ticket).await,
+                };
+                match outcome {
+                    Ok(result) => return service.finish(submitted, result).await,
+                    // A swap replaced the pool before the job began. The new pool takes the job.
+                    Err(error) if service.is_replaced(&submitted.generation, &error) => {
+                        submitted = service.submit(submitted.admitted).await?;
+                    }
+                    Err(error) => return Err(service.problem(error)),
+                }
+            }
         };
         // A separate task holds the permit: the worker is busy until the job is done, whether or not the client still waits.
-        let mut running = tokio::spawn(Arc::clone(&self).follow(later).in_current_span());
+        let mut task = tokio::spawn(follow.in_current_span());
         let joined = match deadline {
-            None => running.await,
-            Some((at, allowed)) => match timeout_at(at.into(), &mut running).await {
+            None => task.await,
+            Some((at, allowed)) => match timeout_at(at.into(), &mut task).await {
                 Ok(joined) => joined,
                 Err(_) => return Err(Problem::ClientDeadline(allowed)),
             },
@@ -147,48 +155,32 @@ impl Inner {
         Ok(Some(answer))
     }
 
-    /// Begins a job on the pool that serves now. This thread, which serves other connections, too, waits for it for a moment:
-    /// in that a short job is done, and to sleep and be woken would take as long.
-    fn begin(&self, run: AdmittedRequest) -> Result<Step, Problem> {
-        let is_large = run.job.input().len() > LARGE_BYTES;
+    /// Submits the job to the pool that serves now.
+    async fn submit(&self, admitted: AdmittedRequest) -> Result<SubmittedRequest, Problem> {
         loop {
             let generation = self.generation().ok_or_else(|| self.not_serving())?;
-            let job = run.job.clone();
-            let begun = if is_large {
-                generation.pool.submit(job).map(Begun::Later)
-            } else {
-                generation.pool.begin(job, wait::SPIN)
+            let (pool, job) = (Arc::clone(&generation.pool), admitted.job.clone());
+            let ticket = match job.input().len() <= LARGE_BYTES {
+                true => pool.submit(job),
+                false => tokio::task::spawn_blocking(move || pool.submit(job))
+                    .await
+                    .map_err(|error| Problem::Internal(error.to_string()))?,
             };
-            match begun {
-                Ok(Begun::Done(result)) => return Ok(Step::Done(Done { run, generation, result: *result })),
-                Ok(begun) => return Ok(Step::Later(Later { run, generation, begun })),
-                // Replaced since; the next one takes it.
+            match ticket {
+                Ok(ticket) => return Ok(SubmittedRequest { admitted, generation, ticket }),
+                // A swap has replaced the pool since. The next pool takes the job.
                 Err(error) if self.is_replaced(&generation, &error) => {}
                 Err(error) => return Err(self.problem(error)),
             }
         }
     }
 
-    async fn follow(self: Arc<Self>, mut later: Later) -> Result<Arc<Answer>, Problem> {
-        loop {
-            let Later { run, generation, begun } = later;
-            let step = match begun.land().await {
-                Ok(result) => Step::Done(Done { run, generation, result }),
-                // Not begun by a pool that was replaced meanwhile: the next one takes it.
-                Err(error) if self.is_replaced(&generation, &error) => self.begin(run)?,
-                Err(error) => return Err(self.problem(error)),
-            };
-            match step {
-                Step::Done(done) => return self.finish(done).await,
-                Step::Later(again) => later = again,
-            }
-        }
-    }
-
-    async fn finish(&self, done: Done) -> Result<Arc<Answer>, Problem> {
-        let Done { run, generation, result } = done;
-        let AdmittedRequest { kind, height, export, sha256, queued, .. } = run;
-        drop((run.permit, run.reservation, run.job));
+    /// Gives the permit and the memory of the body back, and makes the answer.
+    async fn finish(&self, submitted: SubmittedRequest, result: JobResult) -> Result<Arc<Answer>, Problem> {
+        let SubmittedRequest { admitted, generation, ticket } = submitted;
+        drop(ticket);
+        let AdmittedRequest { kind, height, export, sha256, queued, .. } = admitted;
+        drop((admitted.permit, admitted.reservation, admitted.job));
         self.record_reset(&result);
         let answered = AnsweredRequest {
             kind,
@@ -204,7 +196,7 @@ impl Inner {
         Ok(answer)
     }
 
-    /// Whether a pool did not begin a job because another has taken its place, or its workers.
+    /// Whether the pool of `generation` did not run a job because a swap has replaced the pool or stopped its workers.
     fn is_replaced(&self, generation: &Arc<Generation>, error: &PoolError) -> bool {
         let has_another = || self.generation().is_some_and(|now| !Arc::ptr_eq(&now, generation));
         matches!(error, PoolError::Draining | PoolError::NoWorker) && has_another()
@@ -214,8 +206,8 @@ impl Inner {
         match error {
             PoolError::InputTooLarge { limit, .. } => BodyError::TooLarge { limit }.into(),
             error @ PoolError::ExportName { .. } => Problem::Malformed(error.to_string()),
-            PoolError::Saturated(waiting) => {
-                Problem::QueueFull { waiting, limit: waiting, retry_after: self.admission.retry_after() }
+            PoolError::Saturated { waiting, limit } => {
+                Problem::QueueFull { waiting, limit, retry_after: self.admission.retry_after() }
             }
             PoolError::Draining => Problem::Draining,
             PoolError::NoWorker => Problem::NoWorker,

@@ -1,11 +1,11 @@
-//! Learning of a worker's end while the kernel still frees its memory.
+//! Early notice of a worker's end, while the kernel is still freeing the worker's memory.
 //!
-//! A process that ends is first cut off from its memory, which for 4 GiB takes a tenth of a second and more, and only then
-//! are its pipes closed and its parent told (`do_exit` in kernel/exit.c: `exit_mm` before `exit_files` and
-//! `exit_notify`; a pidfd waits for the latter too). Before either, the kernel lets go of its robust futexes, among
-//! them the life lock ([`cofferdam_protocol::status`]). By then its exit status is settled, and /proc tells it.
+//! The kernel first frees the memory of a process that ends, which takes a tenth of a second or more for 4 GiB. Only then does it
+//! close the pipes and tell the parent (`do_exit` in kernel/exit.c: `exit_mm` comes before `exit_files` and `exit_notify`; a
+//! pidfd waits for the latter too). Before all of that, the kernel releases the robust futexes of the process, among them the
+//! life lock ([`cofferdam_protocol::status`]). At that time the exit status is settled, and /proc shows it.
 //!
-//! The lock lies in memory that the worker can write, so its word is only a hint to look: what counts is what the kernel
+//! The lock lies in memory that the worker can write. So a released lock is only a hint to look: what counts is what the kernel
 //! says of the process.
 #![allow(unsafe_code, reason = "futex(2)")]
 
@@ -18,16 +18,17 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::worker::Worker;
+use crate::host::proc_file::{Stat, has_signal};
 
-/// How often it is asked whether the process has ended by other means: a worker that has overwritten the lock.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often to check whether the process has ended without releasing the lock: a worker may have overwritten the lock.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// `PF_EXITING` of include/linux/sched.h, in the flags of /proc/PID/stat.
 const EXITING: u64 = 4;
 
-/// Waits until a worker that has said hello is ending, and says how, if that can be told before it is reaped. None
-/// at once if it does not hold its lock, and none if it is ending in a way that does not show.
-pub(super) fn await_notice(worker: &Worker) -> Option<WaitStatus> {
+/// Waits until a worker that has said hello is ending. Returns the wait status if it is known before the worker is reaped. None
+/// at once if the worker does not hold its lock, and none if it is ending in a way that does not show.
+pub(super) fn wait(worker: &Worker) -> Option<WaitStatus> {
     let word = worker.status.life_word();
     let holder = worker.pid().as_raw().unsigned_abs();
     while word.load(Ordering::Acquire) & libc::FUTEX_TID_MASK == holder {
@@ -43,68 +44,60 @@ pub(super) fn await_notice(worker: &Worker) -> Option<WaitStatus> {
     ending_status(worker.pid())
 }
 
-/// Sleeps until the word is no longer `value`, somebody wakes it, or it is time to look again.
+/// Sleeps until the word is no longer `value`, somebody wakes this thread, or the check interval is over.
 fn sleep_while(word: &AtomicU32, value: u32) {
-    let timeout = libc::timespec { tv_sec: LOOK_AGAIN.as_secs().cast_signed(), tv_nsec: 0 };
-    // SAFETY: futex(2) reads the word, which is mapped, and the timeout, and writes neither. However it returns, the caller
-    // looks for itself. Not private: the word is shared between processes.
+    let timeout = libc::timespec { tv_sec: CHECK_INTERVAL.as_secs().cast_signed(), tv_nsec: 0 };
+    // SAFETY: futex(2) reads the word, which is mapped, and the timeout, and writes neither. The caller reads the word again
+    // whatever the call returns. Not private: the word is shared between processes.
     let _ =
         unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const timeout) };
 }
 
-/// Whether the process has ended; it stays to be reaped.
+/// Whether the process has ended. It remains to be reaped.
 fn has_ended(pid: Pid) -> bool {
     let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
     !matches!(waitid(Id::Pid(pid), look), Ok(WaitStatus::StillAlive))
 }
 
-/// Whether nobody has killed the process yet: it is not ending, and no SIGKILL waits for it. False if /proc does not tell.
+/// Whether nobody has killed the process yet: it is not ending, and no SIGKILL is pending. False if /proc does not tell.
 pub(super) fn is_untouched(pid: Pid) -> bool {
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
-    // In this order: a signal that is taken off the pending ones has the process exit next.
+    // In this order: after a signal is taken off the pending ones, the process exits next.
     let is_untouched = || Some(!is_kill_pending(&read("status")?)? && !is_exiting(&read("stat")?)?);
     is_untouched().unwrap_or(false)
 }
 
 /// Whether SIGKILL is among the pending signals in /proc/PID/status.
 fn is_kill_pending(status: &str) -> Option<bool> {
-    let pending = |name| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    };
-    let mask = pending("SigPnd:")? | pending("ShdPnd:")?;
-    Some(mask >> (Signal::SIGKILL as i32 - 1) & 1 == 1)
+    let is_pending = |name| has_signal(status, name, Signal::SIGKILL);
+    Some(is_pending("SigPnd")? | is_pending("ShdPnd")?)
 }
 
-/// Whether the process is past its last instruction, by a line of /proc/PID/stat.
+/// Whether the process has executed its last instruction, by a line of /proc/PID/stat.
 fn is_exiting(stat: &str) -> Option<bool> {
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let flags: u64 = fields.get(9 - 3)?.parse().ok()?;
-    Some(flags & EXITING != 0 || matches!(*fields.first()?, "Z" | "X"))
+    let stat = Stat::parse(stat)?;
+    Some(stat.field::<u64>(9)? & EXITING != 0 || matches!(stat.field(3)?, 'Z' | 'X'))
 }
 
-/// How a process ends that is past its last instruction; none if it is not, or if /proc does not tell.
+/// How a process ends that has executed its last instruction. None if it has not, or if /proc does not tell.
 fn ending_status(pid: Pid) -> Option<WaitStatus> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let status = parse_status(&stat)?;
-    WaitStatus::from_raw(pid, status).ok()
+    WaitStatus::from_raw(pid, parse_status(&stat)?).ok()
 }
 
-/// The wait status in a line of /proc/PID/stat (proc_pid_stat(5)): its last field, which reads 0 for who may not see it.
+/// The wait status in a line of /proc/PID/stat: its last field. The field reads 0 for a process without the right to see it.
 fn parse_status(stat: &str) -> Option<i32> {
-    // The name, second of the fields, may contain anything; the last parenthesis ends it.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let field = |number: usize| fields.get(number - 3).copied();
-    let exiting = field(9)?.parse::<u64>().ok()? & EXITING != 0;
-    let status = field(52)?.parse::<i32>().ok()?;
-    (exiting && status != 0).then_some(status)
+    let stat = Stat::parse(stat)?;
+    let is_exiting = stat.field::<u64>(9)? & EXITING != 0;
+    let status = stat.field(52)?;
+    (is_exiting && status != 0).then_some(status)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A line of a process with these flags and this exit status, and a name to stumble over.
+    /// A line of a process with these flags and this exit status, and a name that could confuse a parser.
     fn line(flags: u64, status: i32) -> String {
         let between = "0 ".repeat(42);
         format!("7 (a) R 1 (b) S 1 7 7 0 -1 {flags} {between}{status}\n")
@@ -135,7 +128,7 @@ mod tests {
     #[test]
     fn the_line_of_a_real_process_has_these_fields() {
         let stat = fs::read_to_string("/proc/self/stat").unwrap();
-        assert_eq!(stat.rsplit_once(')').unwrap().1.split_whitespace().count(), 50);
+        assert_eq!(Stat::parse(&stat).unwrap().last(), 52);
         assert_eq!(ending_status(Pid::this()), None);
     }
 }
