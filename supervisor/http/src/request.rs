@@ -49,9 +49,9 @@ struct AdmittedRequest {
     reservation: Reservation,
 }
 
-/// A request whose job was submitted to a pool.
+/// A request that was submitted to a pool.
 struct SubmittedRequest {
-    admitted: AdmittedRequest,
+    request: AdmittedRequest,
     generation: Arc<Generation>,
     ticket: Ticket,
 }
@@ -74,6 +74,11 @@ impl AdmittedRequest {
         let ReceivedBody { sha256, reservation, .. } = body;
         Self { kind, height, export, sha256, job, queued, permit, reservation }
     }
+
+    /// Whether copying the input takes longer than passing the job to another thread.
+    fn is_large(&self) -> bool {
+        self.job.input().len() > LARGE_BYTES
+    }
 }
 
 impl Inner {
@@ -88,28 +93,14 @@ impl Inner {
         let permit = permit.map_err(|rejection| self.rejected(rejection, max_wait, &request))?;
         let deadline = request.deadline;
         let admitted = AdmittedRequest::new(request, permit, asked.elapsed());
-        let mut submitted = self.submit(admitted).await?;
-        // The first poll of a ticket looks for the result for a moment. The result of a short job is there by then, and no
-        // task is needed.
-        let mut first = (&mut submitted.ticket).now_or_never();
-        if let Some(Ok(result)) = first {
-            return self.finish(submitted, result).await;
-        }
-        let service = Arc::clone(&self);
-        let follow = async move {
-            loop {
-                let outcome = match first.take() {
-                    Some(outcome) => outcome,
-                    None => (&mut submitted.ticket).await,
-                };
-                match outcome {
-                    Ok(result) => return service.finish(submitted, result).await,
-                    // A swap replaced the pool before the job began. The new pool takes the job.
-                    Err(error) if service.is_replaced(&submitted.generation, &error) => {
-                        submitted = service.submit(submitted.admitted).await?;
-                    }
-                    Err(error) => return Err(service.problem(error)),
-                }
+        let follow = if admitted.is_large() {
+            Arc::clone(&self).submit_and_follow(admitted).boxed()
+        } else {
+            let mut submitted = self.submit(admitted)?;
+            // The first poll of a ticket waits for the result for a moment. A short job is done by then, in this thread.
+            match (&mut submitted.ticket).now_or_never() {
+                Some(Ok(result)) => return self.finish(submitted, result).await,
+                first => Arc::clone(&self).follow(submitted, first).boxed(),
             }
         };
         // A separate task holds the permit: the worker is busy until the job is done, whether or not the client still waits.
@@ -155,19 +146,12 @@ impl Inner {
         Ok(Some(answer))
     }
 
-    /// Submits the job to the pool that serves now.
-    async fn submit(&self, admitted: AdmittedRequest) -> Result<SubmittedRequest, Problem> {
+    /// Submits the job of a request to the pool that serves now, in this thread.
+    fn submit(&self, request: AdmittedRequest) -> Result<SubmittedRequest, Problem> {
         loop {
             let generation = self.generation().ok_or_else(|| self.not_serving())?;
-            let (pool, job) = (Arc::clone(&generation.pool), admitted.job.clone());
-            let ticket = match job.input().len() <= LARGE_BYTES {
-                true => pool.submit(job),
-                false => tokio::task::spawn_blocking(move || pool.submit(job))
-                    .await
-                    .map_err(|error| Problem::Internal(error.to_string()))?,
-            };
-            match ticket {
-                Ok(ticket) => return Ok(SubmittedRequest { admitted, generation, ticket }),
+            match generation.pool.submit(request.job.clone()) {
+                Ok(ticket) => return Ok(SubmittedRequest { request, generation, ticket }),
                 // A swap has replaced the pool since. The next pool takes the job.
                 Err(error) if self.is_replaced(&generation, &error) => {}
                 Err(error) => return Err(self.problem(error)),
@@ -175,12 +159,48 @@ impl Inner {
         }
     }
 
-    /// Gives the permit and the memory of the body back, and makes the answer.
+    /// Submits a job with a large input in a blocking thread, and waits for its result.
+    async fn submit_and_follow(self: Arc<Self>, request: AdmittedRequest) -> Result<Arc<Answer>, Problem> {
+        let submitted = Arc::clone(&self).submit_large(request).await?;
+        self.follow(submitted, None).await
+    }
+
+    async fn submit_large(self: Arc<Self>, request: AdmittedRequest) -> Result<SubmittedRequest, Problem> {
+        let submitted = tokio::task::spawn_blocking(move || self.submit(request)).await;
+        submitted.map_err(|error| Problem::Internal(error.to_string()))?
+    }
+
+    /// Waits for the result of a job. `outcome` is what a poll of the ticket has given already.
+    async fn follow(
+        self: Arc<Self>,
+        mut submitted: SubmittedRequest,
+        mut outcome: Option<Result<JobResult, PoolError>>,
+    ) -> Result<Arc<Answer>, Problem> {
+        loop {
+            let outcome = match outcome.take() {
+                Some(outcome) => outcome,
+                None => (&mut submitted.ticket).await,
+            };
+            match outcome {
+                Ok(result) => return self.finish(submitted, result).await,
+                // The pool was replaced before it started the job. The next pool takes the job.
+                Err(error) if self.is_replaced(&submitted.generation, &error) => {
+                    let request = submitted.request;
+                    submitted = match request.is_large() {
+                        true => Arc::clone(&self).submit_large(request).await?,
+                        false => self.submit(request)?,
+                    };
+                }
+                Err(error) => return Err(self.problem(error)),
+            }
+        }
+    }
+
     async fn finish(&self, submitted: SubmittedRequest, result: JobResult) -> Result<Arc<Answer>, Problem> {
-        let SubmittedRequest { admitted, generation, ticket } = submitted;
+        let SubmittedRequest { request, generation, ticket } = submitted;
         drop(ticket);
-        let AdmittedRequest { kind, height, export, sha256, queued, .. } = admitted;
-        drop((admitted.permit, admitted.reservation, admitted.job));
+        let AdmittedRequest { kind, height, export, sha256, queued, .. } = request;
+        drop((request.permit, request.reservation, request.job));
         self.record_reset(&result);
         let answered = AnsweredRequest {
             kind,

@@ -29,7 +29,7 @@ const EXITING: u64 = 4;
 /// Waits until a worker that has said hello is ending. Returns the wait status if it is known before the worker is reaped. None
 /// at once if the worker does not hold its lock, and none if it is ending in a way that does not show.
 pub(super) fn wait(worker: &Worker) -> Option<WaitStatus> {
-    let word = worker.status.life_word();
+    let word = worker.status.liveness_word();
     let holder = worker.pid().as_raw().unsigned_abs();
     while word.load(Ordering::Acquire) & libc::FUTEX_TID_MASK == holder {
         // The kernel wakes nobody unless the word says that somebody waits.

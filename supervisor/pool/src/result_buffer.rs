@@ -9,7 +9,7 @@
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
-use cofferdam_protocol::writes::Home;
+use cofferdam_protocol::writes::BufferPool;
 use nix::sys::mman::{MmapAdvise, madvise};
 
 use cofferdam_base::sync::lock;
@@ -61,8 +61,8 @@ fn ask_for_huge_pages(memory: &mut Vec<u8>) {
     }
 }
 
-impl Home for ResultBuffer {
-    fn take_back(&self, mut bytes: Vec<u8>) {
+impl BufferPool for ResultBuffer {
+    fn give_back(&self, mut bytes: Vec<u8>) {
         bytes.clear();
         *lock(&self.0) = bytes;
     }

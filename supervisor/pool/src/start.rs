@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cofferdam_protocol::state::MAP_BYTES;
-use cofferdam_worker::memory::addresses::{WORKER_ADDRESSES, limit};
+use cofferdam_worker::memory::address_space::{WORKER_ADDRESS_BYTES, limit};
 use crossbeam_channel::Receiver;
 use nix::sys::signal::Signal;
 
@@ -114,7 +114,7 @@ pub(super) fn check_addresses(settings: &Settings) -> Result<(), PoolError> {
     let Some(limit) = limit() else { return Ok(()) };
     let Limits { input_bytes, output_bytes, .. } = settings.limits;
     let state = if settings.state.is_some() { MAP_BYTES as u64 } else { 0 };
-    let need = [WORKER_ADDRESSES, input_bytes, output_bytes, settings.layer_bytes, state];
+    let need = [WORKER_ADDRESS_BYTES, input_bytes, output_bytes, settings.layer_bytes, state];
     let need = need.into_iter().fold(0, u64::saturating_add);
     if need <= limit {
         return Ok(());
