@@ -18,7 +18,7 @@ use cofferdam_base::size::Bytes;
 use cofferdam_chain::OnGuestFailure;
 use cofferdam_chain::blocks::{self, BlockInput, BlockSource, IndexedRange};
 use cofferdam_chain::sample;
-use cofferdam_http::server::Bounds;
+use cofferdam_http::server::ConnectionLimits;
 use cofferdam_pool::host::admission::Budget;
 use cofferdam_pool::{Limits, Pool, PoolBuilder, PoolError, QuarantinePolicy, need_of};
 use cofferdam_store::Store;
@@ -295,10 +295,10 @@ pub(super) struct ConnectionArgs {
 }
 
 impl ConnectionArgs {
-    /// The bounds of a server.
-    pub(super) fn bounds(&self) -> Bounds {
+    /// The limits on connections.
+    pub(super) fn bounds(&self) -> ConnectionLimits {
         let (connections, header_timeout) = (self.max_connections, self.header_timeout);
-        Bounds { connections, header_timeout, ..Bounds::default() }
+        ConnectionLimits { connections, header_timeout, ..ConnectionLimits::default() }
     }
 }
 
