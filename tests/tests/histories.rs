@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bitcoin::hashes::Hash as _;
 use cofferdam::blocks::BlockHash;
-use cofferdam::chain::{Batch, ChainError, OnGuestFailure, Pipeline, PipelineSettings, extend_digest};
+use cofferdam::chain::{Batch, ChainError, Pipeline, PipelineSettings, extend_digest};
 use cofferdam::http::Application;
 use cofferdam::node::daemon::{DaemonError, Follower, FollowerSettings};
 use cofferdam::node::feed::FeedError;
@@ -250,7 +250,7 @@ impl History {
         let store = Arc::new(self.open().with_undo(self.limit).with_faults(Arc::clone(&self.faults)));
         let tip = before.len().checked_sub(1).map(|tip| (u32::try_from(tip).expect("short"), before[tip]));
         let batch = if before.len().is_multiple_of(2) { Batch::SINGLE } else { Batch::CATCHING_UP };
-        let settings = PipelineSettings { policy: OnGuestFailure::Stop, batch, redundant: false };
+        let settings = PipelineSettings { batch, ..PipelineSettings::default() };
         let stand_in = StandIn::new(&store, room);
         let mut pipeline = Pipeline::resume(stand_in, Arc::clone(&store), settings, Box::new(|_| {}))?;
         let indexed = Arc::clone(&store);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::profile::Hash;
-use cofferdam_protocol::wait;
+use futures_util::FutureExt;
 use tokio::time::timeout_at;
 use tracing::Instrument;
 
@@ -16,7 +16,7 @@ use crate::job_kind::JobKind;
 use crate::memory::Reservation;
 use crate::problem::Problem;
 use crate::service::{Generation, Inner};
-use cofferdam_pool::{Begun, Job, JobResult, PoolError, StateLayer};
+use cofferdam_pool::{Job, JobResult, PoolError, StateLayer, Ticket};
 
 /// From this size on, bytes are copied, hashed and written as JSON in a blocking thread. Passing them to another thread
 /// then takes less time than the work itself, during which other connections of this thread would wait.
@@ -49,24 +49,11 @@ struct AdmittedRequest {
     reservation: Reservation,
 }
 
-/// A request that has been run.
-struct Done {
-    run: AdmittedRequest,
+/// A request that was submitted to a pool.
+struct SubmittedRequest {
+    request: AdmittedRequest,
     generation: Arc<Generation>,
-    result: JobResult,
-}
-
-/// What came of beginning to run a request.
-enum Step {
-    Done(Done),
-    Later(Later),
-}
-
-/// A request that runs, or waits for a worker, on a pool.
-struct Later {
-    run: AdmittedRequest,
-    generation: Arc<Generation>,
-    begun: Begun,
+    ticket: Ticket,
 }
 
 impl Request {
@@ -87,6 +74,11 @@ impl AdmittedRequest {
         let ReceivedBody { sha256, reservation, .. } = body;
         Self { kind, height, export, sha256, job, queued, permit, reservation }
     }
+
+    /// Whether copying the input takes longer than passing the job to another thread.
+    fn is_large(&self) -> bool {
+        self.job.input().len() > LARGE_BYTES
+    }
 }
 
 impl Inner {
@@ -100,15 +92,22 @@ impl Inner {
         let permit = self.admission.acquire(request.kind, max_wait).await;
         let permit = permit.map_err(|rejection| self.rejected(rejection, max_wait, &request))?;
         let deadline = request.deadline;
-        let later = match self.begin(AdmittedRequest::new(request, permit, asked.elapsed()))? {
-            Step::Done(done) => return self.finish(done).await,
-            Step::Later(later) => later,
+        let admitted = AdmittedRequest::new(request, permit, asked.elapsed());
+        let follow = if admitted.is_large() {
+            Arc::clone(&self).submit_and_follow(admitted).boxed()
+        } else {
+            let mut submitted = self.submit(admitted)?;
+            // The first poll of a ticket waits for the result for a moment. A short job is done by then, in this thread.
+            match (&mut submitted.ticket).now_or_never() {
+                Some(Ok(result)) => return self.finish(submitted, result).await,
+                first => Arc::clone(&self).follow(submitted, first).boxed(),
+            }
         };
         // A separate task holds the permit: the worker is busy until the job is done, whether or not the client still waits.
-        let mut running = tokio::spawn(Arc::clone(&self).follow(later).in_current_span());
+        let mut task = tokio::spawn(follow.in_current_span());
         let joined = match deadline {
-            None => running.await,
-            Some((at, allowed)) => match timeout_at(at.into(), &mut running).await {
+            None => task.await,
+            Some((at, allowed)) => match timeout_at(at.into(), &mut task).await {
                 Ok(joined) => joined,
                 Err(_) => return Err(Problem::ClientDeadline(allowed)),
             },
@@ -147,48 +146,61 @@ impl Inner {
         Ok(Some(answer))
     }
 
-    /// Begins a job on the pool that serves now. This thread, which serves other connections, too, waits for it for a moment:
-    /// in that a short job is done, and to sleep and be woken would take as long.
-    fn begin(&self, run: AdmittedRequest) -> Result<Step, Problem> {
-        let is_large = run.job.input().len() > LARGE_BYTES;
+    /// Submits the job of a request to the pool that serves now, in this thread.
+    fn submit(&self, request: AdmittedRequest) -> Result<SubmittedRequest, Problem> {
         loop {
             let generation = self.generation().ok_or_else(|| self.not_serving())?;
-            let job = run.job.clone();
-            let begun = if is_large {
-                generation.pool.submit(job).map(Begun::Later)
-            } else {
-                generation.pool.begin(job, wait::SPIN)
-            };
-            match begun {
-                Ok(Begun::Done(result)) => return Ok(Step::Done(Done { run, generation, result: *result })),
-                Ok(begun) => return Ok(Step::Later(Later { run, generation, begun })),
-                // Replaced since; the next one takes it.
+            match generation.pool.submit(request.job.clone()) {
+                Ok(ticket) => return Ok(SubmittedRequest { request, generation, ticket }),
+                // The pool was replaced since. The next pool takes the job.
                 Err(error) if self.is_replaced(&generation, &error) => {}
                 Err(error) => return Err(self.problem(error)),
             }
         }
     }
 
-    async fn follow(self: Arc<Self>, mut later: Later) -> Result<Arc<Answer>, Problem> {
+    /// Submits a job with a large input in a blocking thread, and waits for its result.
+    async fn submit_and_follow(self: Arc<Self>, request: AdmittedRequest) -> Result<Arc<Answer>, Problem> {
+        let submitted = Arc::clone(&self).submit_large(request).await?;
+        self.follow(submitted, None).await
+    }
+
+    async fn submit_large(self: Arc<Self>, request: AdmittedRequest) -> Result<SubmittedRequest, Problem> {
+        let submitted = tokio::task::spawn_blocking(move || self.submit(request)).await;
+        submitted.map_err(|error| Problem::Internal(error.to_string()))?
+    }
+
+    /// Waits for the result of a job. `outcome` is what a poll of the ticket has given already.
+    async fn follow(
+        self: Arc<Self>,
+        mut submitted: SubmittedRequest,
+        mut outcome: Option<Result<JobResult, PoolError>>,
+    ) -> Result<Arc<Answer>, Problem> {
         loop {
-            let Later { run, generation, begun } = later;
-            let step = match begun.land().await {
-                Ok(result) => Step::Done(Done { run, generation, result }),
-                // Not begun by a pool that was replaced meanwhile: the next one takes it.
-                Err(error) if self.is_replaced(&generation, &error) => self.begin(run)?,
-                Err(error) => return Err(self.problem(error)),
+            let outcome = match outcome.take() {
+                Some(outcome) => outcome,
+                None => (&mut submitted.ticket).await,
             };
-            match step {
-                Step::Done(done) => return self.finish(done).await,
-                Step::Later(again) => later = again,
+            match outcome {
+                Ok(result) => return self.finish(submitted, result).await,
+                // The pool was replaced before it started the job. The next pool takes the job.
+                Err(error) if self.is_replaced(&submitted.generation, &error) => {
+                    let request = submitted.request;
+                    submitted = match request.is_large() {
+                        true => Arc::clone(&self).submit_large(request).await?,
+                        false => self.submit(request)?,
+                    };
+                }
+                Err(error) => return Err(self.problem(error)),
             }
         }
     }
 
-    async fn finish(&self, done: Done) -> Result<Arc<Answer>, Problem> {
-        let Done { run, generation, result } = done;
-        let AdmittedRequest { kind, height, export, sha256, queued, .. } = run;
-        drop((run.permit, run.reservation, run.job));
+    async fn finish(&self, submitted: SubmittedRequest, result: JobResult) -> Result<Arc<Answer>, Problem> {
+        let SubmittedRequest { request, generation, ticket } = submitted;
+        drop(ticket);
+        let AdmittedRequest { kind, height, export, sha256, queued, .. } = request;
+        drop((request.permit, request.reservation, request.job));
         self.record_reset(&result);
         let answered = AnsweredRequest {
             kind,
@@ -214,8 +226,8 @@ impl Inner {
         match error {
             PoolError::InputTooLarge { limit, .. } => BodyError::TooLarge { limit }.into(),
             error @ PoolError::ExportName { .. } => Problem::Malformed(error.to_string()),
-            PoolError::Saturated(waiting) => {
-                Problem::QueueFull { waiting, limit: waiting, retry_after: self.admission.retry_after() }
+            PoolError::Saturated { waiting, limit } => {
+                Problem::QueueFull { waiting, limit, retry_after: self.admission.retry_after() }
             }
             PoolError::Draining => Problem::Draining,
             PoolError::NoWorker => Problem::NoWorker,

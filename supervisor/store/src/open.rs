@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::state;
-use cofferdam_worker::memory::addresses::limit;
+use cofferdam_worker::memory::address_space::limit;
 use heed::types::Bytes;
 use heed::{Env, EnvFlags, EnvOpenOptions, MdbError, RwTxn, WithoutTls};
 use nix::errno::Errno;

@@ -58,6 +58,8 @@ pub(super) enum CliError {
     Feed(FeedError),
     #[error("internal error: reading blocks ended before the last block")]
     Reader,
+    #[error("internal error: the thread that prints lines has panicked")]
+    Printer,
     #[error("internal error: the thread that indexes has ended")]
     Indexer,
     /// Whoever read the output has had enough, as `head` does: no failure in itself.

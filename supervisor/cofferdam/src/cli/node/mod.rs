@@ -187,6 +187,7 @@ fn index(parts: &Parts, pool: &Arc<Pool>) -> Outcome {
         policy: args.on_guest_failure.into(),
         batch: args.durability.batch(),
         redundant: args.redundancy > 1,
+        ..PipelineSettings::default()
     };
     let schedule = args.snapshots(pool.profile().module);
     let snapshots = schedule.map(|schedule| Snapshots::start(Arc::clone(store), schedule)).transpose();
@@ -275,7 +276,7 @@ fn open_files(parts: &Parts, pipeline: &Pipeline) -> Result<Option<FileFeed>, Cl
     bar.finish_and_clear();
     let feed = feed.map_err(|error| error_of(error.into()))?;
     if let Some(network) = feed.network() {
-        pipeline.insist(|store| store.set_network(&network.to_string()))?;
+        pipeline.write(|store| store.set_network(&network.to_string()))?;
     }
     Ok(Some(feed))
 }
