@@ -110,7 +110,7 @@ fn a_store_of_another_user_is_refused_with_what_to_do() {
     // In a directory in which nothing can be made.
     let closed = scene.files.at("closed");
     fs::create_dir(&closed).expect("a new directory");
-    refused(scene.run(&closed.join("db"), Some(NOBODY)), &["cannot be made", "chown -R"]);
+    refused(scene.run(&closed.join("db"), Some(NOBODY)), &["cannot be created", "chown -R"]);
     refused(scene.run(&closed, Some(NOBODY)), &["writer.lock cannot be", "chown -R"]);
 }
 
@@ -142,7 +142,7 @@ fn a_store_that_was_moved_without_its_lock_files_is_read_and_keeps_its_owner() {
     assert_eq!(empty.read_dir().expect("a directory").count(), 0);
     let dangling = scene.files.at("dangling");
     symlink("/nowhere/at/all", &dangling).expect("a new link");
-    refused(scene.run(&dangling, None), &["cannot be made", "name a directory"]);
+    refused(scene.run(&dangling, None), &["cannot be created", "name a directory"]);
 }
 
 /// A directory mounted again, read-only; none where this process may not mount.

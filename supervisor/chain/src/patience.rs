@@ -1,5 +1,5 @@
 //! Waiting for room: a write to the store that fails because the disk is full is tried again until somebody makes room. What
-//! does not pass by itself is not tried again ([`Trouble`]).
+//! does not pass by itself is not tried again ([`FailureKind`]).
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_base::sync::lock;
-use cofferdam_store::{StoreError, Trouble};
+use cofferdam_store::{FailureKind, StoreError};
 
 /// How long the first pause between two tries is, and the longest: somebody may be waiting for this to end.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -51,7 +51,7 @@ impl Patience {
     ) -> Result<T, StoreError> {
         let (mut pause, mut told) = (FIRST_PAUSE, None);
         let outcome = loop {
-            if error.trouble() != Trouble::NoRoom || self.given_up.load(Ordering::Acquire) {
+            if error.kind() != FailureKind::NoSpace || self.given_up.load(Ordering::Acquire) {
                 break Err(error);
             }
             self.stall(&error, &mut told);
@@ -88,7 +88,7 @@ mod tests {
 
     fn failure(errno: i32) -> StoreError {
         let source = heed::Error::Io(io::Error::from_raw_os_error(errno));
-        StoreError::Lmdb { path: "/s".into(), doing: "writing", source }
+        StoreError::Lmdb { path: "/s".into(), operation: "writing", source }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use cofferdam_chain::blocks::{BlockHash, Network};
 use cofferdam_chain::hash_of;
 use cofferdam_http::{InternalAnswer, InternalJob, InternalProblem, Service};
 use cofferdam_pool::StateLayer;
-use cofferdam_store::{BlockRecord, Proven, Store};
+use cofferdam_store::{BlockRecord, ProvenValue, Store};
 
 /// How often a view is run again because blocks were taken back meanwhile.
 const RERUNS: usize = 3;
@@ -165,7 +165,7 @@ impl Backend for Node {
     fn proof(&self, key: Vec<u8>, at: At) -> Result<Value, CallError> {
         let height = self.resolve(at)?;
         let proven = self.store.prove(&key, height).map_err(internal)?;
-        let Some(Proven { root, value, proof }) = proven else {
+        let Some(ProvenValue { root, value, proof }) = proven else {
             return Err(CallError::NotEnabled { what: "cofferdam_proof", how: "--state-tree" });
         };
         Ok(json!({

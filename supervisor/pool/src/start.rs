@@ -15,7 +15,7 @@ use super::layers::LayerArena;
 use super::room::Room;
 use super::settings::{Limits, Settings};
 use super::slot::{Slots, StartFailure};
-use cofferdam_base::addresses;
+use cofferdam_base::address_limit;
 use cofferdam_base::size::Bytes;
 
 /// Starts every slot. A cached artifact that workers refuse is thrown away and compiled again, once.
@@ -105,7 +105,7 @@ pub(super) fn check_addresses(settings: &Settings) -> Result<(), PoolError> {
         return Ok(());
     }
     let what = if state == 0 { "a worker" } else { "a worker that reads a store" };
-    Err(PoolError::NotCommitted(addresses::too_low(what, need, limit)))
+    Err(PoolError::NotCommitted(address_limit::too_low(what, need, limit)))
 }
 
 /// Adds, to the news that memory was not committed, how much was needed and how much there is.

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use cofferdam_chain::{Chain, ChainError, Hashed, Outcome, Step};
 use cofferdam_pool::{JobResult, Runner};
-use cofferdam_store::last_by_key;
+use cofferdam_store::last_write_per_key;
 
 /// The sides' names in messages: the module that is compared, and the one that it is compared with.
 pub const NAMES: [&str; 2] = ["A", "B"];
@@ -171,7 +171,7 @@ fn between(results: [&JobResult; 2], prefix: &[u8]) -> (Option<Difference>, u64)
 /// Goes through the keys of both sides in order, as a merge does.
 fn compare_writes(writes: [&Writes; 2], prefix: &[u8]) -> (Option<KeyDifference>, KeyCounts) {
     let sorted = writes.map(|writes| {
-        let mut pairs = last_by_key(writes);
+        let mut pairs = last_write_per_key(writes);
         pairs.retain(|(key, _)| key.starts_with(prefix));
         pairs
     });

@@ -7,14 +7,14 @@ use cofferdam_worker::state::StateReader;
 
 use super::node::{About, AboutProfile, ChainDigest, Node, NodeError};
 use cofferdam_chain::blocks::BlockHash;
-use cofferdam_store::Readable;
+use cofferdam_store::ReadAccess;
 
 /// A store that is read and not written.
 #[derive(Debug)]
 pub struct OwnStore {
     name: String,
     reader: StateReader,
-    _readable: Readable,
+    _readable: ReadAccess,
 }
 
 impl OwnStore {
@@ -23,7 +23,7 @@ impl OwnStore {
     /// # Errors
     /// [`NodeError::NotReadable`], [`NodeError::Store`].
     pub fn open(directory: &Path) -> Result<Self, NodeError> {
-        let readable = Readable::check(directory)?;
+        let readable = ReadAccess::check(directory)?;
         let reader = StateReader::open(readable.path())?;
         Ok(Self { name: directory.display().to_string(), reader, _readable: readable })
     }

@@ -1,4 +1,4 @@
-//! Hashes in JSON: 64 hexadecimal digits. For `#[serde(with = ...)]`.
+//! Hashes in JSON, as 64 hexadecimal digits. For `#[serde(with = ...)]`.
 
 use cofferdam_protocol::profile::Hash;
 use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -8,22 +8,21 @@ pub(super) fn serialize<S: Serializer>(hash: &Hash, serializer: S) -> Result<S::
 }
 
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Hash, D::Error> {
-    let digits = String::deserialize(deserializer)?;
-    parse(&digits).ok_or_else(|| Error::custom(format!("{digits:?} is no hash of 64 hexadecimal digits")))
+    parse(&String::deserialize(deserializer)?)
 }
 
-/// The hash that is written so.
-pub(super) fn parse(digits: &str) -> Option<Hash> {
+fn parse<E: Error>(digits: &str) -> Result<Hash, E> {
     let mut hash = Hash::default();
-    hex::decode_to_slice(digits, &mut hash.0).ok()?;
-    Some(hash)
+    let decoded = hex::decode_to_slice(digits, &mut hash.0);
+    decoded.map_err(|_| E::custom(format!("{digits:?} is not a hash of 64 hexadecimal digits")))?;
+    Ok(hash)
 }
 
-/// The same for a hash that may not be there.
+/// The same for an optional hash.
 pub(super) mod option {
     use serde::Serialize;
 
-    use super::*;
+    use super::{Deserialize, Deserializer, Hash, Serializer, parse};
 
     pub(in super::super) fn serialize<S: Serializer>(
         hash: &Option<Hash>,
@@ -35,8 +34,6 @@ pub(super) mod option {
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Hash>, D::Error> {
-        let digits = Option::<String>::deserialize(deserializer)?;
-        let wrong = |digits: &str| Error::custom(format!("{digits:?} is no hash of 64 hexadecimal digits"));
-        digits.map(|digits| parse(&digits).ok_or_else(|| wrong(&digits))).transpose()
+        Option::<String>::deserialize(deserializer)?.map(|digits| parse(&digits)).transpose()
     }
 }
