@@ -8,7 +8,7 @@
 //!   ([`FailureKind`]: whether a failed write can be retried, and advice for the operator), `error` ([`StoreError`]);
 //! - the directory and the files in it: `directory` (creation, the writer's lock, syncing), `read_access` ([`ReadAccess`]),
 //!   `restore_target` ([`RestoreTarget`]), `data_file` (reads a finished copy of a store);
-//! - the tree over the newest values, in [`tree`], and `tree_feature`, which keeps the tree in step with the store (or
+//! - the tree over the newest values, in `tree`, and `tree_feature`, which keeps the tree in step with the store (or
 //!   `no_tree_feature`, which refuses stores that have a tree);
 //! - `open` (the LMDB environment and its tables), `store` ([`Store`]: opening and reading), `transaction` (committing
 //!   blocks), `undo_list` and `rollback` (removing blocks), `tree_queries` (roots and proofs), `copy` ([`StoreCopy`]);

@@ -1,7 +1,7 @@
-//! Hashes in JSON, as 64 hexadecimal digits. For `#[serde(with = ...)]`.
+//! Hashes in JSON, as 64 hexadecimal digits. For serde's attributes `with`, `serialize_with` and `deserialize_with`.
 
 use cofferdam_protocol::profile::Hash;
-use serde::{Deserialize, Deserializer, Serializer, de::Error};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 pub(super) fn serialize<S: Serializer>(hash: &Hash, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(hash)
@@ -18,22 +18,14 @@ fn parse<E: Error>(digits: &str) -> Result<Hash, E> {
     Ok(hash)
 }
 
-/// The same for an optional hash.
-pub(super) mod option {
-    use serde::Serialize;
+/// Like [`serialize`], for an optional hash.
+pub(super) fn serialize_option<S: Serializer>(hash: &Option<Hash>, serializer: S) -> Result<S::Ok, S::Error> {
+    hash.map(|hash| hash.to_string()).serialize(serializer)
+}
 
-    use super::{Deserialize, Deserializer, Hash, Serializer, parse};
-
-    pub(in super::super) fn serialize<S: Serializer>(
-        hash: &Option<Hash>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        hash.map(|hash| hash.to_string()).serialize(serializer)
-    }
-
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Hash>, D::Error> {
-        Option::<String>::deserialize(deserializer)?.map(|digits| parse(&digits)).transpose()
-    }
+/// Like [`deserialize`], for an optional hash.
+pub(super) fn deserialize_option<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Hash>, D::Error> {
+    Option::<String>::deserialize(deserializer)?.map(|digits| parse(&digits)).transpose()
 }

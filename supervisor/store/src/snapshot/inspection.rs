@@ -26,7 +26,10 @@ pub struct Inspection {
     /// The network that the blocks come from, if the store knows it.
     pub network: Option<String>,
     /// The hash over all values, if the caller asked for it. It is equal for equal chains, whichever node indexed them.
-    #[serde(with = "hex_hash::option")]
+    #[serde(
+        serialize_with = "hex_hash::serialize_option",
+        deserialize_with = "hex_hash::deserialize_option"
+    )]
     pub content: Option<Hash>,
 }
 

@@ -30,7 +30,10 @@ pub struct Manifest {
     #[serde(with = "hex_hash")]
     pub profile: Hash,
     /// SHA-256 of the module, if the program that took the snapshot knew it.
-    #[serde(with = "hex_hash::option")]
+    #[serde(
+        serialize_with = "hex_hash::serialize_option",
+        deserialize_with = "hex_hash::deserialize_option"
+    )]
     pub module: Option<Hash>,
     /// The network that the blocks come from, if the store knows it.
     pub network: Option<String>,
