@@ -158,7 +158,7 @@ impl Shared {
             match &taken {
                 Ok(taken) => log(taken, started),
                 Err(SnapshotError::Cancelled) => {
-                    tracing::info!("snapshot: cancelled, because the program ends")
+                    tracing::info!("snapshot: cancelled, because the program ends");
                 }
                 Err(error) => tracing::error!("snapshot: failed: {error}"),
             }
