@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::StoreError;
-use crate::files::WRITER_LOCK;
+use crate::file_names::WRITER_LOCK;
 
 /// The lock that makes its holder the only writer of a store. LMDB's own lock would only make two writers take turns, and each
 /// of them would believe that the tip is its own. The kernel releases the lock when the process ends, however it ends.

@@ -9,7 +9,7 @@ use heed::MdbError;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::files::{DATA_FILE, PROBE_FILE};
+use crate::file_names::{DATA_FILE, PROBE_FILE};
 
 /// Whether a failed call can succeed when it is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

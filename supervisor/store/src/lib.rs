@@ -4,7 +4,7 @@
 //!
 //! Modules lower in this list use those above them, never the other way round:
 //!
-//! - what everything needs: `files` (the names of a store's files), `identity` ([`Identity`], [`Durability`]), `failure`
+//! - what everything needs: `file_names` (the names of a store's files), `identity` ([`Identity`], [`Durability`]), `failure`
 //!   ([`FailureKind`]: whether a failed write can be retried, and advice for the operator), `error` ([`StoreError`]);
 //! - the directory and the files in it: `directory` (creation, the writer's lock, syncing), `read_access` ([`ReadAccess`]),
 //!   `restore_target` ([`RestoreTarget`]), `data_file` (reads a finished copy of a store);
@@ -23,7 +23,7 @@ mod data_file;
 mod directory;
 mod error;
 mod failure;
-mod files;
+mod file_names;
 mod identity;
 mod open;
 mod read_access;

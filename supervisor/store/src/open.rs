@@ -24,7 +24,7 @@ use nix::fcntl::{FallocateFlags, FcntlArg, FdFlag, fallocate, fcntl};
 use crate::directory::{self, WriterLock};
 use crate::error::StoreError;
 use crate::failure::write_error;
-use crate::files::{self, DATA_FILE, LOCK_FILE};
+use crate::file_names::{self, DATA_FILE, LOCK_FILE};
 use crate::identity::{Durability, Identity};
 use crate::tree_feature::{self, Tree};
 
@@ -73,7 +73,7 @@ fn check_directory(path: &Path) -> Result<bool, StoreError> {
     if names.iter().any(|name| name == DATA_FILE) {
         return Ok(false);
     }
-    match names.iter().find(|name| !files::is_ignored(name)) {
+    match names.iter().find(|name| !file_names::is_ignored(name)) {
         None => Ok(true),
         Some(name) => Err(not_a_store(path, format!("it contains {} but no {DATA_FILE}", name.display()))),
     }

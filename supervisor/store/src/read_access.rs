@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::directory;
 use crate::error::StoreError;
-use crate::files::{DATA_FILE, LOCK_FILE, WRITER_LOCK};
+use crate::file_names::{DATA_FILE, LOCK_FILE, WRITER_LOCK};
 
 /// A store that this process and its workers can open for reading (`cofferdam_worker::state`) while this exists.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::directory::{self, WriterLock};
 use crate::error::StoreError;
-use crate::files::{self, DATA_FILE, RESTORING_FILE};
+use crate::file_names::{self, DATA_FILE, RESTORING_FILE};
 
 /// An empty directory that is reserved for a restored store. While this exists, no other process opens or creates a store
 /// there. Dropping it removes incomplete data.
@@ -73,7 +73,7 @@ impl Drop for RestoreTarget {
 
 fn check_empty(path: &Path) -> Result<(), StoreError> {
     let names = directory::list(path)?;
-    match names.into_iter().find(|name| name != RESTORING_FILE && !files::is_ignored(name)) {
+    match names.into_iter().find(|name| name != RESTORING_FILE && !file_names::is_ignored(name)) {
         None => Ok(()),
         Some(name) => Err(StoreError::NotEmpty { path: path.to_owned(), found: name.display().to_string() }),
     }

@@ -211,7 +211,7 @@ mod tests {
     use super::*;
     use crate::identity::{Durability, Identity};
     use crate::snapshot::inspection::inspect_in_process;
-    use crate::snapshot::verify::verify;
+    use crate::snapshot::verification::verify;
     use crate::test_support::commit;
 
     struct Scene {

@@ -27,7 +27,7 @@ mod take;
 #[cfg(test)]
 mod tests;
 mod transfer;
-mod verify;
+mod verification;
 
 pub use background::{Schedule, Snapshots, Status};
 pub use error::SnapshotError;
@@ -37,4 +37,4 @@ pub use manifest::Manifest;
 pub use progress::{Observer, Step};
 pub use restore::{Expected, RestoredStore, restore};
 pub use take::{TakeOptions, TakenSnapshot, take};
-pub use verify::{VerifiedSnapshot, verify};
+pub use verification::{VerifiedSnapshot, verify};

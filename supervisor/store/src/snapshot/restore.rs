@@ -12,7 +12,7 @@ use super::inspection::{Inspection, Inspector};
 use super::manifest::{Manifest, open_plain};
 use super::progress::{Observer, Step, report};
 use super::transfer::{Transfer, Transferred, check_space, length};
-use super::verify::{check_data, check_length};
+use super::verification::{check_data, check_length};
 use crate::restore_target::RestoreTarget;
 
 /// The values that the snapshot must have; a field that is none accepts every value. Values from another source than the
