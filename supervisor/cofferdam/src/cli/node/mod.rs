@@ -22,9 +22,9 @@ use cofferdam_chain::{Pipeline, PipelineSettings};
 use cofferdam_http::server;
 use cofferdam_http::{Service, Settings};
 use cofferdam_node::daemon::Follower;
-use cofferdam_node::feed::{FeedError, FileFeed, KnownError};
+use cofferdam_node::feed::{FeedError, FileFeed, LookupError};
 use cofferdam_node::rpc::{self, Cors, RpcSettings};
-use cofferdam_node::{Ended, Freshness, Indexer, Node, NodeError, NodeState, Source, Tip};
+use cofferdam_node::{IndexError, Indexer, NodeBackend, NodeState, ReadinessLimits, StopReason, Tip};
 use cofferdam_pool::{Pool, PoolBuilder};
 use cofferdam_store::snapshot::Snapshots;
 use cofferdam_store::{Durability, Identity, Store};
@@ -56,7 +56,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     check_start(&store, args.asked_start())?;
     let store = Arc::new(store.with_undo(args.max_reorg_depth));
     let tip = store.tip()?.map(|record| Tip::of(&record));
-    let freshness = Freshness { lag: args.max_lag, silence: args.max_silence };
+    let freshness = ReadinessLimits { max_lag: args.max_lag, max_silence: args.max_silence };
     let state = NodeState::new(tip, args.label.clone(), freshness, args.daemon_rpc_url.is_some());
     let settings = Settings {
         queue: args.queue,
@@ -123,17 +123,17 @@ async fn serve(parts: Arc<Parts>, builder: PoolBuilder) -> Result<CommandExit, C
 }
 
 /// What the way in which indexing ended means for whoever started it.
-fn exit_of(ended: &Ended) -> CommandExit {
+fn exit_of(ended: &StopReason) -> CommandExit {
     match ended {
-        Ended::Asked | Ended::Reached(_) | Ended::OutOfFiles => CommandExit::Success,
-        Ended::Stopped(_) => CommandExit::Failure,
+        StopReason::Requested | StopReason::Reached(_) | StopReason::FeedEnded => CommandExit::Success,
+        StopReason::BlockFailed(_) => CommandExit::Failure,
     }
 }
 
 /// Binds the listeners, and begins to answer.
 async fn listen(parts: &Arc<Parts>) -> Result<tokio::task::JoinHandle<usize>, CliError> {
     let args = &parts.args;
-    let node = Node {
+    let node = NodeBackend {
         service: parts.service.clone(),
         store: Arc::clone(&parts.store),
         state: Arc::clone(&parts.state),
@@ -162,7 +162,7 @@ fn noted_network(parts: &Parts) -> Result<Option<Network>, CliError> {
     Ok(parts.args.network.or_else(|| noted?.parse().ok()))
 }
 
-type Outcome = Result<Ended, CliError>;
+type Outcome = Result<StopReason, CliError>;
 
 /// Indexes in a thread of its own.
 fn index_beside(parts: &Arc<Parts>, pool: &Arc<Pool>) -> Result<oneshot::Receiver<Outcome>, CliError> {
@@ -171,7 +171,7 @@ fn index_beside(parts: &Arc<Parts>, pool: &Arc<Pool>) -> Result<oneshot::Receive
     let index = move || {
         let outcome = index(&parts, &pool);
         if let Err(error) = &outcome {
-            parts.state.end(error.to_string());
+            parts.state.record_end(error.to_string());
         }
         // Nobody waits for it any more if the process ends.
         drop(sender.send(outcome));
@@ -193,7 +193,7 @@ fn index(parts: &Parts, pool: &Arc<Pool>) -> Outcome {
     let observer = {
         let (state, service) = (Arc::clone(state), service.clone());
         Box::new(move |outcome: &cofferdam_chain::Outcome| {
-            state.committed(outcome);
+            state.record_commit(outcome);
             service.note_block(outcome.height, outcome.digest, &outcome.result);
             if let Some(snapshots) = &snapshots {
                 snapshots.committed(outcome.height);
@@ -208,50 +208,42 @@ fn index(parts: &Parts, pool: &Arc<Pool>) -> Outcome {
 /// Indexes files, if there are any, and then follows the daemon, if there is one.
 fn index_sources(parts: &Parts, pipeline: &mut Pipeline, is_asked: &(dyn Fn() -> bool + Sync)) -> Outcome {
     let Parts { args, store, state, .. } = parts;
-    let max_reorg_depth = args.max_reorg_depth;
     let exit_at = match args.exit_at {
         Some(ExitAt::Height(height)) => Some(height),
         _ => None,
     };
     let exit_at_tip = args.exit_at == Some(ExitAt::Tip);
-    let mut indexer = Indexer {
-        pipeline,
-        store,
-        state,
-        max_reorg_depth,
-        exit_at,
-        exit_at_tip,
-        network_noted: false,
-        is_asked,
-    };
-    let mut ended = Ended::OutOfFiles;
-    if let Some(files) = open_files(parts, indexer.pipeline)? {
+    let mut indexer = Indexer::new(pipeline, store, state, args.max_reorg_depth, is_asked);
+    indexer.stop_height = exit_at;
+    indexer.stop_at_tip = exit_at_tip;
+    let mut ended = StopReason::FeedEnded;
+    if let Some(mut files) = open_files(parts, indexer.pipeline)? {
         let keeps_on = args.daemon_rpc_url.is_some();
-        indexer.exit_at_tip = exit_at_tip && !keeps_on;
-        ended = match indexer.run(&mut Source::Files(Box::new(files))) {
+        indexer.stop_at_tip = exit_at_tip && !keeps_on;
+        ended = match indexer.run(&mut files) {
             // What is missing in files, or not written yet, the daemon has.
-            Err(NodeError::Feed(FeedError::Blocks(error))) if keeps_on && error.is_incomplete() => {
+            Err(IndexError::Feed(FeedError::Blocks(error))) if keeps_on && error.is_incomplete() => {
                 tracing::warn!("{error}. The daemon is asked for the blocks from here on");
-                Ended::OutOfFiles
+                StopReason::FeedEnded
             }
             ended => ended.map_err(error_of)?,
         };
-        indexer.exit_at_tip = exit_at_tip;
+        indexer.stop_at_tip = exit_at_tip;
     }
     let Some(settings) = args.daemon(noted_network(parts)?)? else { return Ok(ended) };
-    if !matches!(ended, Ended::OutOfFiles) {
+    if !matches!(ended, StopReason::FeedEnded) {
         return Ok(ended);
     }
     let tip = store.tip()?.map(|record| Tip::of(&record));
     let indexed = Arc::clone(store);
-    let known = move |height| hash_in(&indexed, height);
-    let follower = Follower::start(settings, tip.map(|tip| (tip.height, tip.hash)), known);
-    let follower = follower.map_err(|error| error_of(NodeError::Feed(error.into())))?;
-    indexer.run(&mut Source::Daemon(follower)).map_err(error_of)
+    let committed_hash = move |height| hash_in(&indexed, height);
+    let follower = Follower::start(settings, tip.map(|tip| (tip.height, tip.hash)), committed_hash);
+    let mut follower = follower.map_err(|error| error_of(IndexError::Feed(error.into())))?;
+    indexer.run(&mut follower).map_err(error_of)
 }
 
 /// The hash of the block that is indexed at a height; none only below the first.
-fn hash_in(store: &Store, height: u32) -> Result<Option<BlockHash>, KnownError> {
+fn hash_in(store: &Store, height: u32) -> Result<Option<BlockHash>, LookupError> {
     Ok(store.indexed(height)?.map(|record| Tip::of(&record).hash))
 }
 
@@ -287,11 +279,11 @@ fn open_files(parts: &Parts, pipeline: &Pipeline) -> Result<Option<FileFeed>, Cl
     Ok(Some(feed))
 }
 
-fn error_of(error: NodeError) -> CliError {
+fn error_of(error: IndexError) -> CliError {
     match error {
-        NodeError::Chain(error) => error.into(),
-        NodeError::Store(error) => error.into(),
-        NodeError::Feed(error) => CliError::Feed(error),
+        IndexError::Chain(error) => error.into(),
+        IndexError::Store(error) => error.into(),
+        IndexError::Feed(error) => CliError::Feed(error),
     }
 }
 
@@ -305,7 +297,7 @@ async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Out
             outcome = &mut ended, if indexed.is_none() => {
                 let outcome = outcome.unwrap_or(Err(CliError::Indexer));
                 // Without a daemon, what was indexed from files is served on.
-                let serves_on = matches!(outcome, Ok(Ended::OutOfFiles)) && parts.args.exit_at.is_none();
+                let serves_on = matches!(outcome, Ok(StopReason::FeedEnded)) && parts.args.exit_at.is_none();
                 if !serves_on {
                     return Some(outcome);
                 }

@@ -1,4 +1,4 @@
-//! What clients ask of the chain: views on committed workers, and figures from the store.
+//! The answers to JSON-RPC calls: views run on the pool, and everything else is read from the store.
 
 use std::sync::Arc;
 
@@ -6,63 +6,65 @@ use cofferdam_protocol::verdict::Verdict;
 use cofferdam_protocol::writes::Writes;
 use serde_json::{Value, json};
 
-use super::rpc::{At, Backend, CallError, ChainDigest, Info, Snapshot};
-use super::state::NodeState;
+use crate::node_state::NodeState;
+use crate::rpc::{Backend, CallError, ChainDigest, NodeInfo, StateAt, StoreFigures};
 use cofferdam_chain::blocks::{BlockHash, Network};
 use cofferdam_chain::hash_of;
 use cofferdam_http::{InternalAnswer, InternalJob, InternalProblem, Service};
 use cofferdam_pool::StateLayer;
 use cofferdam_store::{BlockRecord, ProvenValue, Store};
 
-/// How often a view is run again because blocks were taken back meanwhile.
-const RERUNS: usize = 3;
+/// How many times a view is run, at most, because blocks were rolled back while it ran.
+const ATTEMPTS: usize = 3;
 
-/// The node, as its clients ask it.
+/// The node as a JSON-RPC backend.
 #[derive(Debug)]
-pub struct Node {
-    /// Where views run.
+pub struct NodeBackend {
+    /// The HTTP service, whose pool runs the views.
     pub service: Service,
-    /// What is committed.
+    /// The store of committed blocks.
     pub store: Arc<Store>,
-    /// How far the chain is.
+    /// The state that the indexing thread writes.
     pub state: Arc<NodeState>,
-    /// The first height that is wanted.
+    /// The first height to index, if the store is empty.
     pub start_height: u32,
-    /// The network, where the operator or the store names it.
+    /// The network, if the operator or the store names it. The network that the Bitcoin node names comes first.
     pub network: Option<Network>,
 }
 
-/// One run of a view: what it is over.
-struct Ground {
-    /// The height that the view is told.
+/// What one run of a view sees of the state.
+struct ViewContext {
+    /// The height that the view is given.
     height: u32,
+    /// The uncommitted layers over the store, newest first.
     layers: Vec<StateLayer>,
+    /// The newest height of the store that the view sees under the layers; `None` for `height`.
     base: Option<u32>,
 }
 
-impl Node {
-    /// The height that is asked for, if its block is committed.
-    fn resolve(&self, at: At) -> Result<u32, CallError> {
+impl NodeBackend {
+    /// The height that a call names, if its block is committed.
+    fn resolve(&self, at: StateAt) -> Result<u32, CallError> {
         let tip = self.state.tip().ok_or(CallError::NothingIndexed)?.height;
         match at {
-            At::Latest => Ok(tip),
-            At::Height(height) if height > tip => Err(CallError::NotYet { height, tip }),
-            At::Height(height) => {
+            StateAt::Latest => Ok(tip),
+            StateAt::Height(height) if height > tip => Err(CallError::NotYet { height, tip }),
+            StateAt::Height(height) => {
                 let start = self.store.first_height().map_err(internal)?.unwrap_or(self.start_height);
                 if height < start { Err(CallError::BeforeStart { height, start }) } else { Ok(height) }
             }
         }
     }
 
-    fn record(&self, at: At) -> Result<BlockRecord, CallError> {
+    fn record(&self, at: StateAt) -> Result<BlockRecord, CallError> {
         let height = self.resolve(at)?;
-        // Taken back since.
+        // Without a record, the block was rolled back since the height was resolved.
         self.store.block(height).map_err(internal)?.ok_or(CallError::Abandoned { height })
     }
 
     async fn run(&self, job: InternalJob) -> Result<InternalAnswer, CallError> {
         let bytes = job.input.len() as u64;
-        let answer = self.service.run(job).await.map_err(|problem| refused(problem, bytes))?;
+        let answer = self.service.run(job).await.map_err(|problem| call_error(problem, bytes))?;
         match answer.verdict {
             Verdict::COMPLETED => Ok(answer),
             Verdict::Guest(verdict) => Err(CallError::Guest { verdict, detail: answer.detail }),
@@ -70,38 +72,43 @@ impl Node {
         }
     }
 
-    /// What the state is after `block` was run on the one at `height`.
-    async fn ground_of(&self, height: u32, block: Vec<u8>) -> Result<Ground, CallError> {
+    /// Runs `block` on the state at `height`, and returns the context of a view on the state after it.
+    async fn context_after(&self, height: u32, block: Vec<u8>) -> Result<ViewContext, CallError> {
         let next = height.saturating_add(1);
         let job = InternalJob { height: next, export: None, input: block, layers: Vec::new(), base: None };
         let answer = self.run(job).await?;
         let pool = self.service.pool().ok_or_else(|| CallError::NotReady("no worker is ready".to_owned()))?;
-        // It can be much, and the arena is shared with the chain.
-        let laid = tokio::task::spawn_blocking(move || {
+        // The writes can be large, and copying them waits for the arena, which the chain uses, too.
+        let copied = tokio::task::spawn_blocking(move || {
             let writes = Writes::parse(answer.output.into()).map_err(internal)?;
-            // Too many blocks wait for their commit at this moment, or other previews.
+            // There is no room while too many blocks wait for their commit, or too many previews run.
             pool.layer(next, &writes).ok_or(CallError::Saturated)
         });
-        let layer = laid.await.map_err(internal)??;
-        Ok(Ground { height: next, layers: vec![layer], base: Some(height) })
+        let layer = copied.await.map_err(internal)??;
+        Ok(ViewContext { height: next, layers: vec![layer], base: Some(height) })
     }
 
-    async fn view_on(&self, ground: Ground, function: String, input: Vec<u8>) -> Result<Vec<u8>, CallError> {
-        let Ground { height, layers, base } = ground;
+    async fn view_in(
+        &self,
+        context: ViewContext,
+        function: String,
+        input: Vec<u8>,
+    ) -> Result<Vec<u8>, CallError> {
+        let ViewContext { height, layers, base } = context;
         let job = InternalJob { height, export: Some(function), input, layers, base };
         Ok(self.run(job).await?.output.into())
     }
 }
 
-impl Backend for Node {
-    async fn view(&self, function: String, input: Vec<u8>, at: At) -> Result<Vec<u8>, CallError> {
+impl Backend for NodeBackend {
+    async fn view(&self, function: String, input: Vec<u8>, at: StateAt) -> Result<Vec<u8>, CallError> {
         let mut height = 0;
-        for _ in 0..RERUNS {
+        for _ in 0..ATTEMPTS {
             let epoch = self.state.settled_epoch().await;
             height = self.resolve(at)?;
-            let ground = Ground { height, layers: Vec::new(), base: None };
-            let result = self.view_on(ground, function.clone(), input.clone()).await;
-            // What it read may be of two branches.
+            let context = ViewContext { height, layers: Vec::new(), base: None };
+            let result = self.view_in(context, function.clone(), input.clone()).await;
+            // After a rollback, the view may have read values of two branches.
             if self.state.epoch() == epoch {
                 return result;
             }
@@ -114,14 +121,14 @@ impl Backend for Node {
         block: Vec<u8>,
         function: String,
         input: Vec<u8>,
-        at: At,
+        at: StateAt,
     ) -> Result<Vec<u8>, CallError> {
         let mut height = 0;
-        for _ in 0..RERUNS {
+        for _ in 0..ATTEMPTS {
             let epoch = self.state.settled_epoch().await;
             height = self.resolve(at)?;
-            let result = match self.ground_of(height, block.clone()).await {
-                Ok(ground) => self.view_on(ground, function.clone(), input.clone()).await,
+            let result = match self.context_after(height, block.clone()).await {
+                Ok(context) => self.view_in(context, function.clone(), input.clone()).await,
                 Err(error) => Err(error),
             };
             if self.state.epoch() == epoch {
@@ -135,25 +142,25 @@ impl Backend for Node {
         Ok(self.state.tip().map(|tip| tip.height))
     }
 
-    fn block_hash(&self, at: At) -> Result<BlockHash, CallError> {
+    fn block_hash(&self, at: StateAt) -> Result<BlockHash, CallError> {
         Ok(hash_of(self.record(at)?.hash))
     }
 
-    fn state_root(&self, at: At) -> Result<[u8; 32], CallError> {
+    fn state_root(&self, at: StateAt) -> Result<[u8; 32], CallError> {
         let record = self.record(at)?;
         let root = self.store.tree_root(record.height).map_err(internal)?;
         Ok(root.unwrap_or(record.digest).0)
     }
 
-    fn digest(&self, at: At) -> Result<ChainDigest, CallError> {
+    fn digest(&self, at: StateAt) -> Result<ChainDigest, CallError> {
         let record = self.record(at)?;
         Ok(ChainDigest { height: record.height, block: hash_of(record.hash), digest: record.digest })
     }
 
-    fn snapshot(&self) -> Result<Snapshot, CallError> {
+    fn figures(&self) -> Result<StoreFigures, CallError> {
         let tip = self.state.tip().map(|tip| tip.height);
         let (entries, bytes) = self.store.size().map_err(internal)?;
-        Ok(Snapshot {
+        Ok(StoreFigures {
             indexed_height: tip,
             next_height: tip.map_or(self.start_height, |tip| tip.saturating_add(1)),
             entries,
@@ -162,7 +169,7 @@ impl Backend for Node {
         })
     }
 
-    fn proof(&self, key: Vec<u8>, at: At) -> Result<Value, CallError> {
+    fn proof(&self, key: Vec<u8>, at: StateAt) -> Result<Value, CallError> {
         let height = self.resolve(at)?;
         let proven = self.store.prove(&key, height).map_err(internal)?;
         let Some(ProvenValue { root, value, proof }) = proven else {
@@ -177,11 +184,13 @@ impl Backend for Node {
         }))
     }
 
-    fn info(&self) -> Result<Info, CallError> {
-        let pool =
-            self.service.pool().ok_or_else(|| CallError::NotReady("workers are committing".to_owned()))?;
+    fn info(&self) -> Result<NodeInfo, CallError> {
+        let pool = self
+            .service
+            .pool()
+            .ok_or_else(|| CallError::NotReady("the workers are committing their memory".to_owned()))?;
         let daemon = self.state.daemon();
-        Ok(Info {
+        Ok(NodeInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             profile: pool.profile().clone(),
             network: daemon.as_ref().and_then(|daemon| daemon.network).or(self.network),
@@ -196,7 +205,7 @@ fn internal(error: impl std::fmt::Display) -> CallError {
     CallError::Internal(error.to_string())
 }
 
-fn refused(problem: InternalProblem, bytes: u64) -> CallError {
+fn call_error(problem: InternalProblem, bytes: u64) -> CallError {
     match problem {
         InternalProblem::Saturated => CallError::Saturated,
         InternalProblem::NotServing(reason) => CallError::NotReady(reason),

@@ -1,4 +1,4 @@
-//! A feed from files: the chain that lies in blk files, from where it leaves the one that is indexed.
+//! A feed from files: the chain in bitcoind's block files, from the height at which it leaves the indexed chain.
 
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -9,19 +9,24 @@ use cofferdam_chain::blocks::{
     self, BlockError, BlockHash, BlockInput, BlockSource, Hashed, Known, Network, Options,
 };
 
-use super::{Feed, FeedError, FeedEvent, KnownError};
+use super::error::FeedError;
+use super::follow::Feed;
+use crate::event::{FeedEvent, LookupError};
 
-/// How many blocks are read, checked and hashed ahead.
-const AHEAD: usize = 16;
+/// How many blocks the reader thread reads, checks and hashes ahead.
+const READ_AHEAD_BLOCKS: usize = 16;
 
-/// A chain in files that was compared with one that is indexed.
+/// What the reader thread sends.
+type Blocks = Receiver<Result<Hashed, BlockError>>;
+
+/// A feed of the chain in block files. The chain was compared with the indexed chain when the feed was opened.
 #[derive(Debug)]
 pub struct FileFeed {
-    blocks: Receiver<Result<Hashed, BlockError>>,
+    blocks: Blocks,
     reader: Option<JoinHandle<()>>,
-    /// What is given before anything is read.
-    rewind: Option<FeedEvent>,
-    /// The first block that is not indexed.
+    /// The rollback that is given before any block.
+    rollback: Option<FeedEvent>,
+    /// The first block that is not indexed. The comparison with the indexed chain has already read it.
     first: Option<Hashed>,
     last: Option<(u32, BlockHash)>,
     network: Option<Network>,
@@ -30,22 +35,25 @@ pub struct FileFeed {
 }
 
 impl FileFeed {
-    /// Opens `inputs`, and finds where the chain in them leaves the one that ends in `tip`, of which `known` gives the hash at
-    /// a height. `known` says `None` only below the first indexed height. `progress` hears how many bytes were scanned, and of
-    /// how many.
+    /// Opens `inputs`, and finds the height at which their chain leaves the indexed chain, which ends in `tip`.
+    ///
+    /// `indexed_hash` returns the hash of the indexed block at a height, and `None` only below the first indexed height.
+    /// `progress` is called with the number of bytes that were scanned, and the number of bytes in all.
     ///
     /// # Errors
-    /// [`FeedError::Blocks`]; [`FeedError::Known`]; [`FeedError::TooDeep`] if they part more than `max_reorg_depth` blocks
-    /// below the tip.
+    /// - [`FeedError::Blocks`] if the inputs cannot be read or hold no chain.
+    /// - [`FeedError::Lookup`] if `indexed_hash` fails.
+    /// - [`FeedError::TooDeep`] if the two chains part more than `max_reorg_depth` blocks below the tip.
+    /// - [`FeedError::Thread`] if the reader thread cannot be started.
     pub fn open(
         inputs: &[BlockInput],
         options: &Options,
         tip: Option<(u32, BlockHash)>,
-        known: impl Fn(u32) -> Result<Option<BlockHash>, KnownError>,
+        indexed_hash: impl Fn(u32) -> Result<Option<BlockHash>, LookupError>,
         max_reorg_depth: u32,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, FeedError> {
-        // Where what is indexed begins is not needed here, but for figures that nobody asks for.
+        // The first indexed height only serves figures that this feed does not show, so that 0 is good enough.
         let indexed = tip.map(|(tip, _)| Known { first: 0, tip, again: max_reorg_depth });
         let options = Options { known: indexed, check_chain: true, ..options.clone() };
         let source = blocks::open(inputs, &options, progress)?;
@@ -53,31 +61,32 @@ impl FileFeed {
         let (blocks, reader) = read_ahead(source).map_err(FeedError::Thread)?;
         let reader = Some(reader);
         let mut feed =
-            Self { blocks, reader, rewind: None, first: None, last: tip, network, total, ended: false };
+            Self { blocks, reader, rollback: None, first: None, last: tip, network, total, ended: false };
         if let Some((height, _)) = tip {
-            feed.find_fork(height, known, max_reorg_depth)?;
+            feed.skip_indexed(height, indexed_hash, max_reorg_depth)?;
         }
         Ok(feed)
     }
 
-    /// The network that the files name, if they do.
+    /// The network that the files name, if they name one.
     pub fn network(&self) -> Option<Network> {
         self.network
     }
 
-    /// How many blocks were found, if that is known: those that are indexed already among them.
+    /// How many blocks were found, if that is known. Blocks that are already indexed count, too.
     pub fn total(&self) -> Option<u64> {
         self.total
     }
 
-    /// Passes over what is indexed.
-    fn find_fork(
+    /// Skips the blocks that are indexed, and plans a rollback if the files have another branch.
+    fn skip_indexed(
         &mut self,
         tip: u32,
-        known: impl Fn(u32) -> Result<Option<BlockHash>, KnownError>,
+        indexed_hash: impl Fn(u32) -> Result<Option<BlockHash>, LookupError>,
         max_reorg_depth: u32,
     ) -> Result<(), FeedError> {
-        let known = |height| known(height).map_err(|source| FeedError::Known { height, source });
+        let indexed_hash =
+            |height| indexed_hash(height).map_err(|source| FeedError::Lookup { height, source });
         let mut common = None;
         while let Ok(block) = self.blocks.recv() {
             let block = block?;
@@ -86,23 +95,23 @@ impl FileFeed {
                 self.first = Some(block);
                 break;
             }
-            match known(height)? {
+            match indexed_hash(height)? {
                 Some(indexed) if indexed == hash => {
                     common = Some((height, hash));
                     continue;
                 }
                 Some(_) => {}
-                // What is indexed begins above it.
+                // The indexed chain begins above this height.
                 None => continue,
             }
-            // A store that begins at this height has nothing below it to agree on.
+            // A store that begins at this height has no block below it that could be the fork.
             let below = height.checked_sub(1);
-            let fork = below.map(known).transpose()?.flatten().and(below);
+            let fork = below.map(indexed_hash).transpose()?.flatten().and(below);
             let depth = tip - fork.map_or(height, |fork| fork + 1) + 1;
             if depth > max_reorg_depth || (common.is_none() && fork.is_some()) {
                 return Err(FeedError::TooDeep { height, given: hash, tip, max_reorg_depth });
             }
-            self.rewind = Some(FeedEvent::Rewind { fork, depth });
+            self.rollback = Some(FeedEvent::Rollback { fork, depth });
             self.last = common;
             self.first = Some(block);
             break;
@@ -110,27 +119,27 @@ impl FileFeed {
         Ok(())
     }
 
-    fn block(&mut self, block: Hashed) -> FeedEvent {
+    fn give(&mut self, block: Hashed) -> FeedEvent {
         self.last = Some((block.block.height, block.block.hash));
         FeedEvent::Block(block)
     }
 }
 
 impl Feed for FileFeed {
-    fn next(&mut self, patience: Duration) -> Result<Option<FeedEvent>, FeedError> {
-        if let Some(rewind) = self.rewind.take() {
-            return Ok(Some(rewind));
+    fn next(&mut self, timeout: Duration) -> Result<Option<FeedEvent>, FeedError> {
+        if let Some(rollback) = self.rollback.take() {
+            return Ok(Some(rollback));
         }
         if let Some(block) = self.first.take() {
-            return Ok(Some(self.block(block)));
+            return Ok(Some(self.give(block)));
         }
         if self.ended {
             return Err(FeedError::Ended);
         }
-        match self.blocks.recv_timeout(patience) {
+        match self.blocks.recv_timeout(timeout) {
             Ok(block) => {
                 let block = block?;
-                Ok(Some(self.block(block)))
+                Ok(Some(self.give(block)))
             }
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => {
@@ -138,7 +147,7 @@ impl Feed for FileFeed {
                 if self.reader.take().is_some_and(|reader| reader.join().is_err()) {
                     return Err(FeedError::Reader);
                 }
-                // Of no block at all there is no tip.
+                // A feed without any block has no tip.
                 self.last.map_or(Err(FeedError::Ended), |(height, hash)| {
                     Ok(Some(FeedEvent::AtTip { height, hash }))
                 })
@@ -147,11 +156,9 @@ impl Feed for FileFeed {
     }
 }
 
-type Blocks = Receiver<Result<Hashed, BlockError>>;
-
-/// Reads, checks and hashes blocks on a thread of its own, which ends when nobody receives any more.
+/// Starts a thread that reads, checks and hashes blocks. The thread ends when the receiver is dropped.
 fn read_ahead(source: BlockSource) -> std::io::Result<(Blocks, JoinHandle<()>)> {
-    let (sender, receiver) = bounded(AHEAD);
+    let (sender, receiver) = bounded(READ_AHEAD_BLOCKS);
     let read = move || {
         for block in source {
             if sender.send(block.map(Hashed::from)).is_err() {
