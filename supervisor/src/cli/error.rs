@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use cofferdam_protocol::exit::CommandExit;
+use cofferdam_worker::module::ModuleError;
 use cofferdam_worker::state::StateError;
 use thiserror::Error;
 
@@ -21,8 +22,10 @@ pub(super) enum CliError {
     /// A setting of the command line that only shows to be wrong when it is used.
     #[error("{0}")]
     Usage(String),
-    #[error("the module {}: {source}", path.display())]
+    #[error("the module {} cannot be read: {source}", path.display())]
     Module { path: PathBuf, source: io::Error },
+    #[error("{}: {source}", path.display())]
+    NotAModule { path: PathBuf, source: ModuleError },
     #[error(transparent)]
     Blocks(#[from] BlockError),
     #[error(transparent)]

@@ -1,19 +1,19 @@
-//! What is said of a command line that is wrong, or asks for help: clap's words, without the secrets that they may repeat.
+//! The message for a command line that is wrong or asks for help: the words of clap, without the secrets that they may repeat.
 
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, Command};
+use clap::Command;
 use cofferdam_protocol::exit::CommandExit;
 
 use super::error::CliError;
 use super::logging;
 use super::variables::{self, SECRETS};
 
-/// What stands for an argument that is not repeated.
+/// Stands in a message for an argument that is not repeated.
 const NOT_REPEATED: &str = "… (not repeated here, because it may be a secret)";
 
-/// Says `error` of `arguments`, which `command` was to take.
+/// Prints `error`, with which `command` refused `arguments`, and returns the exit code.
 pub(super) fn tell(mut error: clap::Error, command: &Command, arguments: &[OsString]) -> CommandExit {
     if !error.use_stderr() {
         // Help, or the version.
@@ -31,17 +31,17 @@ pub(super) fn tell(mut error: clap::Error, command: &Command, arguments: &[OsStr
     let words = if logging::has_colour() { words.ansi().to_string() } else { words.to_string() };
     logging::say_as_it_is(&words);
     if let Some(variable) = source {
-        logging::say_as_it_is(&format!("\nThe value is that of the variable {variable}.\n"));
+        logging::say_as_it_is(&format!("\nThe value comes from the variable {variable}.\n"));
     }
     CommandExit::Usage
 }
 
-/// Takes out of `error` what a mistyped command line may have made of a secret.
+/// Removes from `error` what may be a secret on a mistyped command line.
 fn hide_secrets(error: &mut clap::Error, arguments: &[OsString]) {
     let kinds = [ContextKind::InvalidArg, ContextKind::InvalidValue, ContextKind::InvalidSubcommand];
     for kind in kinds {
         let Some(ContextValue::String(text)) = error.get(kind) else { continue };
-        // What clap knows by name it writes as its own words.
+        // For an argument that clap knows, the text is the argument's declaration.
         let is_stray = kind != ContextKind::InvalidArg || error.kind() == ErrorKind::UnknownArgument;
         let text = text.clone();
         if is_stray && may_be_secret(&text, kind, arguments) {
@@ -58,7 +58,7 @@ fn may_be_secret(text: &str, kind: ContextKind, arguments: &[OsString]) -> bool 
     let is_option = text.strip_prefix("--").is_some_and(|name| {
         !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
     });
-    // A part of a password that a shell has cut at a blank.
+    // A part of a password, which the shell has split at a blank.
     let is_stray = kind == ContextKind::InvalidArg && !is_option && arguments.iter().any(names_secret);
     text.contains('@') || is_stray
 }
@@ -70,19 +70,19 @@ fn names_secret(argument: &OsString) -> bool {
     name.is_some_and(|name| SECRETS.contains(&name))
 }
 
-/// The variable that a wrong value came from, if it came from one.
+/// The variable that a wrong value comes from, if it comes from one.
 fn source(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Option<String> {
     let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidArg) else { return None };
     let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) else { return None };
-    // Only then an argument knows how it is written.
+    // An argument knows how it is written only after the command is built.
     let mut command = command.clone();
     command.build();
-    let inner = arguments.iter().find_map(|argument| command.find_subcommand(argument));
-    let of = |command: &Command| command.get_arguments().find(|one| one.to_string() == *wrong).cloned();
-    let argument: Arg = inner.and_then(of).or_else(|| of(&command))?;
-    let option = format!("--{}", argument.get_long()?);
-    let is_given = |one: &OsString| one.to_string_lossy().split('=').next() == Some(option.as_str());
+    let mut inner = &command;
+    for argument in arguments.iter().skip(1) {
+        inner = inner.find_subcommand(argument).unwrap_or(inner);
+    }
+    let argument = inner.get_arguments().find(|one| one.to_string() == *wrong)?;
     let variable = argument.get_env()?.to_string_lossy().into_owned();
     let has_it = variables::set(&variable)?.to_string_lossy().contains(value.as_str());
-    (has_it && !arguments.iter().any(is_given)).then_some(variable)
+    (has_it && !variables::is_given(argument, arguments)).then_some(variable)
 }

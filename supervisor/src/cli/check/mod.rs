@@ -21,7 +21,7 @@ use cofferdam_protocol::exit::CommandExit;
 use self::cell::{Cell, Runs};
 use self::matrix::Matrix;
 use self::setting::Setting;
-use super::args::{self, BlockArgs, LimitArgs, Policy};
+use super::args::{BlockArgs, LimitArgs, ModuleArgs, Policy};
 use super::error::CliError;
 use super::logging;
 use super::output;
@@ -33,50 +33,49 @@ use crate::pool::admission::Budget;
 /// Arguments of `cofferdam check`.
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// The indexer, as .wasm or .wat [default: the bundled sample indexer].
-    #[arg(value_name = "MODULE")]
-    module: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) module: ModuleArgs,
 
     #[command(flatten)]
     blocks: BlockArgs,
 
-    /// Memory that the host has, one row each.
+    /// The limits of host memory: one row of the table for each.
     #[arg(long, value_name = "SIZE,…", value_delimiter = ',', default_value = "512MiB,3GiB,5GiB,8GiB")]
     host_memory: Vec<Bytes>,
 
-    /// Memory that each worker commits and a guest may grow to, up to 4GiB.
+    /// Memory that each worker commits, and that a guest may grow to: at most 4GiB.
     #[arg(long, value_name = "SIZE", default_value = "4GiB")]
     memory: Bytes,
 
-    /// A setting of the pool, one column each: any of workers, spares, commit, huge-pages and reset, with values as
-    /// `run` takes them. May be given several times.
+    /// The settings of the pool: one column of the table for each. A setting has any of workers, spares, commit, huge-pages and
+    /// reset, with the values that the options of `run` take. Can be given several times.
     #[arg(long, value_name = "NAME=VALUE,…", default_values = setting::DEFAULTS)]
     pool: Vec<Setting>,
 
-    /// One column more: everything in one process, on memory that the kernel finds when it is touched.
+    /// Add a column: the blocks run in one process, on memory that is not committed.
     #[arg(long)]
     uncommitted: bool,
 
     #[command(flatten)]
     limits: LimitArgs,
 
-    /// What to do when a block does not complete for a reason of its own: its verdict is compared either way.
+    /// What to do when a block ends in a guest verdict other than `completed`. Its verdict is compared in both cases.
     #[arg(long, value_name = "WHAT", default_value = "skip")]
     on_guest_failure: Policy,
 
-    /// Let the kernel decide whether the memory is there, rather than the budget.
+    /// Do not check beforehand that the host has the memory: let the kernel refuse it.
     #[arg(long)]
     skip_admission: bool,
 
-    /// Time that one cell may take.
+    /// How long one cell of the table may take.
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = humantime::parse_duration)]
     cell_timeout: Duration,
 
-    /// One JSON object instead of a table.
+    /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
 
-    /// Write the matrix as JUnit XML, too, a test case for each cell.
+    /// Write a JUnit XML report to this file, too: one test case for each cell.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
 }
@@ -89,7 +88,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<CommandExit, CliError> {
             "--blocks -: standard input comes once, and every cell needs it".to_owned(),
         ));
     }
-    let module = args::read_module(args.module.as_deref())?;
+    let module = args.module.read()?;
     // Whatever is wrong with the blocks is wrong in every cell: it is said once.
     drop(args.blocks.open(None)?);
     cell::check_cgroups()?;
@@ -142,8 +141,8 @@ fn cell_arguments(args: &CheckArgs, setting: Option<&Setting>, cache: &Path) -> 
         arguments.push(name.into());
         arguments.push(value.as_ref().to_owned());
     };
-    if let Some(module) = &args.module {
-        option("--module", module);
+    if let Some(module) = args.module.path() {
+        option("--module", &module);
     }
     option("--cache-dir", &cache);
     option("--memory", &args.memory.0.to_string());

@@ -1,6 +1,7 @@
 //! `cofferdam node`: a chain indexed on committed workers, and served to the clients of a metashrew node.
 
 mod args;
+mod replaced;
 
 use std::sync::Arc;
 use std::thread;
@@ -46,7 +47,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     orphans::reap()?;
     // What costs nothing to find out comes first.
     args.check()?;
-    let module = shared::read_module(args.indexer.as_deref())?;
+    let module = args.module.read()?;
     let builder = describe(args, module);
     let profile = builder.profile()?.hash();
     let network = args.network.map(|network| network.to_string());
@@ -99,7 +100,7 @@ async fn serve(parts: Arc<Parts>, builder: PoolBuilder) -> Result<CommandExit, C
     let builder = shared::reading(builder, &parts.store);
     let started = {
         let parts = Arc::clone(&parts);
-        let name = shared::module_name(parts.args.indexer.as_deref());
+        let name = parts.args.module.name();
         tokio::task::spawn_blocking(move || {
             start_pool(builder, &parts.service, &name, &|| parts.stop.is_asked())
         })
@@ -151,7 +152,7 @@ async fn listen(parts: &Arc<Parts>) -> Result<tokio::task::JoinHandle<usize>, Cl
     }
     let listener = bind(&args.listen()?).await?;
     let bounds = args.connections.bounds();
-    let served = server::serve(listener, router, parts.service.clone(), bounds, args.drain_timeout);
+    let served = server::serve(listener, router, parts.service.clone(), bounds, args.drain.timeout);
     Ok(tokio::spawn(served))
 }
 
@@ -324,7 +325,7 @@ async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Out
                     parts.service.drain();
                     parts.state.give_up_commits();
                     let since = *asked.get_or_insert_with(Instant::now);
-                    if since.elapsed() > parts.args.drain_timeout {
+                    if since.elapsed() > parts.args.drain.timeout {
                         // A block that takes too long is cut off, and is the first of the next run.
                         let pool = Arc::clone(pool);
                         drop(tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await);
@@ -335,17 +336,24 @@ async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Out
     }
 }
 
-/// Readiness falls, balancers get time to see it, what runs is finished, and the workers end.
+/// Ends the node: readiness fails first, load balancers get time to notice, running requests finish, and the workers end.
 async fn drain(parts: &Parts, pool: Arc<Pool>, server: tokio::task::JoinHandle<usize>) {
     tell_systemd(&[NotifyState::Stopping]);
     parts.service.drain();
-    tokio::time::sleep(parts.args.drain_delay).await;
+    // A node that ends by itself, at --exit-at or by a failure, does not wait for load balancers.
+    if parts.stop.is_asked() {
+        tokio::time::sleep(parts.args.drain.delay).await;
+    }
     parts.service.close();
     let cut = server.await.unwrap_or(0);
     if cut > 0 {
-        tracing::error!("{cut} requests were cut off: they took longer than {:?}", parts.args.drain_timeout);
+        let timeout = parts.args.drain.timeout;
+        tracing::error!("{cut} requests were cut off: they ran for longer than --drain-timeout {timeout:?}");
     }
     let ended = tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await;
     tracing::debug!("the pool has ended: {ended:?}");
-    tracing::info!("ended at block {:?}", parts.state.tip().map(|tip| tip.height));
+    match parts.state.tip() {
+        Some(tip) => tracing::info!("ended: the newest block is {}", tip.height),
+        None => tracing::info!("ended: no block was indexed"),
+    }
 }

@@ -15,7 +15,7 @@ use session::Session;
 pub(super) use session::{print_json, read_ahead};
 use tempfile::TempDir;
 
-use super::args::{self, BlockArgs, Policy, PoolArgs};
+use super::args::{self, BlockArgs, ModuleArgs, Policy, PoolArgs};
 use super::error::CliError;
 use super::logging;
 use super::report::{Summary, SummaryLine};
@@ -30,9 +30,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Arguments of `cofferdam run`.
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// The indexer, as .wasm or .wat [default: the bundled sample indexer].
-    #[arg(long, value_name = "FILE")]
-    module: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) module: ModuleArgs,
 
     #[command(flatten)]
     blocks: BlockArgs,
@@ -40,25 +39,25 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pool: PoolArgs,
 
-    /// What to do when a block does not complete for a reason of its own.
+    /// What to do when a block ends in a guest verdict other than `completed`.
     #[arg(long, value_name = "WHAT", default_value = "stop")]
     on_guest_failure: Policy,
 
-    /// Keep the state here, and go on from what is there [default: a directory that is made for the run].
+    /// The directory of the store. A store that is there is continued [default: a temporary directory].
     #[arg(long, value_name = "DIR")]
     db_path: Option<PathBuf>,
 
-    /// Run blocks in this process instead, on memory that the kernel finds when it is touched: the ordinary way, to
-    /// compare with. Nothing is committed, nothing isolated, and no deadline kept.
+    /// Run the blocks in this process, on memory that is not committed: the ordinary way, for comparison. There is no isolation
+    /// and no deadline.
     #[arg(long, conflicts_with_all = ["workers", "spares", "retries", "commit", "huge_pages", "reset", "mlock", "skip_admission", "plant_fault"])]
     uncommitted: bool,
 
-    /// One JSON object a block and a last one with a summary, instead of a table; with --uncommitted one more before
-    /// each block, for the process may not live to say more.
+    /// Print one JSON object for each block and a last one with a summary, instead of a table. With --uncommitted one more object
+    /// comes before each block, because the process may die in the block.
     #[arg(long)]
     json: bool,
 
-    /// Say, too, in a line of its own, which block is about to run.
+    /// Print one more object before each block.
     #[arg(long, hide = true, requires = "json")]
     announce: bool,
 
@@ -71,7 +70,7 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
     // What costs nothing to find out comes first: nobody waits for 4 GiB to hear of a misspelt path.
-    let module = args::read_module(args.module.as_deref())?;
+    let module = args.module.read()?;
     let builder = args.pool.builder(module, args.blocks.max_block_bytes).faults(args.plant_fault.clone());
     let home = Home::open(args, &Identity { profile: builder.profile()?.hash(), network: None })?;
     let known = home.known()?;

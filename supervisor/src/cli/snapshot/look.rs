@@ -19,6 +19,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::super::error::CliError;
+use super::super::variables;
 use crate::snapshot::{self, Inside, SnapshotError, Step, Watch};
 
 /// The longest answer, all of which a pipe holds: the process can end before it is read.
@@ -68,6 +69,9 @@ pub(super) fn look_apart(file: &Path, content: bool, watch: Watch<'_>) -> Result
         .args(content.then_some("--content"))
         .arg("--")
         .arg(file)
+        // Variables are meant for the command that this process belongs to.
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| !variables::is_ours(name)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         // LMDB may say there what it did not expect; the answer is that it ended.
