@@ -18,6 +18,7 @@
 
 pub mod arena;
 pub mod descriptors;
+pub mod digest;
 pub mod exit;
 pub mod fault;
 pub mod frame;

@@ -18,7 +18,7 @@
 #include <rocksdb/slice_transform.h>
 #include <rocksdb/table.h>
 
-// As in supervisor/src/cli/bench/state.rs.
+// As in supervisor/bench/src/state.rs.
 constexpr uint32_t kKeys = 1000000, kKeysABlock = 100000, kReads = 200, kJobs = 500, kStride = 7919;
 
 static std::string Key(uint32_t number) {

@@ -1,5 +1,5 @@
 //! What the sample indexer should have found, computed another way: by the `bitcoin` crate and ordinary maps, from the
-//! description in `supervisor/sample/README.md` and none of its code.
+//! description in `supervisor/chain/sample/README.md` and none of its code.
 
 use std::collections::{BTreeMap, BTreeSet};
 

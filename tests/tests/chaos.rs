@@ -18,7 +18,7 @@ use cofferdam::chain::{
     Batch, Chain, Hashed, OnGuestFailure, Outcome, Pipeline, PipelineSettings, Pushed, Step,
 };
 use cofferdam::fault::{Fault, FaultKind};
-use cofferdam::pool::cgroup::Cgroup;
+use cofferdam::host::cgroup::Cgroup;
 use cofferdam::pool::restart::RestartPolicy;
 use cofferdam::pool::{Limits, Pool, PoolBuilder, SlotState};
 use cofferdam::profile::Hash;

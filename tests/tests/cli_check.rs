@@ -228,7 +228,7 @@ fn a_signal_ends_it_and_leaves_nothing() {
 
 /// Cgroups of commands that have ended.
 fn leftovers() -> Vec<PathBuf> {
-    let Ok(own) = cofferdam::pool::cgroup::Cgroup::discover() else { return Vec::new() };
+    let Ok(own) = cofferdam::host::cgroup::Cgroup::discover() else { return Vec::new() };
     // On v2 they may have been made beside it.
     let places = [Some(own.dir()), own.dir().parent()].into_iter().flatten();
     let entries = places.filter_map(|place| fs::read_dir(place).ok()).flatten();

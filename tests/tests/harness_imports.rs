@@ -156,7 +156,7 @@ fn a_binary_with_a_refused_import_ends_with_a_sentence() {
     const CHILD: &str = "COFFERDAM_TEST_REFUSED_IMPORT";
     let import = HostImport::new("env", "__flush", |_, _| Ok(Vec::new()));
     if std::env::var_os(CHILD).is_some() {
-        cofferdam::__init_test(vec![import]);
+        cofferdam::harness::__init_test(vec![import]);
         unreachable!("the import is refused");
     }
     let test = "a_binary_with_a_refused_import_ends_with_a_sentence";

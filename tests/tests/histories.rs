@@ -14,10 +14,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bitcoin::hashes::Hash as _;
-use cofferdam::blocks::daemon::{DaemonError, Follower, Settings};
-use cofferdam::blocks::{BlockHash, FeedError};
+use cofferdam::blocks::BlockHash;
 use cofferdam::chain::{Batch, ChainError, OnGuestFailure, Pipeline, PipelineSettings, extend_digest};
 use cofferdam::http::Extension;
+use cofferdam::node::daemon::{DaemonError, Follower, Settings};
+use cofferdam::node::feed::FeedError;
 use cofferdam::node::{Ended, Freshness, Indexer, NodeError, NodeState, Source};
 use cofferdam::profile::Hash;
 use cofferdam::store::{BlockRecord, Durability, Identity, Store, StoreCall, StoreError, StoreFaults};

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use cofferdam::blocks::Network;
-use cofferdam::blocks::daemon::{Auth, Settings};
+use cofferdam::node::daemon::{Auth, Settings};
 use cofferdam_tests::support::bitcoind::Bitcoind;
 use cofferdam_tests::support::command::wait_until;
 use cofferdam_tests::support::following::Following;

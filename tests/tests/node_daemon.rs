@@ -5,8 +5,9 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cofferdam::blocks::daemon::{Auth, DaemonError, Follower, Settings};
-use cofferdam::blocks::{FeedEvent, Network};
+use cofferdam::blocks::Network;
+use cofferdam::node::daemon::{Auth, DaemonError, Follower, Settings};
+use cofferdam::node::feed::FeedEvent;
 use cofferdam_tests::support::command::{Files, cut_records, shared_blocks, wait_until};
 use cofferdam_tests::support::daemon::{BatchRefusal, Daemon, hash_of};
 use cofferdam_tests::support::following::{Following, indexed};

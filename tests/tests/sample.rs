@@ -241,7 +241,7 @@ fn the_bundled_blocks_give_the_known_answers() {
     for (height, bytes) in &blocks {
         first.index(*height, bytes);
     }
-    // The figures of supervisor/sample/README.md.
+    // The figures of supervisor/chain/sample/README.md.
     let known = Stats {
         blocks: 439,
         transactions: 446,

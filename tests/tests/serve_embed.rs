@@ -1,4 +1,4 @@
-//! The server's routes in somebody else's application: `supervisor/examples/embed_http.rs`, built and asked.
+//! The server's routes in somebody else's application: `supervisor/cofferdam/examples/embed_http.rs`, built and asked.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;

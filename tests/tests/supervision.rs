@@ -12,7 +12,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use cofferdam::fault::Fault;
-use cofferdam::pool::cgroup::ChildCgroup;
+use cofferdam::host::cgroup::ChildCgroup;
 use cofferdam::pool::restart::RestartPolicy;
 use cofferdam::pool::{
     Begun, Death, Job, JobResult, Pool, PoolBuilder, PoolError, QuarantinePolicy, SlotState,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cofferdam::pool::cgroup;
+use cofferdam::host::cgroup;
 use cofferdam_test_skips::skip;
 
 /// A memory cgroup with a limit, made for one test. Removed at the end.

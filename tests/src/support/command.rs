@@ -89,7 +89,7 @@ pub fn shared_blocks(name: &str) -> Option<PathBuf> {
 }
 
 /// Mainnet's blocks 0 to 438, as bitcoind keeps them.
-pub const EARLY_RECORDS: &[u8] = include_bytes!("../../../supervisor/bundled/mainnet-0-438.blk");
+pub const EARLY_RECORDS: &[u8] = include_bytes!("../../../supervisor/chain/bundled/mainnet-0-438.blk");
 
 /// The raw blocks in blk records, cut apart by hand.
 pub fn cut_records(mut records: &[u8]) -> Vec<Vec<u8>> {

@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use cofferdam::blocks::daemon::{DaemonError, Follower, Settings};
-use cofferdam::blocks::{BlockHash, FeedEvent};
+use cofferdam::blocks::BlockHash;
+use cofferdam::node::daemon::{DaemonError, Follower, Settings};
+use cofferdam::node::feed::FeedEvent;
 use sha2::{Digest, Sha256};
 
 use super::command::PATIENCE;

@@ -1,0 +1,99 @@
+//! Guests on committed memory beside the same on memory that the kernel finds when it is touched: their own time, and
+//! whole blocks, one after the other on one worker, resets and all.
+
+use std::time::Instant;
+
+use super::{Bench, BenchError, Figure, completed, guests, nanos};
+use cofferdam_chain::blocks::{self, SourceBlock};
+use cofferdam_chain::sample;
+use cofferdam_pool::{Job, Runner};
+
+/// Blocks of a round, of which the time of one is the mean: the reset of the last is still to come, that of the last
+/// round is not.
+const BLOCKS_A_ROUND: u32 = 10;
+
+/// Pages of memory that the memory-bound guest walks over, and steps that it makes.
+const SCATTERED_PAGES: u64 = 4096;
+const SCATTERED_STEPS: u32 = 2_000_000;
+
+struct Case {
+    name: String,
+    module: Vec<u8>,
+    job: Job,
+}
+
+pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, BenchError> {
+    let (mut figures, mut whole) = (Vec::new(), Vec::new());
+    for case in cases(bench)? {
+        bench.doing(format!("guests: {}", case.name));
+        let pool = bench.builder(case.module.as_slice()).build()?;
+        let uncommitted = bench.uncommitted(case.module.as_slice())?;
+        let (mut ours, mut theirs) = (Samples::default(), Samples::default());
+        for round in 0..=bench.args.rounds {
+            // The first round is the warm-up.
+            ours.take(&pool, &case.job, round > 0)?;
+            theirs.take(&uncommitted, &case.job, round > 0)?;
+        }
+        let beside = "the same, demand-paged";
+        figures.push(Figure::new("guest", case.name.clone(), &ours.exec).beside(beside, &theirs.exec));
+        let beside = "fresh instance, one process";
+        whole.push(Figure::new("whole block", case.name, &ours.whole).beside(beside, &theirs.whole));
+    }
+    figures.extend(whole);
+    Ok(figures)
+}
+
+fn cases(bench: &Bench<'_>) -> Result<Vec<Case>, BenchError> {
+    // As large a power of two as there is memory for.
+    let fits = (bench.args.memory.0 >> 16).max(1).ilog2();
+    let pages = SCATTERED_PAGES.min(1 << fits);
+    let real = newest_bundled()?;
+    Ok(vec![
+        Case {
+            name: "a block of 1 MB, read and copied".to_owned(),
+            module: guests::READER.into(),
+            job: Job::block(1, vec![7; 1_000_000]),
+        },
+        Case {
+            name: format!("sample indexer, block {}", real.height),
+            module: sample::MODULE.to_vec(),
+            job: Job::block(real.height, real.bytes),
+        },
+        Case {
+            name: format!("scattered words of {}", cofferdam_base::size::Bytes(pages << 16)),
+            module: guests::with_pages(guests::SCATTERED, pages).into(),
+            job: Job::block(1, SCATTERED_STEPS.to_le_bytes().to_vec()),
+        },
+    ])
+}
+
+/// The newest block that comes with the program: 1 MB of mainnet.
+pub(super) fn newest_bundled() -> Result<SourceBlock, BenchError> {
+    let mut newest = None;
+    for block in blocks::bundled()? {
+        newest = Some(block?);
+    }
+    newest.ok_or(BenchError::NoBlocks)
+}
+
+/// Nanoseconds of the guest in each block, and of a whole block in each round.
+#[derive(Default)]
+struct Samples {
+    exec: Vec<u64>,
+    whole: Vec<u64>,
+}
+
+impl Samples {
+    fn take(&mut self, runner: &impl Runner, job: &Job, count: bool) -> Result<(), BenchError> {
+        let started = Instant::now();
+        let mut exec = Vec::new();
+        for _ in 0..BLOCKS_A_ROUND {
+            exec.push(nanos(completed(runner, job)?.exec));
+        }
+        if count {
+            self.whole.push(nanos(started.elapsed() / BLOCKS_A_ROUND));
+            self.exec.extend(exec);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,39 @@
+//! `cofferdam doctor`: what this host grants, a line each, with what it means for workers.
+
+use std::io;
+
+use clap::Args;
+use cofferdam_protocol::exit::CommandExit;
+
+use super::error::CliError;
+use super::output;
+use cofferdam_base::size::Bytes;
+use cofferdam_pool::host::{self, Level};
+use cofferdam_pool::{Limits, need_of};
+
+/// Arguments of `cofferdam doctor`.
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Workers, spares included, that are to fit.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    workers: u32,
+
+    /// Memory that each of them commits.
+    #[arg(long, value_name = "SIZE", default_value = "4GiB")]
+    memory: Bytes,
+
+    /// One JSON object instead of lines of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &DoctorArgs) -> Result<CommandExit, CliError> {
+    let report = host::examine(&need_of(args.workers, args.memory.0, &Limits::default()));
+    let text = if args.json {
+        serde_json::to_string(&report).map_err(io::Error::other)
+    } else {
+        Ok(report.to_string().trim_end().to_owned())
+    };
+    output::print(text)?;
+    Ok(if report.worst() == Level::Bad { CommandExit::Failure } else { CommandExit::Success })
+}

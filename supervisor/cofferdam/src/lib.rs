@@ -1,0 +1,49 @@
+//! Cofferdam: a process-isolated pool of committed-memory WebAssembly workers.
+//!
+//! This crate brings the parts together and holds the command `cofferdam`. Each part is a crate of its own and can be used without the
+//! others. From the ground up: [`pool`] (worker processes, their memory, deaths and replacement; [`pool::host`] says what this
+//! machine grants), [`store`] (the state, with [`snapshot`]s and a [`tree`] for proofs), [`chain`] (blocks from files, checked,
+//! and the pipeline that runs and commits them), [`http`] (the pool as a service), [`node`] (an indexer that follows a Bitcoin
+//! node), and [`harness`] for tests of modules and runtimes.
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `harness` | [`harness`] and [`enable_test_support!`] |
+//! | `http` | [`http`] |
+//! | `node` | [`chain`], [`store`] and [`node`], with `http` |
+//! | `cli` | the command, with everything above |
+//!
+//! All are on by default.
+//!
+//! An embedding program calls [`init`] first in its `main`, because workers are this same executable started again.
+//! A test binary has no `main` of its own: it uses [`enable_test_support!`].
+
+#[cfg(feature = "cli")]
+pub mod cli;
+
+pub use cofferdam_base::{Bytes, Secret};
+pub use cofferdam_pool as pool;
+pub use cofferdam_pool::host;
+pub use cofferdam_protocol::{digest, exit, fault, profile, status, verdict, writes};
+pub use cofferdam_worker::{InitError, init, init_with};
+
+#[cfg(feature = "node")]
+pub use cofferdam_chain as chain;
+#[cfg(feature = "node")]
+pub use cofferdam_chain::blocks;
+#[cfg(feature = "cli")]
+pub use cofferdam_chain::sample;
+#[cfg(feature = "harness")]
+pub use cofferdam_harness as harness;
+#[cfg(feature = "harness")]
+pub use cofferdam_harness::enable_test_support;
+#[cfg(feature = "http")]
+pub use cofferdam_http as http;
+#[cfg(feature = "node")]
+pub use cofferdam_node as node;
+#[cfg(feature = "node")]
+pub use cofferdam_node::agreement;
+#[cfg(feature = "node")]
+pub use cofferdam_store as store;
+#[cfg(feature = "node")]
+pub use cofferdam_store::{snapshot, tree};

@@ -1,0 +1,86 @@
+//! Bytes, verdicts and logs in words that fit a failed test's output.
+
+use std::fmt;
+
+use cofferdam_protocol::verdict::{GuestVerdict, HostVerdict, Verdict};
+
+/// How many bytes of a key or a value are shown.
+pub(super) const SHOWN_BYTES: usize = 48;
+
+/// Bytes as a person reads them: printable ASCII in quotes, anything else in hexadecimal; the start of what is long.
+pub(super) struct Shown<'a>(pub(super) &'a [u8]);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (start, cut) = match self.0.get(..SHOWN_BYTES) {
+            Some(start) if self.0.len() > SHOWN_BYTES => (start, true),
+            _ => (self.0, false),
+        };
+        if start.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ') {
+            write!(f, "\"{}\"", start.escape_ascii())?;
+        } else {
+            f.write_str("0x")?;
+            start.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        }
+        if cut { write!(f, "… ({} bytes)", self.0.len()) } else { Ok(()) }
+    }
+}
+
+/// "1 pair", "2 pairs".
+pub(super) fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
+/// What a verdict means, for somebody who meets it in a failed test.
+pub(super) const fn meaning(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Guest(verdict) => match verdict {
+            GuestVerdict::Completed => "it did what it should",
+            GuestVerdict::Trap => "the guest trapped",
+            GuestVerdict::Abort => "the guest called `abort`",
+            GuestVerdict::Incomplete => "the guest returned without a flush",
+            GuestVerdict::MemoryExhausted => "the guest was refused memory at its limit, and gave up",
+            GuestVerdict::FuelExhausted => "the guest used up its fuel",
+            GuestVerdict::OutputTooLarge => "the guest gave more output than its limit",
+            GuestVerdict::BadOutput => "the guest handed over bytes or a pointer that mean nothing",
+            GuestVerdict::NoSuchExport => "the module lacks the export",
+        },
+        Verdict::Host(verdict) => match verdict {
+            HostVerdict::OomKilled => "the kernel killed the worker for want of memory",
+            HostVerdict::Killed => "somebody killed the worker",
+            HostVerdict::Crashed => "the worker crashed",
+            HostVerdict::Exited => "the worker ended by itself",
+            HostVerdict::Deadline => "the worker did not answer in time",
+            HostVerdict::ProtocolViolation => "the worker's answer was none",
+            HostVerdict::CommitFailed => "the worker could not commit its memory",
+        },
+    }
+}
+
+/// The end of a log: its last lines, and how many there are.
+pub(super) fn last_lines(log: &str, count: usize) -> (impl Iterator<Item = &str>, usize) {
+    let total = log.lines().count();
+    (log.lines().skip(total.saturating_sub(count)), total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_quoted_and_anything_else_is_hexadecimal() {
+        assert_eq!(Shown(b"sum").to_string(), "\"sum\"");
+        assert_eq!(Shown(b"a \"b\"").to_string(), r#""a \"b\"""#);
+        assert_eq!(Shown(b"").to_string(), "\"\"");
+        assert_eq!(Shown(b"a\0").to_string(), "0x6100");
+        assert_eq!(Shown(&[b'x'; 48]).to_string(), format!("\"{}\"", "x".repeat(48)));
+        assert_eq!(Shown(&[b'x'; 49]).to_string(), format!("\"{}\"… (49 bytes)", "x".repeat(48)));
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_shown() {
+        let (lines, total) = last_lines("a\nb\nc\n", 2);
+        assert_eq!((lines.collect::<Vec<_>>(), total), (vec!["b", "c"], 3));
+        assert_eq!(last_lines("", 2).1, 0);
+    }
+}

@@ -1,0 +1,50 @@
+//! What the JSON-RPC server allows its clients.
+
+use std::time::Duration;
+
+use super::cors::Cors;
+use cofferdam_base::size::Bytes;
+
+/// What calls may cost, and which web pages may make them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RpcSettings {
+    /// Bytes that one request may have. A block that is previewed comes in hexadecimal, at twice its size. Default
+    /// 64 MiB.
+    pub request_bytes: u64,
+    /// Bytes that one response may have; results are in hexadecimal, too. Default 64 MiB.
+    pub response_bytes: u64,
+    /// Bytes of requests that are held at a time. What is decoded from them takes up to half as much again. Default
+    /// 256 MiB.
+    pub buffered_bytes: u64,
+    /// How long a request may take to arrive, and how long it may wait for others to make room for it. Default 30 s.
+    pub body_timeout: Duration,
+    /// How many calls one batch may have. Default 100.
+    pub batch_entries: usize,
+    /// How many calls of one batch run at a time. Default 8.
+    pub batch_concurrency: usize,
+    /// How long a view may take, with the time that it waits for a worker. Default 60 s.
+    pub view_timeout: Duration,
+    /// How long a preview may take, with the time that it waits for a worker. Default 120 s.
+    pub preview_timeout: Duration,
+    /// How long everything else may take. Default 10 s.
+    pub read_timeout: Duration,
+    /// Which web pages may call. Default none.
+    pub cors: Cors,
+}
+
+impl Default for RpcSettings {
+    fn default() -> Self {
+        Self {
+            request_bytes: Bytes::mib(64).0,
+            response_bytes: Bytes::mib(64).0,
+            buffered_bytes: Bytes::mib(256).0,
+            body_timeout: Duration::from_secs(30),
+            batch_entries: 100,
+            batch_concurrency: 8,
+            view_timeout: Duration::from_secs(60),
+            preview_timeout: Duration::from_secs(120),
+            read_timeout: Duration::from_secs(10),
+            cors: Cors::Off,
+        }
+    }
+}

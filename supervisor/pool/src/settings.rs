@@ -1,0 +1,100 @@
+//! What slots and callers of a pool need to know of it, settled when it is built.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cofferdam_protocol::fault::{Fault, FaultKind};
+use cofferdam_protocol::message::MemoryPlan;
+use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, message};
+
+use super::death::Death;
+use super::host::cgroup::Cgroup;
+use super::layers::LayerArena;
+use super::quarantine::QuarantinePolicy;
+use super::restart::RestartPolicy;
+use cofferdam_base::size::Bytes;
+
+/// What one job may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Fuel per job; none, the default, does not meter.
+    pub fuel: Option<u64>,
+    /// Wall-clock time of one attempt. Default 60 s.
+    pub deadline: Duration,
+    /// How often a job is run again after a host verdict. Default 2.
+    pub retries: u32,
+    /// Bytes that a job's input may have. Default 32 MiB.
+    pub input_bytes: u64,
+    /// Bytes that a job may flush or return. Default 128 MiB.
+    pub output_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            fuel: None,
+            deadline: Duration::from_secs(60),
+            retries: 2,
+            input_bytes: Bytes::mib(32).0,
+            output_bytes: Bytes::mib(128).0,
+        }
+    }
+}
+
+/// What is called with each death that nobody asked for.
+pub(super) type DeathHook = Arc<dyn Fn(&Death) + Send + Sync>;
+
+/// Everything that slots and callers need to know.
+pub(super) struct Settings {
+    pub(super) memory: MemoryPlan,
+    pub(super) workers: usize,
+    pub(super) spares: usize,
+    pub(super) limits: Limits,
+    pub(super) state: Option<PathBuf>,
+    /// Bytes that layers may take.
+    pub(super) layer_bytes: u64,
+    pub(super) restart: RestartPolicy,
+    pub(super) start_timeout: Duration,
+    /// How long a worker may live on after SIGKILL before the pool waits for it no longer.
+    pub(super) kill_patience: Duration,
+    pub(super) quarantine: QuarantinePolicy,
+    pub(super) executable: PathBuf,
+    pub(super) faults: Vec<Fault>,
+    pub(super) on_death: Option<DeathHook>,
+    /// Where workers live; where the supervisor does if none.
+    pub(super) cgroup: Option<Cgroup>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { memory, workers, spares, limits, .. } = self;
+        f.debug_struct("Settings")
+            .field("memory", memory)
+            .field("workers", workers)
+            .field("spares", spares)
+            .field("limits", limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    /// The first frame to the worker of `slot`, which finds its layers in `layers`.
+    pub(super) fn configure(&self, slot: usize, layers: &LayerArena) -> message::Configure {
+        let is_its_own = |fault: &&Fault| slot == 0 || fault.kind != FaultKind::Lie;
+        message::Configure {
+            version: PROTOCOL_VERSION,
+            build: BUILD.to_owned(),
+            supervisor: std::process::id(),
+            memory: self.memory,
+            fuel: self.limits.fuel,
+            input_bytes: self.limits.input_bytes,
+            output_bytes: self.limits.output_bytes,
+            state: self.state.as_deref().map(Into::into),
+            layer_bytes: layers.capacity(),
+            layer_seed: layers.seed(),
+            faults: self.faults.iter().filter(is_its_own).copied().collect(),
+        }
+    }
+}

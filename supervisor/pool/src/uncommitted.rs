@@ -1,0 +1,136 @@
+//! The ordinary way to run a guest, to compare with: in this process, a fresh instance for each job on memory that the
+//! kernel finds page by page, when it is touched.
+//!
+//! It is the same guest on the same engine settings with the same limits, so whatever a host has memory for gives the
+//! same result as a pool. What it lacks is what a pool is for: a host that runs out of memory kills this process in the
+//! middle of a block.
+#![allow(unsafe_code, reason = "loads compiled code")]
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use cofferdam_protocol::arena::{InputArena, InputView, OutputArena, OutputSink};
+use cofferdam_protocol::message::{Call, MAX_LOG_BYTES};
+use cofferdam_protocol::profile::Profile;
+use cofferdam_protocol::verdict::{GuestVerdict, Verdict};
+use cofferdam_protocol::writes::Writes;
+use cofferdam_worker::guest::{Done, Guest, JobInput, Output};
+use cofferdam_worker::reads::Reads;
+use cofferdam_worker::state::StateReader;
+use cofferdam_worker::{compile, engine};
+
+use super::job::{Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
+use super::settings::Settings;
+use super::{PoolError, Runner};
+use cofferdam_base::sync::lock;
+
+/// A guest in this process, on memory that is not committed: see [`super::PoolBuilder::build_uncommitted`].
+#[derive(Debug)]
+pub struct Uncommitted {
+    profile: Profile,
+    room: Mutex<Room>,
+}
+
+/// What one job at a time uses.
+#[derive(Debug)]
+struct Room {
+    guest: Guest,
+    state: Option<StateReader>,
+    input: InputArena,
+    view: Arc<InputView>,
+    output: OutputArena,
+    /// None while a job has it, and after one that failed the host.
+    sink: Option<Output>,
+}
+
+impl Uncommitted {
+    pub(super) fn new(
+        profile: Profile,
+        settings: &Settings,
+        artifact: OwnedFd,
+        state: Option<StateReader>,
+    ) -> Result<Self, PoolError> {
+        let start = |error: &dyn std::fmt::Display| PoolError::Start(error.to_string());
+        let limits = &settings.limits;
+        let engine = engine::build(limits.fuel.is_some(), None).map_err(|error| start(&error))?;
+        // SAFETY: `artifact::obtain` gives what a compiler process wrote, by way of a cache whose entries it checks by hash,
+        // in a memfd that it has sealed against writing.
+        let module = unsafe { compile::load(&engine, artifact) }.map_err(|error| start(&error))?;
+        let guest = Guest::link(&engine, &module, limits.fuel).map_err(|error| start(&error))?;
+        let bytes = usize::try_from(settings.memory.bytes).map_err(|error| start(&error))?;
+        let arena = |error| start(&error);
+        let input = InputArena::create(limits.input_bytes).map_err(arena)?;
+        let output = OutputArena::create(limits.output_bytes + MAX_LOG_BYTES).map_err(arena)?;
+        let theirs = |arena: &dyn AsFd| arena.as_fd().try_clone_to_owned().map_err(|error| start(&error));
+        let view = InputView::open(theirs(&input)?, limits.input_bytes).map_err(arena)?;
+        let sink = OutputSink::open(theirs(&output)?, limits.output_bytes + MAX_LOG_BYTES).map_err(arena)?;
+        let sink = Some(Output::new(sink, limits.output_bytes));
+        let guest = guest.limited_to(bytes);
+        let room = Room { guest, state, input, view: Arc::new(view), output, sink };
+        Ok(Self { profile, room: Mutex::new(room) })
+    }
+}
+
+impl Runner for Uncommitted {
+    /// Runs `job` in this thread. The clock starts when its input is in place, which in one process costs nothing, and
+    /// stops when its instance is gone.
+    fn call(&self, job: &Job) -> Result<JobResult, PoolError> {
+        lock(&self.room).run(job)
+    }
+
+    fn profile(&self) -> &Profile {
+        &self.profile
+    }
+}
+
+impl Room {
+    fn run(&mut self, job: &Job) -> Result<JobResult, PoolError> {
+        let host = |error: &dyn std::fmt::Display| PoolError::Start(error.to_string());
+        let limit = self.input.capacity();
+        let too_large = |_| PoolError::InputTooLarge { bytes: job.input.len() as u64, limit };
+        let span = self.input.write_parts(job.input.parts()).map_err(too_large)?;
+        let mut sink = self.sink.take().ok_or_else(|| host(&"an earlier job failed the host"))?;
+        sink.clear();
+        let started = Instant::now();
+        let state =
+            self.state.as_ref().map(StateReader::snapshot).transpose().map_err(|error| host(&error))?;
+        let input = JobInput::new(&job.call, job.height, Arc::clone(&self.view), span, Reads::new(state));
+        let mut prepared = self.guest.prepare().map_err(|error| host(&error))?;
+        let done = self.guest.run(&mut prepared, &job.call, input, sink).map_err(|error| host(&error))?;
+        // Its memory goes back to the kernel here.
+        drop(prepared);
+        let output = self.output_of(job, &done)?;
+        let total = started.elapsed();
+        let log = self.output.copy_out(done.output.log_span()).map_err(|error| host(&error))?;
+        let exec = done.exec.min(total);
+        let Done { verdict, detail, output: sink, memory_bytes, fuel_used, .. } = done;
+        self.sink = Some(sink);
+        Ok(JobResult {
+            verdict: Verdict::Guest(verdict),
+            detail,
+            failed_attempts: Vec::new(),
+            worker: WorkerInfo { pid: std::process::id(), slot: 0 },
+            output,
+            log: String::from_utf8_lossy(&log).into_owned(),
+            exec,
+            overhead: total - exec,
+            memory_bytes,
+            fuel_used,
+            reset: ResetHandle::none(),
+            quarantine: None,
+        })
+    }
+
+    fn output_of(&self, job: &Job, done: &Done) -> Result<JobOutput, PoolError> {
+        if done.verdict != GuestVerdict::Completed {
+            return Ok(JobOutput::Nothing);
+        }
+        let start = |error: &dyn std::fmt::Display| PoolError::Start(error.to_string());
+        let bytes = self.output.copy_out(done.output.span()).map_err(|error| start(&error))?;
+        Ok(match job.call {
+            Call::Block => JobOutput::Writes(Writes::parse(bytes).map_err(|error| start(&error))?),
+            Call::View { .. } => JobOutput::View(bytes),
+        })
+    }
+}
