@@ -6,6 +6,7 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | [`META`] | [`FORMAT_KEY`], [`PROFILE_KEY`], [`NETWORK_KEY`] | [`FORMAT`] as u32 LE; 32 bytes; UTF-8, absent until known |
+//! | [`META`] | [`PROFILE_PARTS_KEY`] | [`Profile::encode`](crate::profile::Profile::encode), absent in older stores |
 //! | [`BLOCKS`] | height, u32 big-endian | [`BlockRecord::encode`] |
 //! | [`VALUES`] | [`VersionKey`] | [`VersionKey::stored`] |
 //! | [`UNDO`] | [`undo_key`] | of recent blocks, the keys in [`VALUES`]: each after its length, u16 LE |
@@ -64,6 +65,9 @@ pub const FORMAT_KEY: &[u8] = b"format";
 
 /// Key in [`META`] of the profile's hash, 32 bytes.
 pub const PROFILE_KEY: &[u8] = b"profile";
+
+/// Key in [`META`] of what the profile consists of, so that a message can say which part differs. It may be absent.
+pub const PROFILE_PARTS_KEY: &[u8] = b"profile-parts";
 
 /// Key in [`META`] of the network's name, UTF-8.
 pub const NETWORK_KEY: &[u8] = b"network";

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::profile::{Hash, Profile};
 use cofferdam_protocol::state::{self, FORMAT, LayoutError};
 use thiserror::Error;
 
@@ -85,9 +85,10 @@ pub enum StoreError {
     },
     /// The store's results are of another profile.
     #[error(
-        "the store in {} holds results of the profile {stored}, and this one is {wanted}: the module, a limit or the \
-         engine differs, so the two must not be mixed; index into a new directory",
-        path.display()
+        "the store in {} was made with another profile: {}. Results of two profiles must not be mixed: use the module and the \
+         limits that the store was made with, or another directory (the profile of the store is {stored}, this one is {wanted})",
+        path.display(),
+        differences(parts.as_deref())
     )]
     Profile {
         /// The directory.
@@ -96,6 +97,8 @@ pub enum StoreError {
         stored: Hash,
         /// The profile asked for.
         wanted: Hash,
+        /// What both consist of, if that is known: that of the stored results, and that asked for.
+        parts: Option<Box<[Profile; 2]>>,
     },
     /// The store's blocks are of another network.
     #[error(
@@ -260,6 +263,12 @@ impl StoreError {
             _ => Trouble::Lasting,
         }
     }
+}
+
+/// Which parts of two profiles differ, in words.
+fn differences(parts: Option<&[Profile; 2]>) -> String {
+    let parts = parts.map(|[stored, wanted]| wanted.differences(stored)).filter(|parts| !parts.is_empty());
+    parts.map_or_else(|| "the module, a limit or the engine differs".to_owned(), |parts| parts.join("; "))
 }
 
 /// The block to return to, in words.

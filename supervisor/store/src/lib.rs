@@ -33,7 +33,7 @@ mod vacant;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::profile::{Hash, Profile};
 pub use cofferdam_protocol::state::BlockRecord;
 use cofferdam_protocol::state::{self, LayoutError, VersionKey};
 use cofferdam_protocol::writes::Writes;
@@ -104,6 +104,49 @@ impl Store {
     /// holds something else, or if it cannot be opened.
     pub fn open(dir: &Path, identity: &Identity, durability: Durability) -> Result<Self, StoreError> {
         Self::open_sized(dir, identity, durability, state::MAP_BYTES)
+    }
+
+    /// As [`Store::open`], and keeps in the store what the profile consists of. If the store is of another profile, the error says
+    /// which part differs.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with_profile(
+        dir: &Path,
+        profile: &Profile,
+        network: Option<String>,
+        durability: Durability,
+    ) -> Result<Self, StoreError> {
+        let identity = Identity { profile: profile.hash(), network };
+        let store = Self::open(dir, &identity, durability).map_err(|error| match error {
+            StoreError::Profile { path, stored, wanted, .. } => {
+                // The store is closed again, and can be read by anybody.
+                let reader = StateReader::open(&path).and_then(|reader| reader.profile_parts());
+                let parts = reader.ok().flatten().map(|parts| Box::new([parts, profile.clone()]));
+                StoreError::Profile { path, stored, wanted, parts }
+            }
+            error => error,
+        })?;
+        if let Err(error) = store.keep_parts(profile) {
+            // Only the words of a later message depend on it.
+            tracing::warn!("the store in {} does not say what its profile consists of: {error}", store.path.display());
+        }
+        Ok(store)
+    }
+
+    /// Keeps what the profile consists of, if the store does not have that yet.
+    fn keep_parts(&self, profile: &Profile) -> Result<(), StoreError> {
+        let fail = |source| self.lmdb("keeping the parts of the profile", of_write(&self.path, source));
+        let is_kept = {
+            let txn = self.env.read_txn().map_err(fail)?;
+            self.meta.get(&txn, state::PROFILE_PARTS_KEY).map_err(fail)?.is_some()
+        };
+        if is_kept {
+            return Ok(());
+        }
+        let mut txn = self.env.write_txn().map_err(fail)?;
+        self.meta.put(&mut txn, state::PROFILE_PARTS_KEY, &profile.encode()).map_err(fail)?;
+        txn.commit().map_err(fail)
     }
 
     fn open_sized(

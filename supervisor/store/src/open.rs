@@ -250,7 +250,7 @@ fn check_profile(stored: Option<&[u8]>, wanted: Hash, path: &Path) -> Result<(),
     if stored == wanted {
         return Ok(());
     }
-    Err(StoreError::Profile { path: path.to_owned(), stored, wanted })
+    Err(StoreError::Profile { path: path.to_owned(), stored, wanted, parts: None })
 }
 
 /// Notes the network's name in a store that has none yet; refuses another than it has.

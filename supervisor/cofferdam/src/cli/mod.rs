@@ -113,6 +113,19 @@ enum Command {
     },
 }
 
+impl Command {
+    /// The file of the module, if the command runs one module.
+    fn module(&self) -> Option<&Path> {
+        match self {
+            Self::Run(args) => args.module.path(),
+            Self::Serve(args) => args.module.path(),
+            Self::Node(args) => args.module.path(),
+            Self::Check(args) => args.module.path(),
+            _ => None,
+        }
+    }
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     logging::take_panics();
@@ -135,11 +148,13 @@ fn run_line(arguments: &[OsString]) -> CommandExit {
         Ok(cli) => cli,
         Err(error) => return usage::tell(error, &command, arguments),
     };
+    let module = cli.command.module().map(Path::to_owned);
     let warnings: Vec<_> = variables::unknown(&command).into_iter().chain(passed_over).collect();
     match run_command(cli, &warnings) {
         Ok(exit) => exit,
         Err(error @ CliError::StdoutClosed) => error.exit(),
         Err(error) => {
+            let error = error.naming_module(module.as_deref());
             logging::say(&error);
             error.exit()
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use cofferdam_protocol::exit::CommandExit;
-use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::profile::Profile;
 use cofferdam_worker::state::StateReader;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -86,7 +86,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<CommandExit, CliError> {
     let profile = describe(args, module.clone()).profile()?;
     let _readable = args.db_path.as_deref().map(Readable::check).transpose()?;
     let state = args.db_path.as_deref().map(StateReader::open).transpose()?;
-    check_state(state.as_ref(), profile.hash())?;
+    check_state(state.as_ref(), &profile)?;
     orphans::reap()?;
     let (asks, asked) = mpsc::unbounded_channel();
     listen_to_signals(&asks)?;
@@ -218,13 +218,14 @@ fn describe(args: &ServeArgs, module: Vec<u8>) -> PoolBuilder {
 }
 
 /// Refuses a module if the state is that of another profile: the module would read values that it did not write.
-fn check_state(state: Option<&StateReader>, wanted: Hash) -> Result<(), CliError> {
+fn check_state(state: Option<&StateReader>, profile: &Profile) -> Result<(), CliError> {
     let Some(state) = state else { return Ok(()) };
-    let stored = state.profile()?;
+    let (stored, wanted) = (state.profile()?, profile.hash());
     if stored == wanted {
         return Ok(());
     }
-    Err(StoreError::Profile { path: state.path().to_owned(), stored, wanted }.into())
+    let parts = state.profile_parts()?.map(|parts| Box::new([parts, profile.clone()]));
+    Err(StoreError::Profile { path: state.path().to_owned(), stored, wanted, parts }.into())
 }
 
 /// Waits until an operator asks to drain (false), or no worker is left (true).
@@ -354,7 +355,7 @@ impl Operator for Control {
         if self.state.is_some() {
             let profile =
                 describe(&self.args, module.clone()).profile().map_err(|error| error.to_string())?;
-            check_state(self.state.as_ref(), profile.hash()).map_err(|error| error.to_string())?;
+            check_state(self.state.as_ref(), &profile).map_err(|error| error.to_string())?;
         }
         let swapped = self.service.swap(&name, || describe(&self.args, module.clone()));
         swapped.map(|pool| pool.profile().hash().to_string()).map_err(|error| error.to_string())

@@ -218,7 +218,13 @@ mod tests {
         let profile = AboutProfile { hash: Hash([9; 32]), module: None, terms: None };
         let nodes = starts.iter().zip('a'..).map(|(start, name)| Audited {
             name: name.to_string(),
-            about: About { version: None, profile: profile.clone(), start_height: *start, tip: Some(50) },
+            about: About {
+                version: None,
+                profile: profile.clone(),
+                start_height: *start,
+                tip: Some(50),
+                network: None,
+            },
         });
         let groups: Vec<_> = (0..)
             .zip(groups)

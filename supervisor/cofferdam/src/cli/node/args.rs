@@ -72,7 +72,7 @@ fn parse_network(name: &str) -> Result<Network, String> {
 #[derive(Clone, Debug, Args)]
 pub(in super::super) struct NodeArgs {
     #[command(flatten)]
-    pub(super) module: ModuleArgs,
+    pub(in super::super) module: ModuleArgs,
 
     /// The directory of the store. A store that is there is continued.
     #[arg(long, value_name = "DIR")]

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::exit::CommandExit;
+use cofferdam_protocol::profile::Hash;
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
@@ -28,7 +29,7 @@ use cofferdam_node::rpc::{self, Cors, RpcSettings};
 use cofferdam_node::{Ended, Freshness, Indexer, Node, NodeError, NodeState, Source, Tip};
 use cofferdam_pool::{Pool, PoolBuilder};
 use cofferdam_store::snapshot::Snapshots;
-use cofferdam_store::{Durability, Identity, Store};
+use cofferdam_store::{Durability, Store};
 
 /// Bytes that blocks which are not committed yet may take, for those who run on them.
 const LAYER_BYTES: u64 = 256 << 20;
@@ -50,9 +51,9 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     args.check()?;
     let module = args.module.read()?;
     let builder = describe(args, module);
-    let profile = builder.profile()?.hash();
+    let profile = builder.profile()?;
     let network = args.network.map(|network| network.to_string());
-    let store = Store::open(&args.db_path, &Identity { profile, network }, Durability::Block)?;
+    let store = Store::open_with_profile(&args.db_path, &profile, network, Durability::Block)?;
     let store = if args.state_tree { store.with_tree()? } else { store };
     check_start(&store, args.asked_start())?;
     let store = Arc::new(store.with_undo(args.max_reorg_depth));
@@ -72,7 +73,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     let parts = Parts { args: args.clone(), stop, store, state: Arc::new(state), service };
     // One for blocks, one for views.
     let runtime = server::runtime(args.pool.workers().unwrap_or(2)).map_err(CliError::io("the runtime"))?;
-    let exit = runtime.block_on(serve(Arc::new(parts), builder));
+    let exit = runtime.block_on(serve(Arc::new(parts), builder, profile.module));
     runtime.shutdown_timeout(Duration::from_millis(100));
     exit
 }
@@ -94,10 +95,31 @@ fn describe(args: &NodeArgs, module: Vec<u8>) -> PoolBuilder {
     builder.layer_bytes(LAYER_BYTES).faults(args.plant_fault.clone())
 }
 
-/// Serves while blocks are indexed, until that ends or somebody asks.
-async fn serve(parts: Arc<Parts>, builder: PoolBuilder) -> Result<CommandExit, CliError> {
+/// What the indexing thread needs that can turn out to be wrong, and is opened before memory is committed.
+struct Opened {
+    files: Option<FileFeed>,
+    snapshots: Option<Snapshots>,
+}
+
+impl Opened {
+    /// Opens the files to index first, and the directory of the snapshots of `module`.
+    fn open(parts: &Parts, module: Hash) -> Result<Self, CliError> {
+        let schedule = parts.args.snapshots(module);
+        let snapshots = schedule.map(|schedule| Snapshots::start(Arc::clone(&parts.store), schedule)).transpose();
+        Ok(Self { snapshots: snapshots?, files: open_files(parts)? })
+    }
+}
+
+/// Serves while blocks are indexed, until indexing ends or a signal comes. `module` is the hash of the module.
+async fn serve(parts: Arc<Parts>, builder: PoolBuilder, module: Hash) -> Result<CommandExit, CliError> {
     parts.service.extend(Arc::clone(&parts.state) as Arc<dyn cofferdam_http::Extension>);
     let server = listen(&parts).await?;
+    let starting = |error: tokio::task::JoinError| CliError::Io { what: "starting", source: error.into() };
+    let opened = {
+        let parts = Arc::clone(&parts);
+        tokio::task::spawn_blocking(move || Opened::open(&parts, module))
+    };
+    let opened = opened.await.map_err(starting)??;
     let builder = shared::reading(builder, &parts.store);
     let started = {
         let parts = Arc::clone(&parts);
@@ -106,7 +128,7 @@ async fn serve(parts: Arc<Parts>, builder: PoolBuilder) -> Result<CommandExit, C
             start_pool(builder, &parts.service, &name, &|| parts.stop.is_asked())
         })
     };
-    let pool = started.await.map_err(|error| CliError::Io { what: "starting", source: error.into() })?;
+    let pool = started.await.map_err(starting)?;
     let pool = match pool {
         Ok(pool) => pool,
         Err(_) if parts.stop.is_asked() => return Ok(CommandExit::Failure),
@@ -114,7 +136,7 @@ async fn serve(parts: Arc<Parts>, builder: PoolBuilder) -> Result<CommandExit, C
     };
     tracing::info!("serving on {}: profile {}", parts.args.listen()?, pool.profile().hash());
     tell_systemd(&[NotifyState::Ready]);
-    let ended = index_beside(&parts, &pool)?;
+    let ended = index_beside(&parts, &pool, opened)?;
     let ended = watch(&parts, &pool, ended).await;
     drain(&parts, pool, server).await;
     match ended {
@@ -166,31 +188,33 @@ fn noted_network(parts: &Parts) -> Result<Option<Network>, CliError> {
 type Outcome = Result<Ended, CliError>;
 
 /// Indexes in a thread of its own.
-fn index_beside(parts: &Arc<Parts>, pool: &Arc<Pool>) -> Result<oneshot::Receiver<Outcome>, CliError> {
+fn index_beside(
+    parts: &Arc<Parts>,
+    pool: &Arc<Pool>,
+    opened: Opened,
+) -> Result<oneshot::Receiver<Outcome>, CliError> {
     let (sender, ended) = oneshot::channel();
     let (parts, pool) = (Arc::clone(parts), Arc::clone(pool));
     let index = move || {
-        let outcome = index(&parts, &pool);
+        let outcome = index(&parts, &pool, opened);
         if let Err(error) = &outcome {
             parts.state.end(error.to_string());
         }
-        // Nobody waits for it any more if the process ends.
+        // If the process is ending, nobody receives it.
         drop(sender.send(outcome));
     };
     let thread = thread::Builder::new().name("cofferdam-index".to_owned()).spawn(index);
     thread.map(|_| ended).map_err(CliError::io("a thread to index"))
 }
 
-fn index(parts: &Parts, pool: &Arc<Pool>) -> Outcome {
+fn index(parts: &Parts, pool: &Arc<Pool>, opened: Opened) -> Outcome {
+    let Opened { files, snapshots } = opened;
     let Parts { args, stop, store, state, service } = parts;
     let settings = PipelineSettings {
         policy: args.on_guest_failure.into(),
         batch: args.durability.batch(),
         redundant: args.redundancy > 1,
     };
-    let schedule = args.snapshots(pool.profile().module);
-    let snapshots = schedule.map(|schedule| Snapshots::start(Arc::clone(store), schedule)).transpose();
-    let snapshots = snapshots.map_err(CliError::Snapshot)?;
     let observer = {
         let (state, service) = (Arc::clone(state), service.clone());
         Box::new(move |outcome: &cofferdam_chain::Outcome| {
@@ -203,11 +227,16 @@ fn index(parts: &Parts, pool: &Arc<Pool>) -> Outcome {
     };
     let mut pipeline = Pipeline::resume(Arc::clone(pool), Arc::clone(store), settings, observer)?;
     state.watch_commits(pipeline.watch());
-    index_sources(parts, &mut pipeline, &|| stop.is_asked())
+    index_sources(parts, &mut pipeline, files, &|| stop.is_asked())
 }
 
 /// Indexes files, if there are any, and then follows the daemon, if there is one.
-fn index_sources(parts: &Parts, pipeline: &mut Pipeline, is_asked: &(dyn Fn() -> bool + Sync)) -> Outcome {
+fn index_sources(
+    parts: &Parts,
+    pipeline: &mut Pipeline,
+    files: Option<FileFeed>,
+    is_asked: &(dyn Fn() -> bool + Sync),
+) -> Outcome {
     let Parts { args, store, state, .. } = parts;
     let max_reorg_depth = args.max_reorg_depth;
     let exit_at = match args.exit_at {
@@ -226,13 +255,16 @@ fn index_sources(parts: &Parts, pipeline: &mut Pipeline, is_asked: &(dyn Fn() ->
         is_asked,
     };
     let mut ended = Ended::OutOfFiles;
-    if let Some(files) = open_files(parts, indexer.pipeline)? {
+    if let Some(files) = files {
+        if let Some(network) = files.network() {
+            indexer.pipeline.insist(|store| store.set_network(&network.to_string()))?;
+        }
         let keeps_on = args.daemon_rpc_url.is_some();
         indexer.exit_at_tip = exit_at_tip && !keeps_on;
         ended = match indexer.run(&mut Source::Files(Box::new(files))) {
-            // What is missing in files, or not written yet, the daemon has.
+            // The Bitcoin node has the blocks that are missing in the files, or are not written yet.
             Err(NodeError::Feed(FeedError::Blocks(error))) if keeps_on && error.is_incomplete() => {
-                tracing::warn!("{error}. The daemon is asked for the blocks from here on");
+                tracing::warn!("{error}. The Bitcoin node is asked for the blocks from here on");
                 Ended::OutOfFiles
             }
             ended => ended.map_err(error_of)?,
@@ -256,7 +288,8 @@ fn hash_in(store: &Store, height: u32) -> Result<Option<BlockHash>, KnownError> 
     Ok(store.indexed(height)?.map(|record| Tip::of(&record).hash))
 }
 
-fn open_files(parts: &Parts, pipeline: &Pipeline) -> Result<Option<FileFeed>, CliError> {
+/// Opens the files to index first, if there are any.
+fn open_files(parts: &Parts) -> Result<Option<FileFeed>, CliError> {
     let Parts { args, store, .. } = parts;
     let inputs = args.inputs()?;
     if inputs.is_empty() {
@@ -281,11 +314,7 @@ fn open_files(parts: &Parts, pipeline: &Pipeline) -> Result<Option<FileFeed>, Cl
         },
     );
     bar.finish_and_clear();
-    let feed = feed.map_err(|error| error_of(error.into()))?;
-    if let Some(network) = feed.network() {
-        pipeline.insist(|store| store.set_network(&network.to_string()))?;
-    }
-    Ok(Some(feed))
+    feed.map(Some).map_err(|error| error_of(error.into()))
 }
 
 fn error_of(error: NodeError) -> CliError {

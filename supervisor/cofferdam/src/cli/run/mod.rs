@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use cofferdam_protocol::exit::CommandExit;
 use cofferdam_protocol::fault::Fault;
+use cofferdam_protocol::profile::Profile;
 use session::Session;
 pub(super) use session::{print_json, read_ahead};
 use tempfile::TempDir;
@@ -72,7 +73,7 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     // What costs nothing to find out comes first: nobody waits for 4 GiB to hear of a misspelt path.
     let module = args.module.read()?;
     let builder = args.pool.builder(module, args.blocks.max_block_bytes).faults(args.plant_fault.clone());
-    let home = Home::open(args, &Identity { profile: builder.profile()?.hash(), network: None })?;
+    let home = Home::open(args, &builder.profile()?)?;
     let known = home.known()?;
     // What is asked for begins below the store, which cannot be made good any more.
     if let (Some(Known { first, .. }), Some(asked)) = (known, args.blocks.start_height())
@@ -143,15 +144,16 @@ struct Home {
 }
 
 impl Home {
-    fn open(args: &RunArgs, identity: &Identity) -> Result<Self, CliError> {
+    fn open(args: &RunArgs, profile: &Profile) -> Result<Self, CliError> {
         if let Some(path) = &args.db_path {
-            let store = Store::open(path, identity, Durability::Block)?;
+            let store = Store::open_with_profile(path, profile, None, Durability::Block)?;
             return Ok(Self { store: Arc::new(store), _temporary: None });
         }
         let directory = tempfile::Builder::new().prefix("cofferdam-").tempdir();
         let directory =
             directory.map_err(CliError::io("a directory for the state; --db-path names another place"))?;
-        let store = Store::open(directory.path(), identity, Durability::None)?;
+        let identity = Identity { profile: profile.hash(), network: None };
+        let store = Store::open(directory.path(), &identity, Durability::None)?;
         Ok(Self { store: Arc::new(store), _temporary: Some(directory) })
     }
 

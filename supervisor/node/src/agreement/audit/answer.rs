@@ -25,6 +25,7 @@ pub(super) struct Info {
     fuel: Option<u64>,
     output_bytes: Option<u64>,
     engine: Option<String>,
+    network: Option<String>,
     start_height: u32,
     tip: Option<Tip>,
 }
@@ -48,6 +49,7 @@ impl Info {
             version: self.version.as_deref().map(plain),
             profile: AboutProfile { hash: hash("profile", &self.profile)?, module, terms },
             start_height: self.start_height,
+            network: self.network.as_deref().map(plain),
             tip: self.tip.map(|tip| tip.height),
         })
     }
@@ -83,6 +85,7 @@ pub(super) struct Reason {
 
 fn hash(field: &str, digits: &str) -> Result<Hash, String> {
     let mut bytes = [0; 32];
+    let digits = digits.strip_prefix("0x").unwrap_or(digits);
     hex::decode_to_slice(digits, &mut bytes).map_err(|error| format!("{field:?} is no SHA-256 ({error})"))?;
     Ok(Hash(bytes))
 }
@@ -116,6 +119,7 @@ mod tests {
         assert_eq!(about.version.as_deref(), Some("1.2[31m"));
         let profile = AboutProfile { hash: Hash([0x11; 32]), module: Some(Hash([0x22; 32])), terms: None };
         assert_eq!((about.profile, about.start_height, about.tip), (profile, 5, Some(9)));
+        assert_eq!(about.network.as_deref(), Some("bitcoin"));
         let about = info(json!({
             "profile": "11".repeat(32), "memory_bytes": 65536, "fuel": null, "output_bytes": 10, "engine": "e",
             "start_height": 0, "tip": null,

@@ -32,6 +32,18 @@ pub enum AuditError {
     /// Digests of different profiles start differently, and so never agree.
     #[error("{0}")]
     Profiles(Box<OtherProfiles>),
+    /// Nodes of different networks have no block in common.
+    #[error(
+        "{} is on {} and {} is on {}: chains of two networks have no block in common, so there is nothing to compare; give \
+         nodes of one network",
+        names[0], networks[0], names[1], networks[1]
+    )]
+    Networks {
+        /// What the two nodes are called.
+        names: [String; 2],
+        /// The network of each.
+        networks: [String; 2],
+    },
     /// A node has no block yet.
     #[error("{0} has not indexed any block yet")]
     NothingIndexed(String),
@@ -129,6 +141,19 @@ fn unanswered(nodes: &[(String, NodeError)]) -> String {
     text
 }
 
+/// Refuses nodes that say that they are on different networks.
+pub(super) fn check_networks(names: &[&str], about: &[About]) -> Result<(), AuditError> {
+    let mut known = names.iter().zip(about).filter_map(|(name, about)| Some((*name, about.network.as_deref()?)));
+    let Some((first, network)) = known.next() else { return Ok(()) };
+    match known.find(|(_, other)| *other != network) {
+        None => Ok(()),
+        Some((name, other)) => Err(AuditError::Networks {
+            names: [first, name].map(str::to_owned),
+            networks: [network, other].map(str::to_owned),
+        }),
+    }
+}
+
 /// The first node whose profile is another than the first node's.
 pub(super) fn check_profiles(names: &[&str], about: &[About]) -> Result<Hash, AuditError> {
     let first = about.first().ok_or(AuditError::TooFew)?;
@@ -149,7 +174,7 @@ mod tests {
     fn about(hash: u8, module: Option<u8>, terms: Option<Terms>) -> About {
         let profile =
             AboutProfile { hash: Hash([hash; 32]), module: module.map(|byte| Hash([byte; 32])), terms };
-        About { version: Some("0.1.0".to_owned()), profile, start_height: 0, tip: Some(1) }
+        About { version: Some("0.1.0".to_owned()), profile, start_height: 0, tip: Some(1), network: None }
     }
 
     fn terms() -> Terms {
@@ -190,6 +215,15 @@ mod tests {
         let text = told(about(1, Some(1), Some(terms())), about(2, Some(1), Some(other)));
         assert!(text.contains("output limit: 128 MiB (134217728 bytes) and 1 B (1 bytes)"), "{text}");
         assert!(text.contains("engine: wasmtime 48 and wasmtime 49"), "{text}");
+    }
+
+    #[test]
+    fn nodes_of_two_networks_are_named_with_both() {
+        let on = |network: Option<&str>| About { network: network.map(str::to_owned), ..about(1, None, None) };
+        let all = [on(None), on(Some("bitcoin")), on(Some("bitcoin")), on(Some("signet"))];
+        check_networks(&["a", "b", "c"], &all[..3]).unwrap();
+        let text = check_networks(&["a", "b", "c", "d"], &all).unwrap_err().to_string();
+        assert!(text.starts_with("b is on bitcoin and d is on signet: "), "{text}");
     }
 
     #[test]

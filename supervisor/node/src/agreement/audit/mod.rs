@@ -118,6 +118,7 @@ pub fn audit(nodes: &[&dyn Node], at: Option<u32>) -> Result<Audit, AuditError> 
     check_names(&names)?;
     let mut panel = Panel::new(nodes);
     let about = panel.about()?;
+    error::check_networks(&names, &about)?;
     let profile = error::check_profiles(&names, &about)?;
     let (floor, top) = common_heights(&names, &about)?;
     let height = at.unwrap_or(top);

@@ -39,6 +39,8 @@ pub struct About {
     pub start_height: u32,
     /// The newest height, if there is any.
     pub tip: Option<u32>,
+    /// The network that its blocks are of, where that is known: `bitcoin`, `testnet`, `testnet4`, `signet` or `regtest`.
+    pub network: Option<String>,
 }
 
 /// What a node says of its profile.

@@ -5,7 +5,7 @@ use std::path::Path;
 use bitcoin::hashes::Hash as _;
 use cofferdam_worker::state::StateReader;
 
-use super::node::{About, AboutProfile, ChainDigest, Node, NodeError};
+use super::node::{About, AboutProfile, ChainDigest, Node, NodeError, Terms};
 use cofferdam_chain::blocks::BlockHash;
 use cofferdam_store::Readable;
 
@@ -36,9 +36,19 @@ impl Node for OwnStore {
 
     fn about(&self) -> Result<About, NodeError> {
         let snapshot = self.reader.snapshot()?;
-        let profile = AboutProfile { hash: self.reader.profile()?, module: None, terms: None };
+        let parts = self.reader.profile_parts()?;
+        let profile = AboutProfile {
+            hash: self.reader.profile()?,
+            module: parts.as_ref().map(|parts| parts.module),
+            terms: parts.map(|parts| Terms {
+                memory_bytes: parts.memory_bytes,
+                fuel: parts.fuel,
+                output_bytes: parts.output_bytes,
+                engine: parts.engine,
+            }),
+        };
         let start_height = snapshot.first()?.unwrap_or(0);
-        Ok(About { version: None, profile, start_height, tip: snapshot.tip()? })
+        Ok(About { version: None, profile, start_height, tip: snapshot.tip()?, network: self.reader.network()? })
     }
 
     fn digest(&self, height: u32) -> Result<ChainDigest, NodeError> {

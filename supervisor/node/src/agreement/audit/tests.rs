@@ -23,7 +23,7 @@ struct Made {
 
 fn made(name: &str, tip: u32) -> Made {
     let profile = AboutProfile { hash: Hash([9; 32]), module: None, terms: None };
-    let about = About { version: None, profile, start_height: 0, tip: Some(tip) };
+    let about = About { version: None, profile, start_height: 0, tip: Some(tip), network: None };
     let (name, asked) = (name.to_owned(), Mutex::default());
     Made { name, about, parts_at: None, forks_at: None, begins: 0, asked }
 }
