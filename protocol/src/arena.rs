@@ -37,7 +37,7 @@ pub struct Span {
 }
 
 /// Why an arena could not be made or used.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum ArenaError {
     /// The kernel refused to make, size, seal or map the memfd.
     #[error("arena {name}: {source}")]
@@ -79,6 +79,8 @@ pub enum ArenaError {
         source: io::Error,
     },
 }
+
+crate::debug_as_display!(ArenaError);
 
 /// The supervisor's side of the input arena: it writes, the worker can only read.
 #[derive(Debug)]

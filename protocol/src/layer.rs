@@ -55,7 +55,7 @@ pub struct Layer {
 }
 
 /// Bytes that are not a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 pub enum LayerError {
     /// The table does not fit, or has a number of slots that is no power of two.
     #[error("a layer of {bytes} bytes cannot have a table of {slots} slots")]
@@ -72,6 +72,8 @@ pub enum LayerError {
         place: u64,
     },
 }
+
+crate::debug_as_display!(LayerError);
 
 /// How many slots the layer of `writes` has: at most three in four are taken.
 pub fn slots_for(writes: &Writes) -> u64 {

@@ -17,6 +17,7 @@
 //! taken over could hold up commits by it, though not change what is stored.
 
 pub mod arena;
+mod debug;
 pub mod descriptors;
 pub mod digest;
 pub mod exit;

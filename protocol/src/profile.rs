@@ -123,9 +123,14 @@ mod tests {
             assert_eq!(other.differences(&base).len(), 1, "{other:?}");
             assert_eq!(Profile::decode(&other.encode()).as_ref(), Some(other));
         }
-        assert_eq!(others[1].differences(&base), ["the memory limit (bytes) was 4294967296 and is now 2147483648"]);
+        assert_eq!(
+            others[1].differences(&base),
+            ["the memory limit (bytes) was 4294967296 and is now 2147483648"]
+        );
         assert!(base.differences(&base).is_empty());
-        assert!(Profile::decode(&[]).is_none() && Profile::decode(&[&base.encode()[..], &[0]].concat()).is_none());
+        assert!(
+            Profile::decode(&[]).is_none() && Profile::decode(&[&base.encode()[..], &[0]].concat()).is_none()
+        );
     }
 
     #[test]

@@ -89,7 +89,7 @@ const LONG_ROOM: usize = KEY_LIMIT - HEIGHT_BYTES - LONG_MARK.len() - 32;
 const RECORD_VERSION: u8 = 1;
 
 /// Stored bytes that nothing here wrote: damage, or another program's doing.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 pub enum LayoutError {
     /// A record of a version that this build does not know.
     #[error("the record of block {height} has version {version}; this build knows version {RECORD_VERSION}")]
@@ -130,6 +130,8 @@ pub enum LayoutError {
         length: usize,
     },
 }
+
+crate::debug_as_display!(LayoutError);
 
 /// The key that one version of one value is stored under. Made without allocation: a guest reads thousands a block.
 #[derive(Clone, Debug)]

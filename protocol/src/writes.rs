@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::profile::Hash;
 
 /// Bytes that do not parse as pairs.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 pub enum WritesError {
     /// A length reaches beyond the end.
     #[error("the field at byte {at} of {total} reaches beyond the end")]
@@ -26,6 +26,8 @@ pub enum WritesError {
     #[error("the last key has no value")]
     Odd,
 }
+
+crate::debug_as_display!(WritesError);
 
 /// Who lends memory for bytes, and wants it back.
 pub trait Home: fmt::Debug + Send + Sync {
@@ -71,10 +73,17 @@ impl Drop for Held {
 }
 
 /// Pairs that have been checked to parse.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Writes {
     bytes: Held,
     count: u64,
+}
+
+impl fmt::Debug for Writes {
+    /// Prints how many pairs and bytes there are, and not the bytes: a block can write many megabytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writes").field("count", &self.count).field("bytes", &self.bytes.len()).finish()
+    }
 }
 
 impl Writes {

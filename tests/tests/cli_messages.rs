@@ -1,6 +1,8 @@
 //! Messages say what is wrong, where, and what to do; and what can be found before memory is committed is found then.
 
-use cofferdam_tests::support::command::{Cofferdam, EARLY_RECORDS, Files, Output, cut_records, guest, record};
+use cofferdam_tests::support::command::{
+    Cofferdam, EARLY_RECORDS, Files, Output, cut_records, guest, record,
+};
 use cofferdam_tests::support::node::{Node, Place, node};
 use cofferdam_tests::support::peer::{Facts, Peer};
 use cofferdam_tests::support::regtest::chain;
@@ -37,7 +39,8 @@ fn a_node_finds_wrong_paths_before_it_commits_memory() {
     assert_told(&missing, &["nowhere.blk"]);
     let late = Node::to_the_end(start("b").path("--blocks", &late)).expect_code(1);
     assert_told(&late, &["late.blk", "blocks 0 to 9 are missing"]);
-    let module = Node::to_the_end(start("c").path("--blocks", &blocks).path("--module", &files.at("no.wasm")));
+    let module =
+        Node::to_the_end(start("c").path("--blocks", &blocks).path("--module", &files.at("no.wasm")));
     assert_told(&module.expect_code(1), &["no.wasm"]);
     let snapshots = start("d").path("--blocks", &blocks).path("--snapshot-directory", &blocks.join("x"));
     assert_told(&Node::to_the_end(snapshots).expect_code(1), &["blocks.blk/x"]);
@@ -77,7 +80,9 @@ fn a_module_that_is_none_is_told_with_its_file() {
     // What follows the header is no section; and a function whose body is not valid, which only the compiler finds.
     let torn = files.add("torn.wasm", b"\0asm\x01\0\0\0\xff\xff\xff");
     let body = files.add("body.wat", "(module (func (export \"_start\") (drop (i32.add (i32.const 1)))))");
-    for (path, command) in [(&text, "run"), (&torn, "run"), (&body, "run"), (&text, "serve"), (&body, "check")] {
+    for (path, command) in
+        [(&text, "run"), (&torn, "run"), (&body, "run"), (&text, "serve"), (&body, "check")]
+    {
         let small = "--memory 16MiB";
         let refused = Cofferdam::new([command]).arg(path).with(small).output().expect_code(1);
         assert!(refused.reason().starts_with(&path.display().to_string()), "{refused}");

@@ -54,7 +54,12 @@ fn every_command_reads_variables_and_a_file() {
     let (db, to) = (files.at("db"), files.at("snapshots"));
     let early: Vec<u8> = cut_records(EARLY_RECORDS)[0].clone();
     let first = files.add("0.bin", early);
-    Cofferdam::run().path("--blocks", &first).path("--db-path", &db).with("--memory 64MiB").output().expect_code(0);
+    Cofferdam::run()
+        .path("--blocks", &first)
+        .path("--db-path", &db)
+        .with("--memory 64MiB")
+        .output()
+        .expect_code(0);
     let text = format!("db-path = {:?}\nto = {:?}\n", db.display().to_string(), to.display().to_string());
     let take = files.add("take.toml", text);
     let taken = Cofferdam::new(["snapshot", "take"]).path("--config", &take).output().expect_code(0);
@@ -77,14 +82,20 @@ fn what_excludes_an_option_on_the_command_line_counts_for_more_than_a_variable_o
     run().with("--workers 2").output().expect_code(2);
     let both = files.add("both.toml", "uncommitted = true\nworkers = 2\n");
     let refused = Cofferdam::new(["run"]).path("--config", &both).output().expect_code(2);
-    assert!(refused.reason().contains("both.toml") && refused.reason().contains("exclude each other"), "{refused}");
+    assert!(
+        refused.reason().contains("both.toml") && refused.reason().contains("exclude each other"),
+        "{refused}"
+    );
 }
 
 #[test]
 fn a_wrong_name_or_value_is_told_with_its_file_or_variable() {
     let files = Files::new();
     for (text, told) in [
-        ("worker = 2", "options.toml: `worker` is not an option that a file can set; did you mean `workers`?"),
+        (
+            "worker = 2",
+            "options.toml: `worker` is not an option that a file can set; did you mean `workers`?",
+        ),
         ("workers = \"many\"", "options.toml: `workers`: invalid value 'many' for '--workers <N>'"),
         ("mlock = 7", "options.toml: `mlock`: expected true or false"),
         ("commit = \"populat\"", "[possible values: populate, touch]"),

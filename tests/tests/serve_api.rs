@@ -383,7 +383,8 @@ fn a_store_is_read_by_its_own_module_and_up_to_its_newest_block() {
     run.output().expect_code(0);
     let other = serve(&guest("cli_sums.wat")).path("--db-path", &db);
     let larger = serve(&module).with("--memory 32MiB").path("--db-path", &db);
-    let parts = ["the module (SHA-256) was ", "the memory limit (bytes) was 16777216 and is now 33554432. Results"];
+    let parts =
+        ["the module (SHA-256) was ", "the memory limit (bytes) was 16777216 and is now 33554432. Results"];
     for (refused, part) in [other, larger].into_iter().zip(parts) {
         let refused = refused.output().expect_code(1);
         assert!(refused.stderr.contains("was made with another profile"), "{refused}");

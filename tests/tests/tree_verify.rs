@@ -96,12 +96,15 @@ fn digits_may_come_without_0x_and_the_proof_from_a_file() {
 fn the_answer_of_cofferdam_proof_is_taken_as_it_is() {
     let state = State::new();
     let root = state.root();
-    let result = |key: &[u8], value: Value, proof: Value| {
-        json!({"height": 7, "root": hex(&[9; 32]), "key": hex(key), "value": value, "proof": proof})
-    };
+    let result = |key: &[u8], value: Value, proof: Value| json!({"height": 7, "root": hex(&[9; 32]), "key": hex(key), "value": value, "proof": proof});
     let verify = |claim: &[&str], answer: &Value| {
         let command = Cofferdam::new(["verify-proof", "--root", &root]);
-        claim.iter().fold(command, |command, word| command.arg(*word)).arg("-").stdin(answer.to_string()).output()
+        claim
+            .iter()
+            .fold(command, |command, word| command.arg(*word))
+            .arg("-")
+            .stdin(answer.to_string())
+            .output()
     };
     let left = result(state.left, hex(LEFT_VALUE).into(), state.left_proof());
     let absent = result(&state.absent, Value::Null, state.right_proof());

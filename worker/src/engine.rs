@@ -47,9 +47,11 @@ const INSTRUCTION_SETS: [&str; 6] =
 const INSTRUCTION_SETS: [&str; 0] = [];
 
 /// The engine could not be built.
-#[derive(Debug, Error)]
+#[derive(Error)]
 #[error("the WebAssembly engine could not be set up: {0}")]
 pub struct EngineError(String);
+
+cofferdam_protocol::debug_as_display!(EngineError);
 
 /// Engine, version and every setting that can show in a result, for the profile.
 pub fn description() -> String {

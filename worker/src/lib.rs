@@ -37,7 +37,7 @@ use imports::{HostImport, ImportError};
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 /// Why a program cannot start workers, which are the same program, started again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 pub enum InitError {
     /// The program has not called [`init`]: what it starts would not become a worker, but run `main` again.
     #[error(
@@ -58,6 +58,8 @@ pub enum InitError {
         threads: usize,
     },
 }
+
+cofferdam_protocol::debug_as_display!(InitError);
 
 /// Turns this process into a worker or a compiler if it was started as one; otherwise returns at once.
 ///

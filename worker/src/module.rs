@@ -18,7 +18,7 @@ use crate::host_dependent::{HostDependent, Search};
 pub const MAX_MODULE_BYTES: u64 = 64 << 20;
 
 /// Why a module is refused.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum ModuleError {
     /// Neither a binary module nor a text that makes one.
     #[error("the module is not valid WebAssembly: {0}")]
@@ -95,6 +95,8 @@ pub enum ModuleError {
     )]
     HostDependent(HostDependent),
 }
+
+cofferdam_protocol::debug_as_display!(ModuleError);
 
 /// The binary form of `source`, which may be binary or text (`.wat`).
 ///

@@ -33,7 +33,7 @@ use thiserror::Error;
 pub type Table = Database<Bytes, Bytes>;
 
 /// Why the state could not be read.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum StateError {
     /// One of LMDB's two files is not there. A reader must not make it.
     #[error("no state store at {}: {file} is missing; the supervisor makes it before it starts a worker", path.display())]
@@ -94,6 +94,8 @@ pub enum StateError {
     #[error("a layer over the state: {0}")]
     Layer(#[from] LayerError),
 }
+
+cofferdam_protocol::debug_as_display!(StateError);
 
 /// The state store, open for reading. One process can open a store once, be it for reading or for writing.
 #[derive(Clone, Debug)]

@@ -60,7 +60,7 @@ impl fmt::Display for Bytes {
 }
 
 /// Why a text is no size.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
     /// There is no number at the start.
     #[error("'{text}' does not start with a number: write a size like 4GiB, 512MiB or 1073741824")]
@@ -108,6 +108,13 @@ pub enum SizeError {
         /// What was given.
         text: String,
     },
+}
+
+impl fmt::Debug for SizeError {
+    /// Prints the sentence, so that `unwrap` does.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl FromStr for Bytes {

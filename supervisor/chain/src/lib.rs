@@ -36,7 +36,7 @@ pub enum OnGuestFailure {
 }
 
 /// Why the chain cannot go on. Nothing of the block in question was committed.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum ChainError {
     /// The store failed.
     #[error(transparent)]
@@ -111,6 +111,8 @@ pub enum ChainError {
         stored: BlockHash,
     },
 }
+
+cofferdam_protocol::debug_as_display!(ChainError);
 
 /// What came of one block.
 #[derive(Debug)]

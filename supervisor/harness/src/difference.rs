@@ -179,7 +179,7 @@ pub struct Run {
 }
 
 /// Where two runs of the same blocks part for the first time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Difference {
     /// The block in words: "block 3 (80 bytes)". Its height is its place in the list of blocks.
     pub job: String,
@@ -190,6 +190,8 @@ pub struct Difference {
 }
 
 impl std::error::Error for Difference {}
+
+cofferdam_protocol::debug_as_display!(Difference);
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

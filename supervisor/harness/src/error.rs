@@ -13,7 +13,7 @@ use cofferdam_pool::host::cgroup::ChildError;
 use cofferdam_store::StoreError;
 
 /// Why a case could not be run, or a comparison of runs did not end in agreement.
-#[derive(Debug, Error)]
+#[derive(Error)]
 #[non_exhaustive]
 pub enum HarnessError {
     /// The module's file could not be read.
@@ -81,6 +81,8 @@ pub enum HarnessError {
     #[error(transparent)]
     NotDeterministic(Box<Difference>),
 }
+
+cofferdam_protocol::debug_as_display!(HarnessError);
 
 impl HarnessError {
     /// Whether memory could not be committed: what ends the command with exit code 137.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::difference::{WritesDifference, collect};
-use super::words::{Shown, counted, last_lines, meaning};
+use super::words::{Shown, counted, cut, last_lines, meaning};
 use cofferdam_base::size::Bytes;
 use cofferdam_pool::{JobResult, Limits};
 use cofferdam_protocol::profile::Hash;
@@ -12,10 +12,13 @@ use cofferdam_protocol::verdict::Verdict;
 /// How many lines of a guest's log a report ends with.
 const LOG_LINES: usize = 5;
 
+/// How much of such a line is shown, in characters.
+const LINE_CHARS: usize = 400;
+
 /// What came of a block or a view. Displayed as a report of several lines.
 ///
 /// The assertions panic at the caller's place, with that report, and give the outcome back so that they can be chained.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Outcome {
     /// What was run, in words: "block 3 (80 bytes)".
     pub job: String,
@@ -127,6 +130,9 @@ impl Outcome {
     }
 }
 
+// The report, and not the fields: a failed `unwrap_err` would print all that the block wrote.
+cofferdam_protocol::debug_as_display!(Outcome);
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let JobResult { verdict, detail, failed_attempts, log, .. } = &self.result;
@@ -149,7 +155,7 @@ impl fmt::Display for Outcome {
         if total > 0 {
             write!(f, "\n  log, the end of {}:", counted(total as u64, "line"))?;
         }
-        lines.try_for_each(|line| write!(f, "\n    {line}"))
+        lines.try_for_each(|line| write!(f, "\n    {}", cut(line, LINE_CHARS)))
     }
 }
 

@@ -57,6 +57,14 @@ pub(super) const fn meaning(verdict: Verdict) -> &'static str {
     }
 }
 
+/// The start of a text that has more than `chars` characters; all of one that does not.
+pub(super) fn cut(text: &str, chars: usize) -> std::borrow::Cow<'_, str> {
+    match text.char_indices().nth(chars) {
+        None => text.into(),
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()).into(),
+    }
+}
+
 /// The end of a log: its last lines, and how many there are.
 pub(super) fn last_lines(log: &str, count: usize) -> (impl Iterator<Item = &str>, usize) {
     let total = log.lines().count();
@@ -75,6 +83,12 @@ mod tests {
         assert_eq!(Shown(b"a\0").to_string(), "0x6100");
         assert_eq!(Shown(&[b'x'; 48]).to_string(), format!("\"{}\"", "x".repeat(48)));
         assert_eq!(Shown(&[b'x'; 49]).to_string(), format!("\"{}\"… (49 bytes)", "x".repeat(48)));
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        assert_eq!(cut("éé", 2), "éé");
+        assert_eq!(cut("ééé", 2), "éé… (6 bytes)");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use thiserror::Error;
 use cofferdam_base::size::Bytes;
 
 /// Why a request has no answer from a guest.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Error, PartialEq, Eq)]
 pub enum Problem {
     #[error("{0}")]
     Malformed(String),
@@ -52,6 +52,8 @@ pub enum Problem {
     #[error("internal error: {0}")]
     Internal(String),
 }
+
+cofferdam_protocol::debug_as_display!(Problem);
 
 fn newest(tip: Option<u32>) -> String {
     tip.map_or_else(

@@ -20,7 +20,7 @@ const PATIENCE_BEYOND_DEADLINE: Duration = Duration::from_secs(5);
 const GRACE_BEYOND_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why a module was not swapped. The old one serves on, with all its workers.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum SwapError {
     /// Another swap is going on.
     #[error("another swap is going on")]
@@ -38,6 +38,8 @@ pub enum SwapError {
     #[error("no worker of the old module got idle within {0:?}, and there is no memory for both")]
     NoRoom(Duration),
 }
+
+cofferdam_protocol::debug_as_display!(SwapError);
 
 /// The news of a swap, taken away when it is over.
 struct News<'a>(&'a Service);

@@ -51,7 +51,7 @@ pub trait Feed {
 }
 
 /// Why a feed cannot go on.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum FeedError {
     /// Files or a stream of blocks.
     #[error(transparent)]
@@ -92,3 +92,5 @@ pub enum FeedError {
     #[error("there are no more blocks")]
     Ended,
 }
+
+cofferdam_protocol::debug_as_display!(FeedError);

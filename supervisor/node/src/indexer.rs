@@ -14,7 +14,7 @@ use cofferdam_pool::{Pool, PoolError};
 use cofferdam_store::{Store, StoreError};
 
 /// Why indexing ended otherwise than it should.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum NodeError {
     /// The source gives no more blocks.
     #[error(transparent)]
@@ -26,6 +26,8 @@ pub enum NodeError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+cofferdam_protocol::debug_as_display!(NodeError);
 
 /// Where blocks come from.
 #[derive(Debug)]

@@ -49,7 +49,7 @@ pub enum ArtifactOrigin {
 }
 
 /// Why there is no artifact.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum ArtifactError {
     /// The compiler says that the module is not valid, or uses what is not supported.
     #[error("{0}")]
@@ -67,6 +67,8 @@ pub enum ArtifactError {
     #[error("the compiled module: {0}")]
     Io(#[from] io::Error),
 }
+
+cofferdam_protocol::debug_as_display!(ArtifactError);
 
 /// A compiled module in a sealed memfd.
 #[derive(Debug)]

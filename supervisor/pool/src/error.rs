@@ -14,7 +14,7 @@ use cofferdam_base::size::Bytes;
 pub const MAX_EXPORT_BYTES: usize = 1024;
 
 /// Why a pool cannot be built, or does not take a job. What comes of a job that it took is a verdict instead.
-#[derive(Debug, Error)]
+#[derive(Error)]
 #[non_exhaustive]
 pub enum PoolError {
     /// This program has not called [`init`](cofferdam_worker::init), or has called it too late.
@@ -74,6 +74,8 @@ pub enum PoolError {
     #[error("internal error: the job was lost")]
     Lost,
 }
+
+cofferdam_protocol::debug_as_display!(PoolError);
 
 impl PoolError {
     /// Whether this means that memory could not be committed: exit code 137 for a command.

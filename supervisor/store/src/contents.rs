@@ -30,7 +30,7 @@ pub struct Contents {
 }
 
 /// Why a file is not the data of a store.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum ContentsError {
     /// LMDB cannot open or read it.
     #[error("it is no LMDB data, or damaged ({0})")]
@@ -56,6 +56,8 @@ pub enum ContentsError {
     #[error(transparent)]
     Layout(#[from] LayoutError),
 }
+
+cofferdam_protocol::debug_as_display!(ContentsError);
 
 impl From<heed::Error> for ContentsError {
     fn from(source: heed::Error) -> Self {

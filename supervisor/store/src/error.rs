@@ -13,7 +13,7 @@ use crate::tree::TreeError;
 use cofferdam_base::addresses;
 
 /// Why a store could not be opened, written or read.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum StoreError {
     /// The directory cannot be made, listed or locked.
     #[error("the store's directory {}: {doing}: {source}{}", path.display(), advice_io(source))]
@@ -249,6 +249,8 @@ pub enum StoreError {
         source: LayoutError,
     },
 }
+
+cofferdam_protocol::debug_as_display!(StoreError);
 
 impl StoreError {
     /// Whether what failed passes once somebody makes room, so that it can be tried again.

@@ -129,7 +129,10 @@ impl Store {
         })?;
         if let Err(error) = store.keep_parts(profile) {
             // Only the words of a later message depend on it.
-            tracing::warn!("the store in {} does not say what its profile consists of: {error}", store.path.display());
+            tracing::warn!(
+                "the store in {} does not say what its profile consists of: {error}",
+                store.path.display()
+            );
         }
         Ok(store)
     }

@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 use cofferdam_protocol::message::Call;
 use cofferdam_protocol::verdict::GuestVerdict;
 use thiserror::Error;
-use wasmtime::{Engine, ExternType, FuncType, Instance, InstancePre, Linker, Memory, MemoryType, Module, Store};
+use wasmtime::{
+    Engine, ExternType, FuncType, Instance, InstancePre, Linker, Memory, MemoryType, Module, Store,
+};
 
 use super::context::{Context, JobInput, Output};
 use super::{abi, buffer, outcome};
 
 /// A failure of the host: the job says nothing about its guest, and this process should not run another.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum GuestError {
     /// The module cannot be linked.
     #[error("the module cannot be linked: {0}")]
@@ -21,6 +23,8 @@ pub enum GuestError {
     #[error("the guest could not be run: {0}")]
     Host(String),
 }
+
+cofferdam_protocol::debug_as_display!(GuestError);
 
 /// A loaded module, ready to be instantiated again and again.
 pub struct Guest {

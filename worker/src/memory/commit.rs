@@ -22,7 +22,7 @@ use super::residency;
 const STEP_BYTES: usize = 64 << 20;
 
 /// Why the memory is not committed.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum CommitError {
     /// The limit is no size that a guest's memory can have.
     #[error("a memory limit of {bytes} bytes is not possible: it must be a multiple of 64 KiB, up to 4 GiB")]
@@ -72,6 +72,8 @@ pub enum CommitError {
         resident: u64,
     },
 }
+
+cofferdam_protocol::debug_as_display!(CommitError);
 
 /// How the commit went.
 #[derive(Clone, Debug, PartialEq, Eq)]

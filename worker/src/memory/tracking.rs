@@ -90,7 +90,7 @@ nix::ioctl_readwrite!(ioctl_uffd_register, 0xAA, 0x00, UffdRegister);
 nix::ioctl_readwrite!(ioctl_uffd_writeprotect, 0xAA, 0x06, UffdWriteProtect);
 
 /// Why writes cannot be tracked here, or no longer.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum TrackingError {
     /// No userfaultfd may be had: as in most containers.
     #[error("userfaultfd is refused ({0})")]
@@ -113,6 +113,8 @@ pub enum TrackingError {
     #[error("the kernel does not report what was written")]
     Wrong,
 }
+
+cofferdam_protocol::debug_as_display!(TrackingError);
 
 fn call(call: &'static str) -> impl Fn(Errno) -> TrackingError {
     move |errno| TrackingError::Call { call, errno }

@@ -24,7 +24,7 @@ pub(super) struct Claim {
 }
 
 /// Why a block cannot be at a height.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Contradiction {
     /// A block with none before it, at a height above 0.
@@ -40,6 +40,8 @@ pub enum Contradiction {
     #[error("its coinbase names no height, which every block from height {0} on does (BIP34)")]
     Unnamed(u32),
 }
+
+cofferdam_protocol::debug_as_display!(Contradiction);
 
 impl Claim {
     /// What a block says.

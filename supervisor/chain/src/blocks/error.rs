@@ -12,7 +12,7 @@ use super::verify::Defect;
 use super::{Origin, framing::XOR_KEY_BYTES};
 
 /// Why blocks could not be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BlockError {
     /// A `--blocks` argument was empty.
@@ -344,6 +344,8 @@ pub enum BlockError {
         contradiction: Contradiction,
     },
 }
+
+cofferdam_protocol::debug_as_display!(BlockError);
 
 /// Which heights are missing: from `from` on, below `to`.
 fn missing(from: u32, to: u32) -> String {

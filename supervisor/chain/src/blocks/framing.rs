@@ -27,7 +27,7 @@ pub(super) const MIN_BLOCK_BYTES: u64 = 81;
 const XOR_KEY_FILE: &str = "xor.dat";
 
 /// What is wrong with a record of a blk file.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Tear {
     /// The file ends inside the record.
@@ -67,6 +67,8 @@ pub enum Tear {
     #[error("its block is damaged: {0}")]
     Block(Defect),
 }
+
+cofferdam_protocol::debug_as_display!(Tear);
 
 /// Head and header of a record whose block may be whole.
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,7 @@ use bitcoin::hashes::{Hash, sha256d};
 use bitcoin::{Block, BlockHash, CompactTarget, Target, merkle_tree};
 
 /// What is wrong with the bytes of a block.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Defect {
     /// They do not decode.
@@ -60,6 +60,8 @@ pub enum Defect {
         hash: BlockHash,
     },
 }
+
+cofferdam_protocol::debug_as_display!(Defect);
 
 /// Decodes and checks the bytes of exactly one block.
 pub fn verify(bytes: &[u8]) -> Result<Block, Defect> {

@@ -32,10 +32,7 @@ const VARIABLE: &str = "COFFERDAM_CONFIG";
 /// # Errors
 /// [`CliError::File`] if the file cannot be read; [`CliError::Usage`], which names the file and the key, if something in the file is
 /// wrong.
-pub(super) fn apply(
-    command: Command,
-    arguments: &[OsString],
-) -> Result<(Command, Option<String>), CliError> {
+pub(super) fn apply(command: Command, arguments: &[OsString]) -> Result<(Command, Option<String>), CliError> {
     let Some(path) = file_of(arguments) else { return Ok((command, None)) };
     let table = read(&path)?;
     let file = OptionsFile { path: &path, table: &table, arguments };
@@ -100,12 +97,15 @@ impl OptionsFile<'_> {
     /// Refuses a key that is no option of any command, a value that its option does not take, and options that exclude each other.
     /// A sentence about keys of other commands, if there are any.
     fn check(&self, root: &Command, names: &[String]) -> Result<Option<String>, CliError> {
-        let command = names.iter().try_fold(root, |command, name| command.find_subcommand(name)).unwrap_or(root);
+        let command =
+            names.iter().try_fold(root, |command, name| command.find_subcommand(name)).unwrap_or(root);
         let mut passed_over = Vec::new();
         for (key, value) in self.table {
             match options(root).chain(options(command)).find(|argument| has_name(argument, key)) {
                 Some(argument) => self.check_value(root, names, (key, value), argument)?,
-                None if all_options(root).iter().any(|argument| has_name(argument, key)) => passed_over.push(key),
+                None if all_options(root).iter().any(|argument| has_name(argument, key)) => {
+                    passed_over.push(key)
+                }
                 None => return Err(self.unknown(root, command, key)),
             }
         }
@@ -120,7 +120,8 @@ impl OptionsFile<'_> {
     fn unknown(&self, root: &Command, command: &Command, key: &str) -> CliError {
         let (own, all): (Vec<_>, Vec<_>) =
             (options(root).chain(options(command)).collect(), all_options(root));
-        let named = |options: &[&Arg]| options.iter().flat_map(|option| variables::names(option)).collect::<Vec<_>>();
+        let named =
+            |options: &[&Arg]| options.iter().flat_map(|option| variables::names(option)).collect::<Vec<_>>();
         let name = key.replace('_', "-");
         let near = [named(&own), named(&all)]
             .iter()
@@ -176,9 +177,13 @@ impl OptionsFile<'_> {
     fn check_conflicts(&self, command: &Command) -> Result<(), CliError> {
         let conflicts = Conflicts::of(command);
         for argument in options(command).filter(|argument| self.value_of(argument).is_some()) {
-            if let Some(other) = conflicts.of_argument(argument).find(|other| self.value_of(other).is_some()) {
+            if let Some(other) = conflicts.of_argument(argument).find(|other| self.value_of(other).is_some())
+            {
                 let [left, right] = [argument, other].map(|one| one.get_long().unwrap_or_default());
-                return Err(wrong(self.path, &format!("`{left}` and `{right}` exclude each other: remove one")));
+                return Err(wrong(
+                    self.path,
+                    &format!("`{left}` and `{right}` exclude each other: remove one"),
+                ));
             }
         }
         Ok(())
@@ -189,7 +194,8 @@ impl OptionsFile<'_> {
         let conflicts = Conflicts::of(&command);
         let command = command.mut_args(|argument| {
             // What the command line or a variable says counts for more, also if it excludes this option.
-            let excluded = conflicts.of_argument(&argument).any(|other| variables::is_said(other, self.arguments));
+            let excluded =
+                conflicts.of_argument(&argument).any(|other| variables::is_said(other, self.arguments));
             match self.value_of(&argument).filter(|_| !excluded) {
                 // An empty list is as if the key were not there. An option with a default is not missing.
                 Some(texts) if !texts.is_empty() => argument.required(false).default_values(texts),
@@ -204,7 +210,10 @@ impl OptionsFile<'_> {
 
     /// What the file says of an option.
     fn value_of(&self, argument: &Arg) -> Option<Vec<String>> {
-        self.table.iter().find(|(key, _)| is_settable(argument) && has_name(argument, key)).and_then(|(_, value)| texts(value))
+        self.table
+            .iter()
+            .find(|(key, _)| is_settable(argument) && has_name(argument, key))
+            .and_then(|(_, value)| texts(value))
     }
 }
 
@@ -313,7 +322,10 @@ mod tests {
         for (file, named) in [
             ("prot = 1", "`prot` is not an option that a file can set; did you mean `port`?"),
             ("listn = 1", "did you mean `listen`?"),
-            ("port = 99999", "node.toml: `port`: invalid value '99999' for '--port <port>': number too large"),
+            (
+                "port = 99999",
+                "node.toml: `port`: invalid value '99999' for '--port <port>': number too large",
+            ),
             ("mlock = \"perhaps\"", "node.toml: `mlock`: expected true or false"),
             ("config = \"other\"", "`config`"),
             ("port = { a = 1 }", "`port`"),

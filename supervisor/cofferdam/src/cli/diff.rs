@@ -73,7 +73,8 @@ pub(super) struct DiffArgs {
     json: bool,
 }
 
-const NO_MODULE: &str = "diff compares two modules: give the first as MODULE or --module, the second as --compare";
+const NO_MODULE: &str =
+    "diff compares two modules: give the first as MODULE or --module, the second as --compare";
 
 /// Runs the command.
 pub(super) fn run(args: &DiffArgs) -> Result<CommandExit, CliError> {

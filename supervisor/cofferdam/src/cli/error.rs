@@ -86,10 +86,9 @@ impl CliError {
     /// Names the file of the module, if the error is about the module and does not name the file.
     pub(super) fn naming_module(self, path: Option<&Path>) -> Self {
         match (self, path) {
-            (
-                error @ Self::Pool(PoolError::Module(_) | PoolError::Artifact(_)),
-                Some(path),
-            ) => Self::OfModule { path: path.to_owned(), source: Box::new(error) },
+            (error @ Self::Pool(PoolError::Module(_) | PoolError::Artifact(_)), Some(path)) => {
+                Self::OfModule { path: path.to_owned(), source: Box::new(error) }
+            }
             (error, _) => error,
         }
     }

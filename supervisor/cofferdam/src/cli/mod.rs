@@ -186,7 +186,8 @@ fn run_command(cli: Cli, warnings: &[String]) -> Result<CommandExit, CliError> {
 
 /// The command line as it is declared, without variables.
 fn declared() -> clap::Command {
-    let first_module = "The first module (A), as .wasm or .wat. Write it before an option that takes several values";
+    let first_module =
+        "The first module (A), as .wasm or .wat. Write it before an option that takes several values";
     Cli::command().mut_subcommand("diff", |diff| diff.mut_arg("module", |module| module.help(first_module)))
 }
 
@@ -220,7 +221,10 @@ mod tests {
     /// Calls `check` with every command that is not hidden, and its name.
     fn each_command(command: &clap::Command, check: &mut impl FnMut(&clap::Command)) {
         check(command);
-        command.get_subcommands().filter(|inner| !inner.is_hide_set()).for_each(|inner| each_command(inner, check));
+        command
+            .get_subcommands()
+            .filter(|inner| !inner.is_hide_set())
+            .for_each(|inner| each_command(inner, check));
     }
 
     #[test]
@@ -234,7 +238,8 @@ mod tests {
             }
             let (_, last) = help.split_once("\nLogging:\n").unwrap_or_else(|| panic!("{help}"));
             let options = last.split("\n\n").next().unwrap_or(last);
-            let options: Vec<_> = options.lines().filter(|line| line.trim_start().starts_with("--")).collect();
+            let options: Vec<_> =
+                options.lines().filter(|line| line.trim_start().starts_with("--")).collect();
             assert_eq!(options.len(), 2, "{help}");
             assert!(options[1].trim_start().starts_with("--log-format"), "{help}");
         });
@@ -251,13 +256,15 @@ mod tests {
         let mut defaults: BTreeMap<String, Vec<std::ffi::OsString>> = BTreeMap::new();
         each_command(&command, &mut |command| {
             for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
-                let Some(long) = argument.get_long().filter(|long| !matches!(*long, "help" | "version")) else {
+                let Some(long) = argument.get_long().filter(|long| !matches!(*long, "help" | "version"))
+                else {
                     continue;
                 };
                 let variable = format!("COFFERDAM_{}", long.to_uppercase().replace('-', "_"));
                 let has_it = |one: &clap::Arg| one.get_env().is_some_and(|env| *env == *variable);
                 assert!(command.get_arguments().any(has_it), "{} --{long}", command.get_name());
-                let own: Vec<_> = argument.get_default_values().iter().map(std::ffi::OsString::from).collect();
+                let own: Vec<_> =
+                    argument.get_default_values().iter().map(std::ffi::OsString::from).collect();
                 let first = defaults.entry(long.to_owned()).or_insert_with(|| own.clone());
                 assert!(*first == own || DIFFERENT.contains(&long), "{} --{long}", command.get_name());
             }

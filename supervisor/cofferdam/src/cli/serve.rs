@@ -289,7 +289,10 @@ async fn drain(
         return Err(PoolError::NoWorker.into());
     }
     if cut > 0 {
-        tracing::error!("{cut} requests were cut off: they ran for longer than --drain-timeout {:?}", args.drain.timeout);
+        tracing::error!(
+            "{cut} requests were cut off: they ran for longer than --drain-timeout {:?}",
+            args.drain.timeout
+        );
         return Ok(CommandExit::Failure);
     }
     tracing::info!("drained");

@@ -6,7 +6,8 @@ use clap::{Arg, Command};
 /// The one of the names `known` that is most like `name`, if any is like it. This is the suggestion that clap makes for an option,
 /// so that files, variables and the command line agree.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let command = Command::new("names").disable_help_flag(true).disable_version_flag(true).no_binary_name(true);
+    let command =
+        Command::new("names").disable_help_flag(true).disable_version_flag(true).no_binary_name(true);
     let mut seen = std::collections::BTreeSet::new();
     let names = known.into_iter().filter(|known| seen.insert((*known).to_owned()));
     let command = names.fold(command, |command, known| {

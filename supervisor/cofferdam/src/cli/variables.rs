@@ -58,9 +58,9 @@ pub(super) fn attach(command: Command, arguments: &[OsString]) -> Command {
         let excluded = conflicts.of_argument(&argument).any(|other| is_given(other, arguments));
         read(argument, variable, excluded)
     });
-    names.into_iter().fold(command, |command, name| {
-        command.mut_subcommand(name, |inner| attach(inner, arguments))
-    })
+    names
+        .into_iter()
+        .fold(command, |command, name| command.mut_subcommand(name, |inner| attach(inner, arguments)))
 }
 
 /// The variable that an argument of a command is read from: the first that is set of those that its names give, or the one that its
@@ -144,7 +144,9 @@ fn read(argument: Arg, variable: Option<String>, excluded: bool) -> Arg {
         _ => argument,
     };
     match variable {
-        Some(variable) if !excluded && (set(&variable).is_some() || std::env::var_os(&variable).is_none()) => {
+        Some(variable)
+            if !excluded && (set(&variable).is_some() || std::env::var_os(&variable).is_none()) =>
+        {
             argument.env(variable)
         }
         _ => argument.env(Resettable::Reset),

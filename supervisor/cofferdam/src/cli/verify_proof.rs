@@ -134,8 +134,11 @@ enum Refusal {
 fn claim(args: &VerifyProofArgs, bytes: &[u8]) -> Result<Claim, Refusal> {
     let no_proof = |error: &dyn std::fmt::Display| Refusal::NoProof(error.to_string());
     let (result, proof) = unwrap(bytes).map_err(Refusal::NoProof)?;
-    let usage = |missing: &str| Refusal::Usage(format!("{missing}, and the file is no result of cofferdam_proof that names one"));
-    let hexadecimal = |text: &str| text.parse::<HexBytes>().map(|bytes| bytes.0).map_err(|error| no_proof(&error));
+    let usage = |missing: &str| {
+        Refusal::Usage(format!("{missing}, and the file is no result of cofferdam_proof that names one"))
+    };
+    let hexadecimal =
+        |text: &str| text.parse::<HexBytes>().map(|bytes| bytes.0).map_err(|error| no_proof(&error));
     let key = match (&args.key, result.as_ref().and_then(|result| result.key.as_deref())) {
         (Some(key), _) => key.0.clone(),
         (None, Some(key)) => hexadecimal(key)?,
@@ -145,7 +148,8 @@ fn claim(args: &VerifyProofArgs, bytes: &[u8]) -> Result<Claim, Refusal> {
         (Some(value), ..) => Some(value.0.clone()),
         (None, true, _) => None,
         (None, false, Some(value)) => {
-            let value: Option<String> = serde_json::from_str(value.get()).map_err(|error| no_proof(&error))?;
+            let value: Option<String> =
+                serde_json::from_str(value.get()).map_err(|error| no_proof(&error))?;
             value.as_deref().map(hexadecimal).transpose()?
         }
         (None, false, None) => return Err(usage("give --value or --absent")),

@@ -71,7 +71,7 @@ pub struct Compared {
 }
 
 /// Why a block could not be compared.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum DiffError {
     /// A side's chain cannot go on.
     #[error("{}: {source}", NAMES[*side])]
@@ -106,6 +106,8 @@ pub enum DiffError {
     #[error("internal error: the thread of the second module has panicked")]
     Panicked,
 }
+
+cofferdam_protocol::debug_as_display!(DiffError);
 
 /// Two chains that are given the same blocks.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use crate::feed::KnownError;
 const METHODS: &str = "getblockchaininfo, getbestblockhash, getblockhash and getblock";
 
 /// Why a node cannot be followed further. None of these passes by itself.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum DaemonError {
     /// The URL names no node.
@@ -203,3 +203,5 @@ pub enum DaemonError {
     #[error("the node is no longer followed, because of an error before")]
     Ended,
 }
+
+cofferdam_protocol::debug_as_display!(DaemonError);

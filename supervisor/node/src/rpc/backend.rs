@@ -145,7 +145,7 @@ impl Info {
 }
 
 /// Why a call has no result. The codes that clients see are in the table of the [module](super).
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Error, PartialEq, Eq)]
 pub enum CallError {
     /// Nothing at all is indexed yet.
     #[error("no block is indexed yet")]
@@ -217,3 +217,5 @@ pub enum CallError {
     #[error("internal error: {0}")]
     Internal(String),
 }
+
+cofferdam_protocol::debug_as_display!(CallError);

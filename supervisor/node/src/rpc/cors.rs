@@ -21,7 +21,7 @@ pub enum Cors {
 }
 
 /// Text that names no origins.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Error, PartialEq, Eq)]
 pub enum CorsError {
     /// Nothing was named.
     #[error("no origin is named; write *, or origins such as https://example.org with commas between them")]
@@ -30,6 +30,8 @@ pub enum CorsError {
     #[error("{0:?} is no origin; write scheme, host and port only, as in https://example.org:8443")]
     NotAnOrigin(String),
 }
+
+cofferdam_protocol::debug_as_display!(CorsError);
 
 impl FromStr for Cors {
     type Err = CorsError;

@@ -88,7 +88,7 @@ pub struct Budget {
 }
 
 /// Why the workers are not started.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AdmissionError {
     /// The container's limit is the tighter one.
     #[error(
@@ -119,6 +119,8 @@ pub enum AdmissionError {
         available: Bytes,
     },
 }
+
+cofferdam_protocol::debug_as_display!(AdmissionError);
 
 impl Budget {
     /// Reads /proc/meminfo and `cgroup`, by default that of this process. What cannot be read does not limit: a host

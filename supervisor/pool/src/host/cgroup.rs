@@ -45,7 +45,7 @@ impl fmt::Display for Version {
 }
 
 /// Why there is no memory cgroup to look at. Not a fault in itself: without one, only the host's memory binds.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum CgroupError {
     /// A file of /proc could not be read.
     #[error("cannot read {path}: {source}: mount /proc, or let this user read it")]
@@ -69,8 +69,10 @@ pub enum CgroupError {
     },
 }
 
+cofferdam_protocol::debug_as_display!(CgroupError);
+
 /// Why no child cgroup with a limit of its own can be made for each worker.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum NotDelegated {
     /// A directory or file that would have to be written.
     #[error("{path} cannot be written: {reason}")]
@@ -87,6 +89,8 @@ pub enum NotDelegated {
         path: PathBuf,
     },
 }
+
+cofferdam_protocol::debug_as_display!(NotDelegated);
 
 /// A limit and the directory of the cgroup that sets it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::{ContentsError, StoreError, Trouble, advice_io};
 use cofferdam_base::size::Bytes;
 
 /// Why a snapshot was not taken, not found good, or not restored.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum SnapshotError {
     /// Somebody asked to stop.
     #[error("given up before the end; nothing of it is left that could be taken for whole")]
@@ -157,6 +157,8 @@ pub enum SnapshotError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+cofferdam_protocol::debug_as_display!(SnapshotError);
 
 impl SnapshotError {
     /// Whether it passes once somebody makes room.

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 /// Why the tree could not be written or read. The write transaction that saw one must be dropped, not committed.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum TreeError {
     /// A version that does not come after all others.
     #[error(
@@ -60,3 +60,5 @@ pub enum TreeError {
         source: heed::Error,
     },
 }
+
+cofferdam_protocol::debug_as_display!(TreeError);

@@ -42,7 +42,7 @@ pub struct Proof {
 }
 
 /// Why bytes are no proof.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum ProofError {
     /// More than any proof has.
     #[error("a proof has {MAX_PROOF_BYTES} bytes at most, and these are {bytes}")]
@@ -54,6 +54,8 @@ pub enum ProofError {
     #[error("this is no proof: {0}")]
     Malformed(#[from] serde_json::Error),
 }
+
+cofferdam_protocol::debug_as_display!(ProofError);
 
 impl Proof {
     pub(super) fn new(leaf: Option<Leaf>, siblings: Vec<Hash>) -> Self {

@@ -7,7 +7,7 @@ use super::hashing::{EMPTY, common_bits, goes_right, inner};
 use super::proof::Proof;
 
 /// Why a proof does not prove what is claimed.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 pub enum VerifyError {
     /// A value is claimed, and the proof is one of absence.
     #[error("the proof is one of absence, or of another key's presence: it cannot show a value of this key")]
@@ -43,6 +43,8 @@ pub enum VerifyError {
         wanted: Hash,
     },
 }
+
+cofferdam_protocol::debug_as_display!(VerifyError);
 
 /// Checks that the state with this root has `value` for `key`, or nothing if it is none. A value of no bytes is a value.
 ///

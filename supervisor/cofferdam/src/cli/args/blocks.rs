@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::super::error::CliError;
 use super::super::logging;
-use cofferdam_chain::blocks::{self, BlockInput, BlockSource, Known};
 use cofferdam_base::size::Bytes;
+use cofferdam_chain::blocks::{self, BlockInput, BlockSource, Known};
 
 /// Which blocks, and how they are read.
 #[derive(Debug, Args)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use cofferdam_chain::OnGuestFailure;
 use cofferdam_base::size::Bytes;
+use cofferdam_chain::OnGuestFailure;
 use cofferdam_pool::Limits;
 
 /// What one block may use.

@@ -105,7 +105,8 @@ impl Opened {
     /// Opens the files to index first, and the directory of the snapshots of `module`.
     fn open(parts: &Parts, module: Hash) -> Result<Self, CliError> {
         let schedule = parts.args.snapshots(module);
-        let snapshots = schedule.map(|schedule| Snapshots::start(Arc::clone(&parts.store), schedule)).transpose();
+        let snapshots =
+            schedule.map(|schedule| Snapshots::start(Arc::clone(&parts.store), schedule)).transpose();
         Ok(Self { snapshots: snapshots?, files: open_files(parts)? })
     }
 }

@@ -10,7 +10,7 @@ use super::node::{About, AboutProfile, NodeError};
 use cofferdam_base::size::Bytes;
 
 /// Why nodes could not be compared.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum AuditError {
     /// There is nothing to compare.
     #[error("an audit takes two nodes or more: give --peer twice, or --peer and --db-path")]
@@ -79,6 +79,8 @@ pub enum AuditError {
     Panicked,
 }
 
+cofferdam_protocol::debug_as_display!(AuditError);
+
 /// Two nodes of different profiles.
 #[derive(Debug)]
 pub struct OtherProfiles {
@@ -143,7 +145,8 @@ fn unanswered(nodes: &[(String, NodeError)]) -> String {
 
 /// Refuses nodes that say that they are on different networks.
 pub(super) fn check_networks(names: &[&str], about: &[About]) -> Result<(), AuditError> {
-    let mut known = names.iter().zip(about).filter_map(|(name, about)| Some((*name, about.network.as_deref()?)));
+    let mut known =
+        names.iter().zip(about).filter_map(|(name, about)| Some((*name, about.network.as_deref()?)));
     let Some((first, network)) = known.next() else { return Ok(()) };
     match known.find(|(_, other)| *other != network) {
         None => Ok(()),
@@ -219,7 +222,8 @@ mod tests {
 
     #[test]
     fn nodes_of_two_networks_are_named_with_both() {
-        let on = |network: Option<&str>| About { network: network.map(str::to_owned), ..about(1, None, None) };
+        let on =
+            |network: Option<&str>| About { network: network.map(str::to_owned), ..about(1, None, None) };
         let all = [on(None), on(Some("bitcoin")), on(Some("bitcoin")), on(Some("signet"))];
         check_networks(&["a", "b", "c"], &all[..3]).unwrap();
         let text = check_networks(&["a", "b", "c", "d"], &all).unwrap_err().to_string();

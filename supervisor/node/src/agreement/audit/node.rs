@@ -68,7 +68,7 @@ pub struct Terms {
 }
 
 /// Why a node did not answer a question.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum NodeError {
     /// There is no way to it.
     #[error("it cannot be reached: {0}")]
@@ -146,3 +146,5 @@ pub enum NodeError {
     #[error(transparent)]
     NotReadable(#[from] StoreError),
 }
+
+cofferdam_protocol::debug_as_display!(NodeError);

@@ -48,7 +48,13 @@ impl Node for OwnStore {
             }),
         };
         let start_height = snapshot.first()?.unwrap_or(0);
-        Ok(About { version: None, profile, start_height, tip: snapshot.tip()?, network: self.reader.network()? })
+        Ok(About {
+            version: None,
+            profile,
+            start_height,
+            tip: snapshot.tip()?,
+            network: self.reader.network()?,
+        })
     }
 
     fn digest(&self, height: u32) -> Result<ChainDigest, NodeError> {

@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, eaccess};
 use super::{Cgroup, CgroupError, NotDelegated, Version};
 
 /// Why a cgroup could not be made, or nothing moved into it.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum ChildError {
     /// There is none to make it in.
     #[error(transparent)]
@@ -38,6 +38,8 @@ pub enum ChildError {
         source: io::Error,
     },
 }
+
+cofferdam_protocol::debug_as_display!(ChildError);
 
 /// A memory cgroup that was made for a purpose, with a limit and without swap. Removed when dropped; whatever runs in it
 /// has to have ended by then.
