@@ -37,7 +37,8 @@ fn a_node_finds_wrong_paths_before_it_commits_memory() {
     let start = |name: &str| node(&place.at(name)).with(TOO_MANY);
     let missing = Node::to_the_end(start("a").path("--blocks", &files.at("nowhere.blk"))).expect_code(1);
     assert_told(&missing, &["nowhere.blk"]);
-    let late = Node::to_the_end(start("b").path("--blocks", &late)).expect_code(1);
+    let late =
+        Node::to_the_end(start("b").arg("--blocks").arg(format!("10={}", late.display()))).expect_code(1);
     assert_told(&late, &["late.blk", "blocks 0 to 9 are missing"]);
     let module =
         Node::to_the_end(start("c").path("--blocks", &blocks).path("--module", &files.at("no.wasm")));

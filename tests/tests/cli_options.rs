@@ -54,10 +54,9 @@ fn every_command_reads_variables_and_a_file() {
     let (db, to) = (files.at("db"), files.at("snapshots"));
     let early: Vec<u8> = cut_records(EARLY_RECORDS)[0].clone();
     let first = files.add("0.bin", early);
-    Cofferdam::run()
+    Cofferdam::new(["run", "--memory", "64MiB", "--spares", "0"])
         .path("--blocks", &first)
         .path("--db-path", &db)
-        .with("--memory 64MiB")
         .output()
         .expect_code(0);
     let text = format!("db-path = {:?}\nto = {:?}\n", db.display().to_string(), to.display().to_string());
