@@ -1,19 +1,19 @@
-//! What is measured: ours beside its alternatives.
+//! A figure: one measured time, and the alternatives that were measured in the same run.
 
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, SerializeStruct, Serializer};
 
-/// One figure beside its alternatives.
+/// One figure and its alternatives.
 #[derive(Debug)]
 pub(super) struct Figure {
     pub(super) section: &'static str,
     pub(super) case: String,
     pub(super) ours: Spread,
-    /// The first is what the ratio is to.
+    /// The ratio is to the first alternative.
     pub(super) beside: Vec<Beside>,
-    /// What one of `ours` is made of, if there are many: "page", say, and how many.
+    /// The unit that one sample consists of, and how many of them: `("page", 1000)`.
     pub(super) each: Option<(&'static str, u32)>,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Beside {
     pub(super) spread: Spread,
 }
 
-/// How a figure spread over its rounds, in microseconds.
+/// The spread of a figure over its rounds, in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Spread {
     pub(super) min: f64,
@@ -38,7 +38,7 @@ impl Spread {
         let mut sorted = nanoseconds.to_vec();
         sorted.sort_unstable();
         let at = |permille: usize| {
-            // Upwards: of a few samples the 99th percentile is the largest.
+            // Rounded up: the 99th percentile of a few samples is the largest sample.
             let index = (sorted.len().saturating_sub(1) * permille).div_ceil(1000);
             sorted.get(index).map_or(f64::NAN, |nanos| Duration::from_nanos(*nanos).as_secs_f64() * 1e6)
         };
@@ -47,35 +47,35 @@ impl Spread {
 }
 
 impl Figure {
-    /// A figure of nanoseconds.
+    /// A figure from samples in nanoseconds.
     pub(super) fn new(section: &'static str, case: impl Into<String>, ours: &[u64]) -> Self {
         Self { section, case: case.into(), ours: Spread::of(ours), beside: Vec::new(), each: None }
     }
 
-    /// Puts an alternative beside it.
+    /// Adds an alternative from samples in nanoseconds.
     pub(super) fn beside(mut self, name: &'static str, nanoseconds: &[u64]) -> Self {
         self.beside.push(Beside { name, spread: Spread::of(nanoseconds) });
         self
     }
 
-    /// Says what one of it is made of.
+    /// Sets the unit that one sample consists of.
     pub(super) fn each(mut self, what: &'static str, count: u32) -> Self {
         self.each = (count > 1).then_some((what, count));
         self
     }
 
-    /// Ours to an alternative, at the medians: below 1 is faster.
+    /// The median of this figure divided by the median of an alternative. Below 1, this figure is faster.
     pub(super) fn ratio(&self, beside: &Beside) -> f64 {
         self.ours.p50 / beside.spread.p50
     }
 
-    /// Microseconds of ours for one of what it is made of.
+    /// Microseconds for one unit of a sample.
     pub(super) fn each_us(&self) -> Option<(&'static str, f64)> {
         self.each.map(|(what, count)| (what, self.ours.p50 / f64::from(count)))
     }
 }
 
-/// Alternatives as an object, each by its name.
+/// Serialises alternatives as an object, by name.
 struct ByName<'a, F>(&'a [Beside], F);
 
 impl<T: Serialize, F: Fn(&Beside) -> T> Serialize for ByName<'_, F> {
@@ -89,8 +89,8 @@ impl<T: Serialize, F: Fn(&Beside) -> T> Serialize for ByName<'_, F> {
 }
 
 impl Serialize for Figure {
-    /// `{section, case, ours_us, beside: {name: us}, ratio}` at the medians, and then the details: the ratio to each
-    /// alternative, and how all of them spread.
+    /// `{section, case, ours_us, beside: {name: us}, ratio}` at the medians, then the details: the ratio to each
+    /// alternative, and the spread of each.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut line = serializer.serialize_struct("Figure", 9)?;
         line.serialize_field("section", self.section)?;

@@ -1,12 +1,12 @@
-//! The guests that are measured, as text.
+//! The measured guests, as text.
 
-/// Does nothing but flush nothing.
+/// Flushes an empty list.
 pub(super) const EMPTY: &str = r#"(module
   (import "env" "__flush" (func $flush (param i32)))
   (memory (export "memory") 1)
   (func (export "_start") (call $flush (i32.const 8))))"#;
 
-/// Loads its block, of up to 16 MiB, sums its words, and writes each into another buffer: what any indexer does at least.
+/// Loads its block (up to 16 MiB), sums the words, and writes each word into another buffer. Every indexer does at least this.
 pub(super) const READER: &str = r#"(module
   (import "env" "__host_len" (func $host_len (result i32)))
   (import "env" "__load_input" (func $load_input (param i32)))
@@ -27,7 +27,7 @@ pub(super) const READER: &str = r#"(module
       (br $next)))
     (call $flush (i32.const 8))))"#;
 
-/// Reads, changes and writes back words of its memory in an order that no processor foresees, as many as its block says.
+/// Reads, changes and writes words of its memory in an order that a processor cannot predict. The block holds the number of words.
 /// `PAGES` is a power of two.
 pub(super) const SCATTERED: &str = r#"(module
   (import "env" "__load_input" (func $load_input (param i32)))
@@ -49,7 +49,7 @@ pub(super) const SCATTERED: &str = r#"(module
     (i32.store (i32.const 4) (i32.const 0))
     (call $flush (i32.const 8))))"#;
 
-/// Goes round so many times as its block says.
+/// Runs a loop. The block holds the number of iterations.
 pub(super) const SPINNER: &str = r#"(module
   (import "env" "__load_input" (func $load_input (param i32)))
   (import "env" "__flush" (func $flush (param i32)))
@@ -62,7 +62,7 @@ pub(super) const SPINNER: &str = r#"(module
       (br_if $next (i64.ne (local.get $left) (i64.const 0))))
     (call $flush (i32.const 8))))"#;
 
-/// Fills as many runs of memory as its block says, from its second page on, so far apart and so long as the block says.
+/// Fills runs of memory from its second page on. The block holds the number of runs, their distance, and their length.
 pub(super) const WRITER: &str = r#"(module
   (import "env" "__load_input" (func $load_input (param i32)))
   (import "env" "__flush" (func $flush (param i32)))
@@ -79,7 +79,7 @@ pub(super) const WRITER: &str = r#"(module
       (br $next)))
     (call $flush (i32.const 8))))"#;
 
-/// Reads as many values as its block says, from the key that it names on, so far apart: of each its length, and then its bytes.
+/// Reads values: of each the length, then the bytes. The block holds the number of values, the first key, and the distance between keys.
 pub(super) const READS: &str = r#"(module
   (import "env" "__load_input" (func $load_input (param i32)))
   (import "env" "__get_len" (func $get_len (param i32) (result i32)))
@@ -104,7 +104,7 @@ pub(super) const READS: &str = r#"(module
     (i32.store (i32.const 4) (i32.const 0))
     (call $flush (i32.const 8))))"#;
 
-/// `text` with so many pages of memory.
+/// The module `text` with `pages` pages of memory.
 pub(super) fn with_pages(text: &str, pages: u64) -> String {
     text.replace("PAGES", &pages.to_string())
 }

@@ -1,10 +1,10 @@
-//! Figures as lines of JSON, or as a table that is Markdown, too.
+//! Prints figures as lines of JSON, or as a table that is also Markdown.
 
 use std::io::{self, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::figure::Figure;
+use crate::figure::Figure;
 
 /// Prints all figures.
 pub(super) fn print(json: bool, figures: &[Figure]) -> io::Result<()> {
@@ -19,7 +19,7 @@ pub(super) fn print(json: bool, figures: &[Figure]) -> io::Result<()> {
     writeln!(out, "{}", table(figures))
 }
 
-/// A row for each alternative of each figure.
+/// One row for each alternative of each figure.
 fn table(figures: &[Figure]) -> Table {
     let mut table = Table::new();
     table
@@ -47,12 +47,12 @@ fn table(figures: &[Figure]) -> Table {
     table
 }
 
-/// A ratio as people read it: a small one as a fraction.
+/// A ratio for people: a small ratio as a fraction.
 fn ratio(ratio: f64) -> String {
     if ratio < 0.1 { format!("1/{:.0}", ratio.recip()) } else { format!("{ratio:.2}") }
 }
 
-/// A time as people read it.
+/// A time for people.
 pub(super) fn time(micros: f64) -> String {
     match micros {
         micros if micros >= 1e6 => format!("{:.2} s", micros / 1e6),

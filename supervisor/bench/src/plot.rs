@@ -1,4 +1,4 @@
-//! Figures as pictures: a file for each section, ours and its alternatives as bars on a logarithmic scale.
+//! Draws figures as SVG: one file a section, with a bar for the figure and for each alternative on a logarithmic scale.
 
 use std::fs;
 use std::path::Path;
@@ -6,9 +6,9 @@ use std::path::Path;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::BenchError;
-use super::figure::{Beside, Figure};
-use super::output::time;
+use crate::error::BenchError;
+use crate::figure::{Beside, Figure};
+use crate::output::time;
 
 const WIDTH: u32 = 900;
 const ROW: u32 = 22;
@@ -17,7 +17,7 @@ const MARGIN: u32 = 70;
 const OURS: RGBColor = RGBColor(0x1f, 0x6f, 0xb4);
 const THEIRS: RGBColor = RGBColor(0xb0, 0xb7, 0xc0);
 
-/// Draws every section into `directory`, which is made if need be.
+/// Draws every section into `directory`. Creates the directory if it does not exist.
 pub(super) fn draw(directory: &Path, figures: &[Figure]) -> Result<(), BenchError> {
     let file = |path: &Path| {
         let path = path.to_owned();
@@ -35,7 +35,7 @@ pub(super) fn draw(directory: &Path, figures: &[Figure]) -> Result<(), BenchErro
     Ok(())
 }
 
-/// One line of a picture.
+/// One bar of a picture.
 enum Row<'a> {
     Case(&'a str),
     Bar { name: &'a str, micros: f64, ours: bool },
@@ -61,7 +61,7 @@ fn picture<'a>(svg: &'a mut String, title: &str, figures: &[Figure]) -> Result<(
         || rows.iter().filter_map(|row| if let Row::Bar { micros, .. } = row { Some(*micros) } else { None });
     let least = times().fold(f64::INFINITY, f64::min).max(0.01);
     let most = times().fold(0.0, f64::max).max(least);
-    // Room for a short bar at one end and for a long bar's words at the other.
+    // Space for a short bar at one end, and for the label of a long bar at the other end.
     let range = (least / 3.0)..(most * 200.0);
     let area = SVGBackend::with_string(svg, (WIDTH, count.saturating_mul(ROW) + MARGIN)).into_drawing_area();
     area.fill(&WHITE)?;

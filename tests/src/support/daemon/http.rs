@@ -10,7 +10,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::{Answer, Node};
+use super::node::{Answer, Node};
 
 /// How often a server that waits looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(1);

@@ -1,10 +1,13 @@
-//! Committing: each strategy, beside a memset of as much memory that is resident already, and the seed's two phases.
+//! The commit section: each commit strategy, beside a memset of the same amount of resident memory, and beside writing every page and
+//! then zeroing all of it.
 
 use std::mem::MaybeUninit;
 
 use cofferdam_protocol::message::CommitStrategy;
 
-use super::{Bench, BenchError, Figure, nanos_of};
+use crate::context::{Bench, nanos_of};
+use crate::error::BenchError;
+use crate::figure::Figure;
 
 const CASES: [(&str, CommitStrategy, bool); 4] = [
     ("populate, huge pages", CommitStrategy::Populate, true),
@@ -17,7 +20,7 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, BenchError> {
     let memory = bench.args.memory;
     let (mut floor, mut phases) = (Vec::new(), Vec::new());
     let mut ours = vec![Vec::new(); CASES.len()];
-    // In a virtual machine the first to touch memory waits for the host to find it: one round more, which does not count.
+    // In a virtual machine, the first process that touches memory waits for the host to find it. The first round does not count.
     for round in 0..=bench.args.rounds {
         let floor_nanos = bench.zeroing_nanos()?;
         bench.doing(format!("two phases over {memory}"));
@@ -40,14 +43,14 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, BenchError> {
     Ok(CASES.iter().zip(&ours).map(figure).collect())
 }
 
-/// What a worker says its commit took, proof included.
+/// The commit time that a worker reports, with the proof of residency.
 fn commit_nanos(bench: &Bench<'_>, strategy: CommitStrategy, huge: bool) -> Result<u64, BenchError> {
     let pool = bench.builder("(module)").commit(strategy).huge_pages(huge).build()?;
     let micros = pool.health().slots.first().and_then(|slot| slot.commit_us).unwrap_or(0);
     Ok(micros * 1000)
 }
 
-/// Nanoseconds to make `bytes` of fresh memory resident by hand: a word of its own into every page, then zeros over all.
+/// Nanoseconds to make `bytes` of fresh memory resident by hand: write a different word into every page, then zero everything.
 fn two_phases_nanos(bytes: u64) -> Result<u64, BenchError> {
     const PAGE_BYTES: usize = 4096;
     let usage = |error: &dyn std::fmt::Display| BenchError::Usage(format!("--memory: {error}"));
@@ -59,7 +62,7 @@ fn two_phases_nanos(bytes: u64) -> Result<u64, BenchError> {
         for (number, page) in (1u64..).zip(words.chunks_mut(PAGE_BYTES / size_of::<u64>())) {
             page[0].write(number);
         }
-        // The first phase must not be seen to be overwritten.
+        // The optimiser must not see that the second phase overwrites the first.
         std::hint::black_box(&mut *words);
         words.fill(MaybeUninit::new(0));
         std::hint::black_box(&mut *words);

@@ -1,4 +1,4 @@
-//! What a guest pays for a value of the state: its length and then its bytes, as every indexer asks.
+//! The state section: a guest reads the length and then the bytes of a value, as every indexer does.
 
 use std::sync::Arc;
 
@@ -7,18 +7,21 @@ use cofferdam_protocol::state::BlockRecord;
 use cofferdam_protocol::verdict::GuestVerdict;
 use cofferdam_protocol::writes::{Writes, put_field};
 
-use super::{Bench, BenchError, Figure, completed, guests, nanos, nanos_of};
+use crate::context::{Bench, completed, nanos, nanos_of};
+use crate::error::BenchError;
+use crate::figure::Figure;
+use crate::guests;
 use cofferdam_pool::Job;
 use cofferdam_store::{Durability, Identity, Store};
 
 /// Keys in the store.
 const KEYS: u32 = 1_000_000;
-/// Keys that one block puts there.
+/// Keys that one block writes.
 const KEYS_A_BLOCK: u32 = 100_000;
-/// Values that one job reads: so many that beginning and ending it do not count.
+/// Values that one job reads. They are so many that the start and the end of the job do not count.
 const READS: u32 = 200;
 const JOBS_A_ROUND: u32 = 500;
-/// From one key that is read to the next: far, and through all of them.
+/// The distance between two keys that are read. It is large, so that reads cover the whole store.
 const STRIDE: u32 = 7919;
 const WARM_UP: u32 = 2_000;
 
@@ -54,7 +57,7 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, BenchError> {
     Ok(vec![figure])
 }
 
-/// The same reads by the supervisor itself.
+/// The same reads in the supervisor's process.
 fn read_here(store: &Store, start: u32, height: u32) -> usize {
     (0..READS)
         .map(|read| {
@@ -64,7 +67,7 @@ fn read_here(store: &Store, start: u32, height: u32) -> usize {
         .sum()
 }
 
-/// A key as the guest makes it: as long as many are, and near no other.
+/// A key as the guest makes it: of a common length, and far from every other key.
 fn key(number: u32) -> [u8; 32] {
     let mut key = *b"......../a path as indexers have";
     key[..8].copy_from_slice(&u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
@@ -79,7 +82,7 @@ fn fill(store: &Store) -> Result<(), BenchError> {
             for field in [&key(number), value.as_flattened()] {
                 let at = bytes.len();
                 bytes.resize(at + 4 + field.len(), 0);
-                // There is exactly the room that it takes.
+                // The buffer has exactly the capacity that the pairs need.
                 let _ = put_field(&mut bytes[at..], field);
             }
         }

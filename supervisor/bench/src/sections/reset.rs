@@ -1,11 +1,14 @@
-//! Resetting: what it costs to make memory pristine after a guest wrote to it, the page faults that tracking causes the
-//! guest counted in.
+//! The reset section: the time to make memory pristine after a guest wrote to it, including the page faults that tracking causes in
+//! the guest.
 
 use std::time::Duration;
 
 use cofferdam_worker::memory::Scratch;
 
-use super::{Bench, BenchError, Figure, completed, guests, nanos, nanos_of, scratch};
+use crate::context::{Bench, completed, nanos, nanos_of, scratch};
+use crate::error::BenchError;
+use crate::figure::Figure;
+use crate::guests;
 use cofferdam_base::size::Bytes;
 use cofferdam_pool::{Job, Pool, ResetStrategy};
 
@@ -15,7 +18,7 @@ const HOST_PAGE: u64 = 4096;
 /// What a block writes.
 struct Case {
     name: &'static str,
-    /// Bytes of memory beside the first page; none for all that a worker has.
+    /// Bytes of memory beside the first page. None: all memory of the worker.
     memory: Option<u64>,
     runs: u32,
     run_bytes: u32,
@@ -33,7 +36,7 @@ const CASES: [Case; 9] = [
     Case { name: "1 GiB", memory: Some(1 << 30), runs: 1, run_bytes: 1 << 30 },
 ];
 
-/// Blocks before the first that counts: by then it is known what the guest writes.
+/// Blocks that run before the first measured block. By then the worker knows what the guest writes.
 const WARM_UP: u32 = 20;
 const BLOCKS_A_ROUND: u32 = 5;
 
@@ -42,10 +45,10 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, BenchError> {
     let all = bench.zeroing_nanos()?;
     for case in &CASES {
         let memory = case.memory.unwrap_or(bench.args.memory.0.saturating_sub(PAGE));
-        // A small --memory has no room for the large cases.
+        // The large cases do not fit into a small --memory.
         if memory + PAGE > bench.args.memory.0 || case.written() > memory {
             tracing::warn!(
-                "reset of {} is left out: it takes more than --memory {}",
+                "the reset of {} is not measured: it needs more than --memory {}",
                 case.name,
                 bench.args.memory
             );
@@ -73,7 +76,7 @@ fn figure(bench: &Bench<'_>, case: &Case, memory: u64, all: &[u64]) -> Result<Fi
         }
         floor.take(case, round > 0);
     }
-    // What tracking costs the guest is what a block takes longer than one where nothing is tracked.
+    // The guest's share of the tracking cost is the extra time of a block over a block without tracking.
     let untracked = median(&theirs.exec);
     let blocks = ours.exec.iter().zip(&ours.reset);
     let cost: Vec<u64> = blocks.map(|(exec, reset)| (exec + reset).saturating_sub(untracked)).collect();
@@ -85,7 +88,7 @@ fn figure(bench: &Bench<'_>, case: &Case, memory: u64, all: &[u64]) -> Result<Fi
     Ok(figure.beside("zeroing memory.size", &theirs.reset).beside("zeroing all memory", all))
 }
 
-/// Writing over exactly what the guest wrote, in memory that is resident.
+/// The lower bound: a memset of exactly what the guest wrote, in resident memory.
 struct Floor {
     scratch: Scratch,
     stride: usize,
@@ -111,7 +114,7 @@ impl Floor {
     }
 }
 
-/// Nanoseconds of each block, in the guest and in the reset.
+/// Nanoseconds of each block: in the guest, and in the reset.
 #[derive(Default)]
 struct Samples {
     exec: Vec<u64>,
@@ -120,10 +123,10 @@ struct Samples {
 
 impl Samples {
     fn take(&mut self, pool: &Pool, job: &Job, blocks: u32, count: bool) -> Result<(), BenchError> {
-        const PATIENCE: Duration = Duration::from_secs(10);
+        const TIMEOUT: Duration = Duration::from_secs(10);
         for _ in 0..blocks {
             let result = completed(pool, job)?;
-            if let Some(report) = result.reset.wait(PATIENCE).filter(|_| count) {
+            if let Some(report) = result.reset.wait(TIMEOUT).filter(|_| count) {
                 self.exec.push(nanos(result.exec));
                 self.reset.push(report.nanoseconds);
             }
@@ -137,12 +140,12 @@ impl Case {
         u64::from(self.runs) * u64::from(self.run_bytes)
     }
 
-    /// Bytes from the start of one run to that of the next.
+    /// Bytes from the start of one run to the start of the next run.
     fn stride(&self, memory: u64) -> u64 {
         memory / u64::from(self.runs.max(1)) / HOST_PAGE * HOST_PAGE
     }
 
-    /// The block that tells the guest: runs, bytes from one to the next, bytes of each.
+    /// The block for the guest: the number of runs, the distance between their starts in bytes, and the bytes of each run.
     fn block(&self, memory: u64) -> Vec<u8> {
         let stride = u32::try_from(self.stride(memory)).unwrap_or(u32::MAX);
         [self.runs, stride, self.run_bytes].iter().flat_map(|number| number.to_le_bytes()).collect()

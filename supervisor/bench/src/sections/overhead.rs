@@ -1,9 +1,12 @@
-//! What the pool adds to a block: everything between handing it over and having its result but the guest's own time.
+//! The overhead section: the time from submitting a block to receiving its result, minus the time the guest ran.
 
-use super::{Bench, BenchError, Figure, completed, guests, nanos, try_nanos_of};
+use crate::context::{Bench, completed, nanos, try_nanos_of};
+use crate::error::BenchError;
+use crate::figure::Figure;
+use crate::guests;
 use cofferdam_pool::{Job, Pool, Runner};
 
-/// Blocks before the first that counts: arenas and caches are warm then, as they are in service.
+/// Blocks that run before the first measured block. They warm the arenas and the caches.
 const WARM_UP: u32 = 200;
 const BLOCKS_A_ROUND: u32 = 1000;
 
@@ -45,7 +48,7 @@ fn overhead_nanos(runner: &impl Runner, job: &Job, blocks: u32) -> Result<Vec<u6
     (0..blocks).map(|_| Ok(nanos(completed(runner, job)?.overhead))).collect()
 }
 
-/// A worker that is started for one block and ended after it. Its module is compiled already.
+/// Starts a worker for one block and ends it afterwards. The module is compiled already.
 fn process_nanos(bench: &Bench<'_>, job: &Job) -> Result<u64, BenchError> {
     let builder = bench.builder(guests::EMPTY);
     builder.compile()?;
@@ -53,7 +56,7 @@ fn process_nanos(bench: &Bench<'_>, job: &Job) -> Result<u64, BenchError> {
     let total = try_nanos_of(|| {
         let pool: Pool = builder.build()?;
         exec = nanos(completed(&pool, job)?.exec);
-        // Ending it is part of the price.
+        // The end of the worker is part of the time.
         drop(pool);
         Ok(())
     })?;

@@ -1,5 +1,5 @@
-//! A worker killed in the middle of a block: how much later its result is than the block's own run takes, with a spare
-//! worker, and without, when another has to start and commit.
+//! The failover section: the time from the death of a busy worker to the result of its block, minus the time that the block runs. With a
+//! spare worker, and without one, when a new worker has to start and commit.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,14 +7,17 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Bench, BenchError, Figure, guests, nanos, try_nanos_of};
+use crate::context::{Bench, nanos, try_nanos_of};
+use crate::error::BenchError;
+use crate::figure::Figure;
+use crate::guests;
 use cofferdam_pool::restart::RestartPolicy;
 use cofferdam_pool::{Health, Job, Pool, PoolError, SlotState};
 
-/// Rounds of the guest: some tens of milliseconds.
+/// Iterations of the guest. They take some tens of milliseconds.
 const SPINS: u32 = 100_000_000;
 
-/// How long into the block the worker is killed.
+/// The time between the start of the block and the kill.
 const MIDDLE: Duration = Duration::from_millis(10);
 
 pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, BenchError> {
@@ -35,7 +38,7 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, BenchError> {
 }
 
 fn rounds(bench: &Bench<'_>, job: &Job, spares: usize) -> Result<Vec<u64>, BenchError> {
-    // Deaths are the business here: they must neither wear a slot out nor make it wait.
+    // This section kills many workers: the restart policy must neither give a slot up nor delay a restart.
     let restart = RestartPolicy { base: Duration::ZERO, intensity: u32::MAX, ..RestartPolicy::default() };
     let pool = bench.builder(guests::SPINNER).spares(spares).restart(restart).build()?;
     let mut late = Vec::new();
@@ -46,13 +49,13 @@ fn rounds(bench: &Bench<'_>, job: &Job, spares: usize) -> Result<Vec<u64>, Bench
     Ok(late)
 }
 
-/// Nanoseconds from the death of the worker that runs `job` to the result, less what the run that gave it took; none if the
-/// job was done before.
+/// Nanoseconds from the death of the worker that runs `job` to the result, minus the time of the run that gave the result. None if the
+/// job was done before the kill.
 fn late_nanos(pool: &Pool, job: &Job) -> Result<Option<u64>, BenchError> {
     let (result, killed) = thread::scope(|scope| {
         let killer = scope.spawn(|| kill_busy(pool));
         let result = pool.call(job).map(|result| (result, Instant::now()));
-        // A killer that panicked has printed why, and has killed nobody.
+        // A panic of the killer has been printed, and no worker was killed.
         (result, killer.join().unwrap_or(None))
     });
     let (result, done) = result?;
@@ -60,18 +63,18 @@ fn late_nanos(pool: &Pool, job: &Job) -> Result<Option<u64>, BenchError> {
     Ok(killed.map(|killed| nanos(done.duration_since(killed).saturating_sub(result.exec))))
 }
 
-/// Kills the worker that is busy, once it has been for a while; when that was.
+/// Kills the busy worker after [`MIDDLE`], and returns when.
 fn kill_busy(pool: &Pool) -> Option<Instant> {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    const LOOK: Duration = Duration::from_micros(200);
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    const POLL_INTERVAL: Duration = Duration::from_micros(200);
     let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
+    while begun.elapsed() < TIMEOUT {
         if let Some(pid) = busy(&pool.health()) {
             thread::sleep(MIDDLE);
             let killed = Instant::now();
             return kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).is_ok().then_some(killed);
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
     None
 }
@@ -81,11 +84,11 @@ fn busy(health: &Health) -> Option<u32> {
 }
 
 fn wait_until_ready(pool: &Pool, workers: usize) -> Result<(), BenchError> {
-    const PATIENCE: Duration = Duration::from_mins(2);
+    const TIMEOUT: Duration = Duration::from_mins(2);
     let begun = Instant::now();
     while pool.health().ready() < workers {
-        if begun.elapsed() > PATIENCE {
-            return Err(PoolError::StartTimeout(PATIENCE).into());
+        if begun.elapsed() > TIMEOUT {
+            return Err(PoolError::StartTimeout(TIMEOUT).into());
         }
         thread::sleep(Duration::from_millis(5));
     }

@@ -1,9 +1,12 @@
-//! Independent blocks by one worker and more, beside one process on ordinary memory.
+//! The throughput section: independent blocks by one worker and by several, beside one process on demand-paged memory.
 
 use std::thread;
 use std::time::Instant;
 
-use super::{Bench, BenchError, Figure, completed, guest, nanos};
+use super::guest;
+use crate::context::{Bench, completed, nanos};
+use crate::error::BenchError;
+use crate::figure::Figure;
 use cofferdam_chain::sample;
 use cofferdam_pool::host::admission::Budget;
 use cofferdam_pool::{Job, Limits, Runner, need_of};
@@ -36,21 +39,21 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, BenchError> {
     Ok(figures)
 }
 
-/// As many as there are processors, and memory for.
+/// The number of workers for which there are processors and memory.
 pub(super) fn most_workers(bench: &Bench<'_>) -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let fit = Budget::read(None).workers_that_fit(&need_of(1, bench.args.memory.0, &Limits::default()));
     processors.min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1)
 }
 
-/// Wall-clock time of a round, for each block of it.
+/// Wall-clock nanoseconds of a round, divided by its blocks.
 fn block_nanos(runner: &(impl Runner + Sync), job: &Job, threads: usize) -> Result<u64, BenchError> {
     let blocks = BLOCKS_A_ROUND * u32::try_from(threads).unwrap_or(1);
     let call = || (0..BLOCKS_A_ROUND).try_for_each(|_| completed(runner, job).map(drop));
     let started = Instant::now();
     thread::scope(|scope| {
         let callers: Vec<_> = (0..threads).map(|_| scope.spawn(call)).collect();
-        // A caller that panicked has printed why; its blocks were not run.
+        // A panic of a caller has been printed.
         callers.into_iter().try_for_each(|caller| caller.join().unwrap_or(Ok(())))
     })?;
     Ok(nanos(started.elapsed() / blocks))

@@ -1,10 +1,12 @@
-//! What indexing a chain costs beside the guest: state, commits, resets and pipes, with every block durable.
+//! The chain section: the time of a block in the pipeline, with every block on disk, beside the guest's own time.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Bench, BenchError, Figure, nanos};
+use crate::context::{Bench, nanos};
+use crate::error::BenchError;
+use crate::figure::Figure;
 use cofferdam_base::size::Bytes;
 use cofferdam_chain::blocks::{self, Origin, SourceBlock};
 use cofferdam_chain::sample;
@@ -12,10 +14,10 @@ use cofferdam_chain::{Batch, Chain, Hashed, OnGuestFailure, Pipeline, PipelineSe
 use cofferdam_pool::{Pool, PoolError};
 use cofferdam_store::{Durability, Identity, Store};
 
-/// Blocks of the large kind: enough for many commits, of which nothing overlaps the last one's.
+/// Number of large blocks. They make many commits; only the last commit overlaps with no block.
 const LARGE_BLOCKS: u32 = 192;
 
-/// Most blocks that are committed one by one, in which there is no last commit.
+/// The largest number of blocks that are committed one by one.
 const STEPS: usize = 32;
 
 pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, BenchError> {
@@ -42,7 +44,7 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, BenchError> {
     Ok(figures)
 }
 
-/// The same bytes at another height, as bytes of which nothing is known.
+/// The same bytes at another height. The pipeline does not parse them.
 fn again(block: &SourceBlock, height: u32) -> Option<Hashed> {
     let origin = Origin { file: Arc::from(Path::new("bundled")), offset: 0 };
     Some(SourceBlock::opaque(height, block.bytes.clone(), origin).into())
@@ -70,7 +72,7 @@ fn in_pipeline(bench: &Bench<'_>, blocks: &[Hashed]) -> Result<(Duration, Durati
     let settings =
         PipelineSettings { policy: OnGuestFailure::Stop, batch: Batch::CATCHING_UP, redundant: false };
     let mut pipeline = Pipeline::resume(pool, store, settings, Box::new(|_| {}))?;
-    // A chain's blocks are each their own; here they are copies, which are not made while the clock runs.
+    // The copies are made before the clock starts: the blocks of a real chain are not copies of each other.
     let blocks = blocks.to_vec();
     let started = Instant::now();
     for block in blocks {

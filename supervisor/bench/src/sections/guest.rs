@@ -1,19 +1,23 @@
-//! Guests on committed memory beside the same on memory that the kernel finds when it is touched: their own time, and
-//! whole blocks, one after the other on one worker, resets and all.
+//! The guest section: guests on committed memory, beside the same guests on demand-paged memory. It measures the guest's own time, and
+//! whole blocks one after the other on one worker, resets included.
 
 use std::time::Instant;
 
-use super::{Bench, BenchError, Figure, completed, guests, nanos};
+use crate::context::{Bench, completed, nanos};
+use crate::error::BenchError;
+use crate::figure::Figure;
+use crate::guests;
 use cofferdam_chain::blocks::{self, SourceBlock};
 use cofferdam_chain::sample;
 use cofferdam_pool::{Job, Runner};
 
-/// Blocks of a round, of which the time of one is the mean: the reset of the last is still to come, that of the last
-/// round is not.
+/// Blocks in a round; the time of a block is their mean. A round includes the reset of the last block of the round before, and
+/// leaves out the reset of its own last block.
 const BLOCKS_A_ROUND: u32 = 10;
 
-/// Pages of memory that the memory-bound guest walks over, and steps that it makes.
+/// Pages of memory that the memory-bound guest walks over.
 const SCATTERED_PAGES: u64 = 4096;
+/// Steps that the memory-bound guest makes.
 const SCATTERED_STEPS: u32 = 2_000_000;
 
 struct Case {
@@ -44,7 +48,7 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, BenchError> {
 }
 
 fn cases(bench: &Bench<'_>) -> Result<Vec<Case>, BenchError> {
-    // As large a power of two as there is memory for.
+    // The largest power of two that fits into the memory.
     let fits = (bench.args.memory.0 >> 16).max(1).ilog2();
     let pages = SCATTERED_PAGES.min(1 << fits);
     let real = newest_bundled()?;
@@ -67,7 +71,7 @@ fn cases(bench: &Bench<'_>) -> Result<Vec<Case>, BenchError> {
     ])
 }
 
-/// The newest block that comes with the program: 1 MB of mainnet.
+/// The newest bundled block: 1.4 MB of mainnet.
 pub(super) fn newest_bundled() -> Result<SourceBlock, BenchError> {
     let mut newest = None;
     for block in blocks::bundled()? {
@@ -76,7 +80,7 @@ pub(super) fn newest_bundled() -> Result<SourceBlock, BenchError> {
     newest.ok_or(BenchError::NoBlocks)
 }
 
-/// Nanoseconds of the guest in each block, and of a whole block in each round.
+/// Nanoseconds: of the guest in each block, and of a whole block in each round.
 #[derive(Default)]
 struct Samples {
     exec: Vec<u64>,

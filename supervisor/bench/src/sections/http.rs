@@ -1,8 +1,8 @@
-//! The HTTP face beside a server that does nothing: what a request to an empty guest costs, one at a time and with many
-//! connections, by one worker and by as many as there are processors.
+//! The HTTP section: the time of a request to an empty guest, beside axum with a handler that does nothing. With one connection and with
+//! many, with one worker and with one worker a processor.
 //!
-//! Client and servers share the process and the machine, each with a runtime of its own: the one of `cofferdam serve`, and
-//! tokio's default one for the bare server. Both are the same axum: what they differ in is the guest and the way to it.
+//! Client and servers share one process and one machine. Each has its own runtime: the runtime of `cofferdam serve` for ours, and
+//! tokio's default runtime for the bare server. Both servers use axum, so they differ in the guest and in the way to the guest.
 //! `scripts/bench-serve/run` measures the same from outside, beside `wasmtime serve`.
 
 use std::iter;
@@ -20,13 +20,17 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
-use super::{Bench, BenchError, Figure, guests, nanos, throughput};
+use super::throughput;
+use crate::context::{Bench, nanos};
+use crate::error::BenchError;
+use crate::figure::Figure;
+use crate::guests;
 use cofferdam_http::server;
 
-/// How many connections ask at the same time.
+/// Numbers of connections that send requests at the same time.
 const CONNECTIONS: [usize; 2] = [1, 32];
 
-/// How long each server is asked in a round.
+/// The time for which each server gets requests in a round.
 const ROUND: Duration = Duration::from_millis(1500);
 
 const BODY_BYTES: usize = 100;
@@ -47,13 +51,13 @@ fn with_workers(bench: &Bench<'_>, workers: usize) -> Result<Vec<Figure>, BenchE
     let bare_runtime = Runtime::new().map_err(failed)?;
     let clients = server::runtime(1).map_err(failed)?;
     let pool = Arc::new(bench.builder(guests::EMPTY).workers(workers).build()?);
-    // Within it: the service's own tasks are its, too.
+    // The service starts its own tasks, which belong to this runtime.
     let router = our_runtime.block_on(async { cofferdam_http::router(&pool) });
     let ours = our_runtime.block_on(serve(router))?;
     let nothing = Router::new().route("/v1/blocks/{height}", post(|_: Bytes| async { "" }));
     let bare = bare_runtime.block_on(serve(nothing))?;
     let measured = clients.block_on(figures(bench, ours, bare, workers));
-    // The routes hold the pool, too: it ends here, and its memory is free for what is measured next.
+    // The routes hold the pool. The pool ends here and frees its memory for the next measurement.
     our_runtime.shutdown_timeout(Duration::from_secs(10));
     drop(pool);
     measured
@@ -92,13 +96,13 @@ async fn figures(
 async fn serve(router: Router) -> Result<SocketAddr, BenchError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(BenchError::io("a listener"))?;
     let address = listener.local_addr().map_err(BenchError::io("a listener"))?;
-    // Without a delay for small packets, on both.
+    // Without Nagle's delay of small packets, on both servers.
     let listener = axum::serve::ListenerExt::tap_io(listener, |stream| drop(stream.set_nodelay(true)));
     tokio::spawn(async move { axum::serve(listener, router).await });
     Ok(address)
 }
 
-/// Nanoseconds of each request, and of wall-clock time for each request of a round.
+/// Nanoseconds of each request, and the wall-clock nanoseconds of a round divided by its requests.
 #[derive(Default)]
 struct Round {
     latencies: Vec<u64>,
@@ -124,7 +128,7 @@ async fn load(server: SocketAddr, connections: usize) -> Result<Round, BenchErro
     Ok(Round { per_request: vec![nanos(begun.elapsed() / requests)], latencies })
 }
 
-/// One connection that asks again and again.
+/// One connection, which sends one request after the other.
 async fn client(server: SocketAddr, until: Instant) -> std::io::Result<Vec<u64>> {
     let stream = TcpStream::connect(server).await?;
     stream.set_nodelay(true)?;
