@@ -40,11 +40,11 @@ Exit codes:
   1    a block failed, an input was wrong, or the command was interrupted
   2    the command line is wrong; for `diff` and `audit` also: the comparison did not finish
   69   no healthy worker is left
-  137  memory could not be committed: the budget or the kernel refused it, or the kernel killed the worker
+  137  memory could not be committed: the budget or the kernel refused it, or killed a worker
 The second SIGINT or SIGTERM ends the command at once, with exit code 130 or 143.
 
-Every option is also a variable, for example COFFERDAM_DB_PATH, and a key of the TOML file that --config names, for example
-db-path. The command line counts for more than variables, and variables count for more than the file.";
+Every option is also a variable, for example COFFERDAM_DB_PATH, and a key of the TOML file that --config names, for \
+example db-path. The command line counts for more than variables, and variables count for more than the file.";
 
 /// The heading of the options for logging, which every help ends with.
 const LOGGING: &str = "Logging";

@@ -283,7 +283,9 @@ async fn drain(
     if let Some(pool) = service.pool() {
         // By now no request runs, or it was cut off.
         let ended = tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await;
-        tracing::debug!("the pool has ended: {ended:?}");
+        if !ended.unwrap_or(false) {
+            tracing::warn!("a worker did not end in time: the kernel ends it with this process");
+        }
     }
     if failed {
         return Err(PoolError::NoWorker.into());

@@ -1,4 +1,4 @@
-//! What `cofferdam audit` found out, for people and as JSON.
+//! The result of `cofferdam audit`, for people and as JSON.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use cofferdam_node::agreement::audit::{Audit, AuditError, Cause, ChainDigest, Pa
 /// The result as one JSON object.
 #[derive(Debug, Serialize)]
 pub(super) struct AuditReport {
-    /// None where digests cannot tell.
+    /// Whether the nodes agree; none if digests cannot tell.
     agree: Option<bool>,
     profile: String,
     floor: u32,
@@ -96,7 +96,7 @@ impl PartingLine {
     }
 }
 
-/// An audit that came to nothing, as one JSON object.
+/// An audit without a result, as one JSON object.
 #[derive(Debug, Serialize)]
 pub(super) struct Failed {
     agree: Option<bool>,
@@ -152,13 +152,13 @@ fn tell_groups(f: &mut fmt::Formatter<'_>, audit: &Audit) -> fmt::Result {
     Ok(())
 }
 
-/// Which heights were compared, where that is not all from the first to the last.
+/// Which heights each node has, and which of them were compared.
 fn tell_range(f: &mut fmt::Formatter<'_>, audit: &Audit) -> fmt::Result {
     let starts = audit.nodes.iter().map(|node| node.about.start_height);
     if starts.clone().min() != starts.max() {
         let latest = audit.nodes.iter().max_by_key(|node| node.about.start_height);
         let name = latest.map_or("", |node| node.name.as_str());
-        writeln!(f, "the lower end is height {}, where {name} begins", audit.floor)?;
+        writeln!(f, "the comparison begins at height {}, where {name} begins", audit.floor)?;
     }
     for node in &audit.nodes {
         if let Some(tip) = node.about.tip {
@@ -181,22 +181,22 @@ fn name(cause: Cause) -> &'static str {
     }
 }
 
-/// What it means that two nodes part there.
+/// What the difference between two nodes means, and what to do.
 fn meaning(parting: &Parting) -> String {
     let height = parting.height;
     match parting.cause {
         Cause::Results => format!(
-            "the same block gave different results: one of the two is wrong about block {height}, and nothing that it says \
-             from there on can be relied on; run the block again (`cofferdam run`) and index that node anew"
+            "the same block gave different results: one of the two nodes is wrong about block {height}, and about every block \
+             after it. Run the block again with `cofferdam run` to find out which one, and index that node again"
         ),
         Cause::Blocks => format!(
-            "they indexed different blocks at height {height}: they follow different branches, for a moment or for good, \
-             and nothing is said about their results; ask again when both have caught up"
+            "they indexed different blocks at height {height}: they follow different branches of the chain, and their results \
+             cannot be compared there. Run the audit again when both have caught up"
         ),
         Cause::Start => format!(
             "they began at different heights, and already differ at height {height}, the first that both have: a digest \
-             covers everything since the first block of its node, so that these say nothing about results; index both from \
-             the same height"
+             covers every block since the first block of its node, so these digests say nothing about results. Index both \
+             nodes from the same height"
         ),
     }
 }
@@ -257,7 +257,10 @@ mod tests {
     #[test]
     fn a_difference_is_told_with_what_it_means() {
         for (cause, part) in [
-            (Cause::Results, "the same block gave different results: one of the two is wrong about block 7"),
+            (
+                Cause::Results,
+                "the same block gave different results: one of the two nodes is wrong about block 7",
+            ),
             (Cause::Blocks, "they indexed different blocks at height 7"),
         ] {
             let text = Told(&audit(&[0, 0], &[&[0], &[1]], cause)).to_string();
@@ -270,7 +273,7 @@ mod tests {
             text.contains("they began at different heights") && !text.contains("they agree up"),
             "{text}"
         );
-        assert!(text.contains("the lower end is height 7, where b begins"), "{text}");
+        assert!(text.contains("the comparison begins at height 7, where b begins"), "{text}");
     }
 
     #[test]

@@ -89,6 +89,9 @@ pub(super) fn run(args: &CheckArgs) -> Result<CommandExit, CliError> {
         ));
     }
     let module = args.module.read()?;
+    if let Some(report) = &args.junit {
+        check_directory(report)?;
+    }
     // Whatever is wrong with the blocks is wrong in every cell: it is said once.
     drop(args.blocks.open(None)?);
     cell::check_cgroups()?;
@@ -107,6 +110,13 @@ pub(super) fn run(args: &CheckArgs) -> Result<CommandExit, CliError> {
     let matrix = Matrix::new(profile.to_string(), cells, complete);
     report(args, &matrix)?;
     Ok(matrix.exit())
+}
+
+/// Checks that a report can be written to `path`: better now than after every cell has run.
+fn check_directory(path: &Path) -> Result<(), CliError> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let found = directory.map_or(Ok(()), |directory| std::fs::read_dir(directory).map(drop));
+    found.map_err(|source| CliError::File { path: path.to_owned(), source })
 }
 
 fn run_cells(args: &CheckArgs, cache: &Path, stop: &Stop) -> Result<Vec<Cell>, CliError> {

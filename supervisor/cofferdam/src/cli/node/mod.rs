@@ -1,4 +1,4 @@
-//! `cofferdam node`: a chain indexed on committed workers, and served to the clients of a metashrew node.
+//! `cofferdam node`: indexes a chain on committed workers, and answers the clients of a metashrew node.
 
 mod args;
 mod replaced;
@@ -31,10 +31,10 @@ use cofferdam_pool::{Pool, PoolBuilder};
 use cofferdam_store::snapshot::Snapshots;
 use cofferdam_store::{Durability, Store};
 
-/// Bytes that blocks which are not committed yet may take, for those who run on them.
+/// The most bytes of writes that are not committed yet, which workers keep for the blocks and views that read them.
 const LAYER_BYTES: u64 = 256 << 20;
 
-/// What everything here works on.
+/// What every step of the command needs.
 struct Parts {
     args: NodeArgs,
     stop: Stop,
@@ -47,7 +47,7 @@ struct Parts {
 pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
     orphans::reap()?;
-    // What costs nothing to find out comes first.
+    // Cheap checks come first: nobody should wait for 4 GiB to hear of a misspelt path.
     args.check()?;
     let module = args.module.read()?;
     let builder = describe(args, module);
@@ -65,7 +65,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
         queue_wait: args.queue_wait,
         buffered_bytes: args.connections.buffered.0,
         body_timeout: args.connections.body_timeout,
-        // Blocks need no turn, but a worker.
+        // Blocks do not queue, but they need a worker.
         reserved: usize::from(args.redundancy),
         ..Settings::default()
     };
@@ -78,7 +78,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     exit
 }
 
-/// Refuses a start height that the store does not have: its state is that of a chain from another height on.
+/// Refuses a start height other than that of the store: the state of the store is that of its own first height on.
 fn check_start(store: &Store, asked: Option<u32>) -> Result<(), CliError> {
     match (store.first_height()?, asked) {
         (Some(first), Some(asked)) if first != asked => {
@@ -146,7 +146,7 @@ async fn serve(parts: Arc<Parts>, builder: PoolBuilder, module: Hash) -> Result<
     }
 }
 
-/// What the way in which indexing ended means for whoever started it.
+/// The exit code for the way in which indexing ended.
 fn exit_of(ended: &Ended) -> CommandExit {
     match ended {
         Ended::Asked | Ended::Reached(_) | Ended::OutOfFiles => CommandExit::Success,
@@ -154,7 +154,7 @@ fn exit_of(ended: &Ended) -> CommandExit {
     }
 }
 
-/// Binds the listeners, and begins to answer.
+/// Binds the listeners, and begins to answer requests.
 async fn listen(parts: &Arc<Parts>) -> Result<tokio::task::JoinHandle<usize>, CliError> {
     let args = &parts.args;
     let node = Node {
@@ -284,7 +284,7 @@ fn index_sources(
     indexer.run(&mut Source::Daemon(follower)).map_err(error_of)
 }
 
-/// The hash of the block that is indexed at a height; none only below the first.
+/// The hash of the block that is indexed at a height; none below the first height.
 fn hash_in(store: &Store, height: u32) -> Result<Option<BlockHash>, KnownError> {
     Ok(store.indexed(height)?.map(|record| Tip::of(&record).hash))
 }
@@ -326,7 +326,7 @@ fn error_of(error: NodeError) -> CliError {
     }
 }
 
-/// Waits until indexing has ended for good, or somebody asks to end, or no worker is left; how indexing ended, if it did.
+/// Waits until indexing has ended for good, a signal comes, or no worker is left. Returns how indexing ended, if it did.
 async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Outcome>) -> Option<Outcome> {
     const LOOK: Duration = Duration::from_millis(100);
     let mut look = tokio::time::interval(LOOK);
@@ -335,12 +335,12 @@ async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Out
         tokio::select! {
             outcome = &mut ended, if indexed.is_none() => {
                 let outcome = outcome.unwrap_or(Err(CliError::Indexer));
-                // Without a daemon, what was indexed from files is served on.
+                // Without a Bitcoin node, the state that was indexed from files is still served.
                 let serves_on = matches!(outcome, Ok(Ended::OutOfFiles)) && parts.args.exit_at.is_none();
                 if !serves_on {
                     return Some(outcome);
                 }
-                tracing::info!("everything is indexed: serving views");
+                tracing::info!("every block is indexed: serving views");
                 indexed = Some(outcome);
             }
             _ = look.tick() => {
@@ -352,12 +352,12 @@ async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Out
                     return Some(Err(cofferdam_pool::PoolError::NoWorker.into()));
                 }
                 if parts.stop.is_asked() {
-                    // The indexing thread commits what it took, and then says so.
+                    // The indexing thread commits the blocks that it has taken, and then ends.
                     parts.service.drain();
                     parts.state.give_up_commits();
                     let since = *asked.get_or_insert_with(Instant::now);
                     if since.elapsed() > parts.args.drain.timeout {
-                        // A block that takes too long is cut off, and is the first of the next run.
+                        // A block that takes too long is cut off. The next start runs it again.
                         let pool = Arc::clone(pool);
                         drop(tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await);
                     }
@@ -382,7 +382,9 @@ async fn drain(parts: &Parts, pool: Arc<Pool>, server: tokio::task::JoinHandle<u
         tracing::error!("{cut} requests were cut off: they ran for longer than --drain-timeout {timeout:?}");
     }
     let ended = tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await;
-    tracing::debug!("the pool has ended: {ended:?}");
+    if !ended.unwrap_or(false) {
+        tracing::warn!("a worker did not end in time: the kernel ends it with this process");
+    }
     match parts.state.tip() {
         Some(tip) => tracing::info!("ended: the newest block is {}", tip.height),
         None => tracing::info!("ended: no block was indexed"),

@@ -245,7 +245,7 @@ impl Progress {
                 self.bar.set_length(total);
                 self.bar.set_position(done);
             }
-            Step::Looking => self.bar.set_message("looking into it"),
+            Step::Looking => self.bar.set_message("inspecting it"),
             Step::Naming | Step::Done => {}
         }
         if self.kill_at.is_some_and(|at| at.is(step)) {
