@@ -138,3 +138,10 @@ fn a_log_has_no_values_of_the_language_in_it() {
         assert!(!line.contains("Some(") && !line.contains("None"), "{line}");
     }
 }
+
+#[test]
+fn a_report_that_cannot_be_written_is_found_before_a_cell_runs() {
+    let files = Files::new();
+    let check = Cofferdam::new(["check"]).path("--junit", &files.at("nowhere/report.xml"));
+    assert_told(&check.output().expect_code(1), &["nowhere/report.xml: No such file or directory"]);
+}

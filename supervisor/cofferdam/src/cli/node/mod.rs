@@ -382,9 +382,7 @@ async fn drain(parts: &Parts, pool: Arc<Pool>, server: tokio::task::JoinHandle<u
         tracing::error!("{cut} requests were cut off: they ran for longer than --drain-timeout {timeout:?}");
     }
     let ended = tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await;
-    if !ended.unwrap_or(false) {
-        tracing::warn!("a worker did not end in time: the kernel ends it with this process");
-    }
+    tracing::debug!("the pool has ended; every job finished: {}", ended.unwrap_or(false));
     match parts.state.tip() {
         Some(tip) => tracing::info!("ended: the newest block is {}", tip.height),
         None => tracing::info!("ended: no block was indexed"),
