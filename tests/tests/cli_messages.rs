@@ -1,8 +1,6 @@
 //! Messages say what is wrong, where, and what to do; and what can be found before memory is committed is found then.
 
-use cofferdam_tests::support::command::{
-    Cofferdam, EARLY_RECORDS, Files, Output, cut_records, guest, record,
-};
+use cofferdam_tests::support::command::{Cofferdam, Files, Output, guest};
 use cofferdam_tests::support::node::{Node, Place, node};
 use cofferdam_tests::support::peer::{Facts, Peer};
 use cofferdam_tests::support::regtest::chain;
@@ -31,14 +29,12 @@ fn memory_for_too_many_workers_is_not_there() {
 fn a_node_finds_wrong_paths_before_it_commits_memory() {
     let place = Place::default();
     let files = Files::new();
-    let early: Vec<u8> = cut_records(EARLY_RECORDS)[10..20].iter().flat_map(|block| record(block)).collect();
-    let late = files.add("late.blk", early);
+    let late = place.records("late.blk", &chain(20)[10..]);
     let blocks = place.records("blocks.blk", &chain(3));
     let start = |name: &str| node(&place.at(name)).with(TOO_MANY);
     let missing = Node::to_the_end(start("a").path("--blocks", &files.at("nowhere.blk"))).expect_code(1);
     assert_told(&missing, &["nowhere.blk"]);
-    let late =
-        Node::to_the_end(start("b").arg("--blocks").arg(format!("10={}", late.display()))).expect_code(1);
+    let late = Node::to_the_end(start("b").path("--blocks", &late)).expect_code(1);
     assert_told(&late, &["late.blk", "blocks 0 to 9 are missing"]);
     let module =
         Node::to_the_end(start("c").path("--blocks", &blocks).path("--module", &files.at("no.wasm")));

@@ -107,6 +107,14 @@ fn a_wrong_name_or_value_is_told_with_its_file_or_variable() {
     let refused = refused.variable("COFFERDAM_KEEP", "none").output().expect_code(2);
     assert!(refused.stderr.contains("The value comes from the variable COFFERDAM_KEEP"), "{refused}");
 
+    let node =
+        Cofferdam::new(["node", "--db-path", "/dev/null/db", "--daemon-rpc-url", "http://127.0.0.1:1"]);
+    let both = node.variable("COFFERDAM_AUTH", "a:b").variable("COFFERDAM_COOKIE_FILE", "c");
+    let both = both.output().expect_code(2);
+    for variable in ["COFFERDAM_AUTH", "COFFERDAM_COOKIE_FILE"] {
+        assert!(both.stderr.contains(&format!("comes from the variable {variable}")), "{both}");
+    }
+
     let warned = Cofferdam::new(["probe", "--memory", "16MiB"]).variable("COFFERDAM_MEMROY", "32MiB");
     let warned = warned.variable("COFFERDAM_SERVICE_HOST", "10.0.0.1").output().expect_code(0);
     let told = "the variable COFFERDAM_MEMROY has no effect, because no option has that name; did you mean \

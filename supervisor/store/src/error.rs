@@ -86,7 +86,7 @@ pub enum StoreError {
     /// The store's results are of another profile.
     #[error(
         "the store in {} was made with another profile: {}. Results of two profiles must not be mixed: use the module and the \
-         limits that the store was made with, or another directory (the profile of the store is {stored}, this one is {wanted})",
+         limits that the store was made with, or index into a new directory (the profile of the store is {stored}, this one is {wanted})",
         path.display(),
         differences(parts.as_deref())
     )]

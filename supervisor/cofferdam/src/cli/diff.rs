@@ -42,7 +42,7 @@ Exit codes:
 #[command(after_help = AFTER_HELP)]
 pub(super) struct DiffArgs {
     #[command(flatten)]
-    module: ModuleArgs,
+    pub(super) module: ModuleArgs,
 
     /// The second module (B), as .wasm or .wat.
     #[arg(long, value_name = "FILE")]

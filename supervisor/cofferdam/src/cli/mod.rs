@@ -114,15 +114,22 @@ enum Command {
 }
 
 impl Command {
-    /// The file of the module, if the command runs one module.
-    fn module(&self) -> Option<&Path> {
+    /// The arguments that name the module, if the command has them.
+    fn module(&self) -> Option<&args::ModuleArgs> {
         match self {
-            Self::Run(args) => args.module.path(),
-            Self::Serve(args) => args.module.path(),
-            Self::Node(args) => args.module.path(),
-            Self::Check(args) => args.module.path(),
+            Self::Run(args) => Some(&args.module),
+            Self::Serve(args) => Some(&args.module),
+            Self::Node(args) => Some(&args.module),
+            Self::Check(args) => Some(&args.module),
+            Self::Diff(args) => Some(&args.module),
             _ => None,
         }
+    }
+
+    /// The file of the module, if the command runs one module.
+    fn module_file(&self) -> Option<PathBuf> {
+        let module = self.module().filter(|_| !matches!(self, Self::Diff(_)))?;
+        module.path().map(Path::to_owned)
     }
 }
 
@@ -148,7 +155,13 @@ fn run_line(arguments: &[OsString]) -> CommandExit {
         Ok(cli) => cli,
         Err(error) => return usage::tell(error, &command, arguments),
     };
-    let module = cli.command.module().map(Path::to_owned);
+    if let Some(stray) = cli.command.module().and_then(args::ModuleArgs::first_argument)
+        && let Err(error) = usage::check_stray(stray, arguments)
+    {
+        logging::say(&error);
+        return error.exit();
+    }
+    let module = cli.command.module_file();
     let warnings: Vec<_> = variables::unknown(&command).into_iter().chain(passed_over).collect();
     match run_command(cli, &warnings) {
         Ok(exit) => exit,

@@ -1,6 +1,7 @@
 //! The message for a command line that is wrong or asks for help: the words of clap, without the secrets that they may repeat.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -25,13 +26,16 @@ pub(super) fn tell(mut error: clap::Error, command: &Command, arguments: &[OsStr
             }
         };
     }
-    let source = source(&error, command, arguments);
+    let (source, sources) = (source(&error, command, arguments), sources(&error, command, arguments));
     hide_secrets(&mut error, arguments);
     let words = error.render();
     let words = if logging::has_colour() { words.ansi().to_string() } else { words.to_string() };
     logging::say_as_it_is(&words);
     if let Some(variable) = source {
         logging::say_as_it_is(&format!("\nThe value comes from the variable {variable}.\n"));
+    }
+    for (option, variable) in sources {
+        logging::say_as_it_is(&format!("\n{option} comes from the variable {variable}.\n"));
     }
     CommandExit::Usage
 }
@@ -63,11 +67,58 @@ fn may_be_secret(text: &str, kind: ContextKind, arguments: &[OsString]) -> bool 
     text.contains('@') || is_stray
 }
 
+/// Refuses a first argument that names no file and may be a part of a secret: a password that the shell has split at a blank. An error
+/// of the command would repeat it.
+///
+/// # Errors
+/// [`CliError::Usage`], which does not repeat the argument.
+pub(super) fn check_stray(first: &Path, arguments: &[OsString]) -> Result<(), CliError> {
+    let is_given = arguments.iter().any(|argument| argument == first.as_os_str());
+    let may_be_secret = may_be_secret(&first.to_string_lossy(), ContextKind::InvalidArg, arguments);
+    if !is_given || !may_be_secret || first.exists() {
+        return Ok(());
+    }
+    let reason =
+        "it names no file; put quotes around a password that has a blank, and name a module by --module";
+    Err(CliError::Usage(format!("unexpected argument {NOT_REPEATED}: {reason}")))
+}
+
 /// Whether an argument is an option whose value is a secret.
 fn names_secret(argument: &OsString) -> bool {
     let text = argument.to_string_lossy();
     let name = text.strip_prefix("--").map(|option| option.split('=').next().unwrap_or_default());
     name.is_some_and(|name| SECRETS.contains(&name))
+}
+
+/// The options that exclude each other and come from variables, with their variables.
+fn sources(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Vec<(String, String)> {
+    if error.kind() != ErrorKind::ArgumentConflict {
+        return Vec::new();
+    }
+    let mut named = Vec::new();
+    for kind in [ContextKind::InvalidArg, ContextKind::PriorArg] {
+        match error.get(kind) {
+            Some(ContextValue::String(name)) => named.push(name.clone()),
+            Some(ContextValue::Strings(names)) => named.extend(names.iter().cloned()),
+            _ => {}
+        }
+    }
+    let mut root = command.clone();
+    root.build();
+    let options = asked(&root, arguments).get_arguments().filter(|one| named.contains(&one.to_string()));
+    let said = options.filter(|option| !variables::is_given(option, arguments)).filter_map(|option| {
+        let variable = option.get_env()?.to_string_lossy().into_owned();
+        variables::set(&variable).map(|_| (format!("--{}", option.get_long().unwrap_or_default()), variable))
+    });
+    said.collect()
+}
+
+/// The subcommand that the arguments ask for.
+fn asked<'c>(root: &'c Command, arguments: &[OsString]) -> &'c Command {
+    arguments
+        .iter()
+        .skip(1)
+        .fold(root, |command, argument| command.find_subcommand(argument).unwrap_or(command))
 }
 
 /// The variable that a wrong value comes from, if it comes from one.
@@ -77,11 +128,7 @@ fn source(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Opt
     // An argument knows how it is written only after the command is built.
     let mut command = command.clone();
     command.build();
-    let mut inner = &command;
-    for argument in arguments.iter().skip(1) {
-        inner = inner.find_subcommand(argument).unwrap_or(inner);
-    }
-    let argument = inner.get_arguments().find(|one| one.to_string() == *wrong)?;
+    let argument = asked(&command, arguments).get_arguments().find(|one| one.to_string() == *wrong)?;
     let variable = argument.get_env()?.to_string_lossy().into_owned();
     let has_it = variables::set(&variable)?.to_string_lossy().contains(value.as_str());
     (has_it && !variables::is_given(argument, arguments)).then_some(variable)

@@ -20,8 +20,8 @@ pub(super) const SECRETS: [&str; 3] = ["auth", "daemon-rpc-url", "peer"];
 /// What the name of every variable of ours begins with.
 const PREFIX: &str = "COFFERDAM_";
 
-/// How the rest of the name begins if Kubernetes or Docker made the variable, for a service that is called cofferdam.
-const SERVICE_LINKS: [&str; 3] = ["SERVICE_", "PORT_", "ENV_"];
+/// What is in the rest of the name if Kubernetes or Docker made the variable, for a service whose name begins with cofferdam.
+const SERVICE_LINKS: [&str; 3] = ["SERVICE_HOST", "SERVICE_PORT", "PORT_"];
 
 /// Variables of this repository's tests and scripts, which the commands do not read.
 const OF_TESTS: [&str; 8] =
@@ -163,7 +163,7 @@ pub(super) fn unknown(command: &Command) -> Vec<String> {
         !known.contains(name)
             && !OF_TESTS.contains(&name.as_str())
             && !name.starts_with("TEST_")
-            && !SERVICE_LINKS.iter().any(|start| name.starts_with(start))
+            && !SERVICE_LINKS.iter().any(|part| name.contains(part))
     });
     let mut sentences: Vec<_> = unknown.map(|name| sentence(&name, &known)).collect();
     sentences.sort();

@@ -27,6 +27,11 @@ pub(in crate::cli) struct ModuleArgs {
 }
 
 impl ModuleArgs {
+    /// The module that is given as the first argument.
+    pub(in crate::cli) fn first_argument(&self) -> Option<&Path> {
+        self.module.as_deref()
+    }
+
     /// The file of the module; none for the sample indexer.
     pub(in crate::cli) fn path(&self) -> Option<&Path> {
         self.module.as_deref().or(self.module_option.as_deref())
