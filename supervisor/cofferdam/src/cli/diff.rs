@@ -32,10 +32,11 @@ const GRACE: Duration = Duration::from_secs(10);
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0    the modules are equal over all blocks
-  1    they differ: the first difference is printed
-  2    they were not compared to the end: a wrong command line, a bad block, an interruption
-  69, 137  as for every command";
+  0    the modules write the same in all blocks
+  1    the modules differ: the first difference is printed
+  2    the comparison did not finish: a wrong command line, a bad block, or an interruption
+  69   no healthy worker is left
+  137  memory could not be committed";
 
 /// Arguments of `cofferdam diff`.
 #[derive(Debug, Args)]
