@@ -328,7 +328,7 @@ impl Drop for Freezer {
 #[test]
 fn a_drain_does_not_wait_for_ever_for_a_worker_that_does_not_die() {
     let Some(freezer) = Freezer::make() else { return };
-    let pool = build(small(SCRIPT).workers(2).kill_patience(Duration::from_millis(200)));
+    let pool = build(small(SCRIPT).workers(2).kill_timeout(Duration::from_millis(200)));
     let pids = workers(&pool);
     freezer.freeze(pids[0]);
     let (clean, again, pool) =
@@ -345,7 +345,7 @@ fn a_drain_does_not_wait_for_ever_for_a_worker_that_does_not_die() {
 #[test]
 fn a_worker_that_does_not_die_is_given_up_within_bounds() {
     let Some(freezer) = Freezer::make() else { return };
-    let pool = build(small(SCRIPT).workers(2).kill_patience(Duration::from_millis(200)));
+    let pool = build(small(SCRIPT).workers(2).kill_timeout(Duration::from_millis(200)));
     // The one that has been idle for longest is the one that is given up.
     freezer.freeze(workers(&pool)[0]);
     freezer.set("cgroup.procs", &workers(&pool)[1].to_string());

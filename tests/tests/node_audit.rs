@@ -166,7 +166,7 @@ fn what_cannot_be_audited_ends_with_2() {
     let url = format!("http://{}", nobody.local_addr().expect("it is bound"));
     drop(nobody);
     let output = audit(&[&a]).with(&format!("--peer {url}")).output().expect_code(2);
-    assert!(output.reason().starts_with(&format!("{url}: it cannot be reached")), "{output}");
+    assert!(output.reason().starts_with(&format!("{url}: the node cannot be reached")), "{output}");
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let url = format!("http://{}", silent.local_addr().expect("it is bound"));
     let output = audit(&[&a]).with(&format!("--timeout 100ms --peer {url}")).output().expect_code(2);
@@ -181,7 +181,10 @@ fn what_cannot_be_audited_ends_with_2() {
     let output = audit(&[&a, &late]).output().expect_code(2);
     assert!(output.reason().contains("no common height"), "{output}");
     let output = audit(&[&a, &Peer::start(Facts::new(20))]).with("--at 11").output().expect_code(2);
-    assert!(output.reason().contains("--at 11: all nodes have the heights from 0 to 10"), "{output}");
+    assert!(
+        output.reason().contains("--at 11 is out of range: all nodes have the heights from 0 to 10"),
+        "{output}"
+    );
     Cofferdam::new(["audit"]).output().expect_code(2);
 }
 

@@ -275,7 +275,7 @@ fn one_swap_at_a_time() {
             let status = server.status();
             status["swap"]["state"].as_str()?.contains("finishing what runs").then_some(())
         });
-        assert_eq!(refusal(&server, 'b'), "another swap is going on");
+        assert_eq!(refusal(&server, 'b'), "another swap is in progress: try again when it is over");
         assert!(!first.is_finished());
         send(busy, Signal::SIGKILL);
         first.join().expect("an answer").expect(200);

@@ -14,9 +14,7 @@ use std::time::Duration;
 use cofferdam::fault::Fault;
 use cofferdam::host::cgroup::ChildCgroup;
 use cofferdam::pool::restart::RestartPolicy;
-use cofferdam::pool::{
-    Begun, Death, Job, JobResult, Pool, PoolBuilder, PoolError, QuarantinePolicy, SlotState,
-};
+use cofferdam::pool::{Death, Job, JobResult, Pool, PoolBuilder, PoolError, QuarantinePolicy, SlotState};
 use cofferdam::status::Phase;
 use cofferdam::verdict::{HostVerdict, Verdict};
 use cofferdam_test_skips::skip;
@@ -105,7 +103,7 @@ fn a_span_outside_the_arena_is_survived() {
 
 #[test]
 fn an_answer_to_another_job_is_survived() {
-    assert_survived("wrong-job", HostVerdict::ProtocolViolation, "it answered job");
+    assert_survived("wrong-job", HostVerdict::ProtocolViolation, "the worker answered job");
 }
 
 #[test]
@@ -322,8 +320,9 @@ fn a_job_that_ends_its_workers_is_answered_from_memory_until_that_is_lifted() {
     wait_for_state(&pool, 0, SlotState::Idle);
     let busy = pool.submit(Act::Spin(0).block(1)).unwrap();
     wait_for_state(&pool, 0, SlotState::Busy);
-    let begun = pool.begin(good_block(5), Duration::ZERO).unwrap();
-    let Begun::Done(again) = begun else { panic!("it takes no worker: {begun:?}") };
+    let again = pool.submit(good_block(5)).unwrap();
+    assert!(again.is_done(), "it takes no worker");
+    let again = again.wait().unwrap();
     let mut killed = 0;
     for _ in 0..3 {
         killed = wait_until("another worker is at it", || {
@@ -334,7 +333,7 @@ fn a_job_that_ends_its_workers_is_answered_from_memory_until_that_is_lifted() {
     }
     assert_lost(&busy.wait().unwrap(), 3, HostVerdict::Killed);
     let submitted = pool.submit(good_block(5)).unwrap().wait().unwrap();
-    for again in [*again, submitted, call(&pool, &good_block(5))] {
+    for again in [again, submitted, call(&pool, &good_block(5))] {
         assert_eq!((again.verdict, again.attempts()), (Verdict::Host(HostVerdict::Crashed), 0));
         assert!(again.is_from_memory());
         for part in ["in quarantine since 2", " until 2", "its last 3 attempts", "crashed (SIGSEGV)"] {
@@ -500,7 +499,7 @@ fn a_full_queue_says_that_it_is_saturated() {
     let pid = wait_for_state(&pool, 0, SlotState::Busy);
     let waiting = [2, 3].map(|height| (height, pool.submit(good_block(height)).unwrap()));
     assert_eq!(pool.health().queued, 2);
-    assert!(matches!(pool.submit(good_block(4)), Err(PoolError::Saturated(2))));
+    assert!(matches!(pool.submit(good_block(4)), Err(PoolError::Saturated { waiting: 2, limit: 2 })));
     assert!(!running.is_done());
     send(pid, Signal::SIGKILL);
     assert_retried(&running.wait().unwrap(), 1, HostVerdict::Killed);

@@ -37,9 +37,9 @@ impl Workers for Arc<Pool> {
     }
 
     fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError> {
-        // The first worker is taken before the second is asked for: whichever is handed out, they are two.
-        let begun = self.begin(job.clone(), Duration::ZERO)?;
-        let (other, one) = (Pool::call(self, job)?, begun.wait()?);
+        // If a worker is idle, the job is sent to it before the second worker is taken, so these are two workers.
+        let ticket = self.submit(job.clone())?;
+        let (other, one) = (Pool::call(self, job)?, ticket.wait()?);
         Ok([one, other])
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::difference::{Difference, Run, What};
+use super::difference::{Aspect, Difference, Run};
 use super::session::expect;
 use super::settings::roomy;
 use super::words::counted;
@@ -97,7 +97,7 @@ impl Harness {
 
     /// Compares what the first run and run `number` made of one block.
     fn compare(&self, number: usize, first: &Outcome, other: &Outcome) -> Result<(), HarnessError> {
-        let Some(what) = What::between(first, other) else { return Ok(()) };
+        let Some(what) = Aspect::between(first, other) else { return Ok(()) };
         let run = |number, outcome: &Outcome| Run {
             number,
             settings: self.settings_of(number),

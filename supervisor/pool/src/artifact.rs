@@ -1,7 +1,7 @@
-//! Where the compiled module comes from: a compiler process, or the cache that keeps what earlier ones made.
+//! The compiled module, called the artifact: from a compiler process, or from the cache of earlier compilations.
 //!
-//! A cache entry is code that will be run, so an entry counts only if its own hash matches, and the directory only if
-//! nobody else can write to it. Whatever is wrong with either, the module is compiled again.
+//! A cache entry is code that will be run. So an entry is used only if its hash matches, and the cache directory only if nobody
+//! else can write to it. Otherwise the module is compiled again.
 
 use std::fmt;
 use std::fs::{self, DirBuilder};
@@ -16,55 +16,57 @@ use cofferdam_protocol::PROTOCOL_VERSION;
 use cofferdam_protocol::arena::{self, ArenaError};
 use cofferdam_protocol::descriptors::{INPUT, OUTPUT, Role};
 use cofferdam_protocol::exit::WorkerExit;
-use cofferdam_protocol::frame::{self, FrameReader};
+use cofferdam_protocol::frame::{self, FrameError, FrameReader};
 use cofferdam_protocol::message::{CompileReply, CompileRequest};
 use cofferdam_protocol::profile::Hash;
 use cofferdam_worker::engine::{self, EngineError};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{WaitStatus, waitpid};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::process;
+use super::process::{self, Started};
 
 const MAGIC: &[u8] = b"cofferdam artifact 1\n";
 const HEADER_BYTES: usize = MAGIC.len() + 32;
 
-/// The most bytes that an artifact may have, in the cache or from a compiler: far above what a module of the largest
-/// accepted size compiles to in practice.
+/// The largest artifact, in bytes, from the cache or from a compiler. In practice a module of the largest accepted size compiles
+/// to far less.
 const MAX_ARTIFACT_BYTES: u64 = 1 << 30;
 
-/// What one compiler process may use.
+/// What one compiler process may use: address space, processor time, and wall-clock time.
 const COMPILER_MEMORY_BYTES: u64 = 4 << 30;
 const COMPILER_CPU_SECONDS: u64 = 600;
-const COMPILER_PATIENCE: Duration = Duration::from_secs(600);
+const COMPILER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Whether a module was compiled for this pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArtifactOrigin {
     /// Compiled now.
     Compiled,
-    /// Found in the cache, and checked.
+    /// Found in the cache, with a matching hash.
     Cached,
 }
 
 /// Why there is no artifact.
 #[derive(Error)]
 pub enum ArtifactError {
-    /// The compiler says that the module is not valid, or uses what is not supported.
+    /// The compiler refused the module: it is not valid, or uses features that are not supported.
     #[error("{0}")]
     Refused(String),
     /// The compiler process failed.
     #[error("the compiler process failed: {0}")]
     Compiler(String),
-    /// A memfd could not be made.
+    /// A memfd could not be created.
     #[error(transparent)]
     Arena(#[from] ArenaError),
     /// The engine does not run on this processor.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// A process or a file could not be handled.
-    #[error("the compiled module: {0}")]
+    #[error("the module cannot be compiled or cached: {0}")]
     Io(#[from] io::Error),
 }
 
@@ -77,28 +79,27 @@ pub(super) struct Artifact {
     pub(super) origin: ArtifactOrigin,
 }
 
-/// What an artifact is compiled from, and where that may be kept.
+/// What an artifact is compiled from, and where it may be cached.
 #[derive(Debug)]
 pub(super) struct Source<'a> {
     /// The module in binary form.
     pub(super) binary: &'a [u8],
     /// Whether fuel is metered.
     pub(super) fuel: bool,
-    /// The cache; none to do without.
+    /// The cache directory. None: no cache is used.
     pub(super) cache: Option<&'a Path>,
-    /// What to start as the compiler.
+    /// The program to start as the compiler.
     pub(super) executable: &'a Path,
 }
 
-/// The directory that artifacts are kept in by default: `$XDG_CACHE_HOME/cofferdam`, or `~/.cache/cofferdam`; none if
-/// there is no home.
+/// The default cache directory: `$XDG_CACHE_HOME/cofferdam`, or `~/.cache/cofferdam`. None if no home directory is known.
 pub fn default_cache_directory() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
     base.is_absolute().then(|| base.join("cofferdam"))
 }
 
-/// Finds the artifact in the cache or has it compiled.
+/// Finds the artifact in the cache, or compiles it.
 pub(super) fn obtain(source: &Source<'_>) -> Result<Artifact, ArtifactError> {
     let entry = match source.cache {
         Some(directory) => usable(directory).map(|()| -> Result<PathBuf, ArtifactError> {
@@ -119,12 +120,12 @@ pub(super) fn obtain(source: &Source<'_>) -> Result<Artifact, ArtifactError> {
     if let Some(entry) = &entry
         && let Err(error) = keep(entry, &file)
     {
-        tracing::warn!("the compiled module could not be kept in {}: {error}", entry.display());
+        tracing::warn!("the compiled module could not be cached in {}: {error}", entry.display());
     }
     Ok(Artifact { file, origin: ArtifactOrigin::Compiled })
 }
 
-/// Removes the artifact of `source` from the cache: a worker would not load it.
+/// Removes the artifact of `source` from the cache, because a worker refused to load it.
 pub(super) fn forget(source: &Source<'_>) -> Result<(), ArtifactError> {
     if let Some(directory) = source.cache {
         match fs::remove_file(directory.join(format!("{}.artifact", key(source)?))) {
@@ -136,7 +137,8 @@ pub(super) fn forget(source: &Source<'_>) -> Result<(), ArtifactError> {
     Ok(())
 }
 
-/// Names what was compiled, and by what: module, engine with every setting, and processor as far as it matters.
+/// The key of an artifact in the cache: a hash of the module, of every setting of the engine, and of the processor features that
+/// matter.
 fn key(source: &Source<'_>) -> Result<Hash, ArtifactError> {
     let engine = engine::build(source.fuel, None)?;
     let mut hasher = Sha256Hasher(Sha256::new());
@@ -152,13 +154,13 @@ impl Hasher for Sha256Hasher {
         self.0.update(bytes);
     }
 
-    /// Not used: the whole hash is taken.
+    /// Not used: the caller takes the whole hash.
     fn finish(&self) -> u64 {
         0
     }
 }
 
-/// Makes the cache directory if need be; none, with a warning, if it cannot be trusted.
+/// Creates the cache directory if it is missing. None, with a warning, if the directory cannot be trusted.
 fn usable(directory: &Path) -> Option<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
     let metadata = made.and_then(|()| fs::metadata(directory));
@@ -174,7 +176,7 @@ fn usable(directory: &Path) -> Option<()> {
     None
 }
 
-/// The artifact in a cache entry; none if there is none, or it is damaged.
+/// The artifact in a cache entry. None if there is no entry, and none if it is damaged.
 fn load(entry: &Path) -> Option<Vec<u8>> {
     let size = fs::metadata(entry).ok()?.len();
     let content = if size > MAX_ARTIFACT_BYTES { None } else { fs::read(entry).ok() };
@@ -213,7 +215,7 @@ fn read_all(file: &OwnedFd) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Compiles in a process of its own.
+/// Compiles the module in a process of its own.
 fn compile(source: &Source<'_>) -> Result<OwnedFd, ArtifactError> {
     let module = arena::sealed_memfd("cofferdam-module", source.binary)?;
     let target = arena::fillable_memfd("cofferdam-artifact")?;
@@ -225,17 +227,15 @@ fn compile(source: &Source<'_>) -> Result<OwnedFd, ArtifactError> {
         memory_bytes: COMPILER_MEMORY_BYTES,
         cpu_seconds: COMPILER_CPU_SECONDS,
     };
-    // If it is dead already, its wait status says why.
+    // If the process is dead already, its wait status says why.
     let _ = frame::send(&mut compiler.requests, &request);
-    let status = wait(compiler.pid)?;
-    // It has ended, so this does not wait.
-    let reply = FrameReader::new().receive::<CompileReply>(&mut compiler.replies);
+    let (status, reply) = wait(&mut compiler)?;
     match (status, reply) {
         (WaitStatus::Exited(_, 0), Ok(CompileReply::Compiled { bytes })) => {
             let file = arena::seal_filled("cofferdam-artifact", target)?;
             let size = fs::File::from(file.try_clone()?).metadata()?.len();
             if size != bytes || size > MAX_ARTIFACT_BYTES {
-                return Err(ArtifactError::Compiler(format!("it made {size} bytes and announced {bytes}")));
+                return Err(ArtifactError::Compiler(format!("it wrote {size} bytes and announced {bytes}")));
             }
             Ok(file)
         }
@@ -249,23 +249,34 @@ fn compile(source: &Source<'_>) -> Result<OwnedFd, ArtifactError> {
     }
 }
 
-fn wait(pid: nix::unistd::Pid) -> io::Result<WaitStatus> {
-    const STEP: Duration = Duration::from_millis(2);
-    let deadline = Instant::now() + COMPILER_PATIENCE;
-    loop {
-        match waitpid(pid, Some(WaitPidFlag::WNOHANG))? {
-            WaitStatus::StillAlive if Instant::now() < deadline => std::thread::sleep(STEP),
-            WaitStatus::StillAlive => {
-                kill(pid, Signal::SIGKILL)?;
-                return Ok(waitpid(pid, None)?);
-            }
-            status => return Ok(status),
+/// Receives a compiler's reply, or the error that stands for none, and waits for the compiler's end. A compiler that is not done
+/// by the deadline is killed.
+fn wait(compiler: &mut Started) -> io::Result<(WaitStatus, Result<CompileReply, FrameError>)> {
+    let deadline = Instant::now() + COMPILER_TIMEOUT;
+    let mut reader = FrameReader::new();
+    let mut reply = Err(FrameError::Closed);
+    while let Some(timeout) = deadline.checked_duration_since(Instant::now()) {
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        let mut polled = [PollFd::new(compiler.replies.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, timeout) {
+            Ok(0) | Err(Errno::EINTR) => continue,
+            Ok(_) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        // A process that ends closes its pipe last, so the end of the pipe is the event of its end.
+        if reader.fill(&mut compiler.replies).is_err() {
+            return Ok((waitpid(compiler.pid, None)?, reply));
+        }
+        if let Some(message) = reader.take().transpose() {
+            reply = message;
         }
     }
+    kill(compiler.pid, Signal::SIGKILL)?;
+    Ok((waitpid(compiler.pid, None)?, reply))
 }
 
 fn describe(status: WaitStatus) -> String {
-    let limits = "is the module too large for its limits?";
+    let limits = "the module may be too large for the compiler's limits";
     match status {
         WaitStatus::Signaled(_, signal, _) => format!("it was ended by {signal}; {limits}"),
         WaitStatus::Exited(_, code) => match WorkerExit::from_code(code) {

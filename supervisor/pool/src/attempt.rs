@@ -1,5 +1,6 @@
-//! One attempt at a job: the round trip to one worker, and the checks of what it says.
+//! One attempt at a job: the round trip to one worker, and the checks of what the worker says.
 
+#[cfg(feature = "tokio")]
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,11 +13,15 @@ use cofferdam_protocol::status::Phase;
 use cofferdam_protocol::verdict::{GuestVerdict, HostVerdict};
 use cofferdam_protocol::writes::{Home, Writes};
 
-use super::StateLayer;
+use super::deadline::after;
 use super::death::{Death, KillReason};
-use super::job::{FailedAttempt, Job, JobOutput, ResetHandle, WorkerInfo};
+use super::failed_attempt::{FailedAttempt, WorkerInfo};
+use super::job::Job;
+use super::layers::StateLayer;
+use super::reset::ResetHandle;
+use super::result::JobOutput;
 use super::settings::Limits;
-use super::worker::{IdleWorker, Link, Silence, after};
+use super::worker::{IdleWorker, Link, ReceiveError};
 
 /// An answer that was checked.
 pub(super) struct Answer {
@@ -25,45 +30,45 @@ pub(super) struct Answer {
     pub(super) log: String,
 }
 
-/// A job that a worker is at. The worker is idle again after [`Flight::end`], and in no other way.
+/// An attempt that a worker is making. The worker becomes idle again by [`Attempt::complete`], and in no other way.
 #[derive(Debug)]
-pub(super) struct Flight {
+pub(super) struct Attempt {
     idle: IdleWorker,
-    id: u64,
-    /// The job's wall-clock time, and when it is over.
+    job_id: u64,
+    /// The wall-clock time that the attempt may take.
     limit: Duration,
     pub(super) deadline: Instant,
     output_limit: u64,
     /// What the worker said, until it is checked.
     reply: Option<Reply>,
-    /// Why there will be no answer, if that is known.
+    /// Why there will be no answer, once that is known.
     pub(super) failure: Option<Failure>,
 }
 
-impl Flight {
-    /// Hands `job` to a worker.
-    pub(super) fn begin(idle: IdleWorker, job: &Job, id: u64, attempt: u32, limits: &Limits) -> Self {
-        idle.worker.asked(id, job.to_string());
+impl Attempt {
+    /// Sends `job` to a worker.
+    pub(super) fn start(idle: IdleWorker, job: &Job, job_id: u64, number: u32, limits: &Limits) -> Self {
+        idle.worker.note_request(job_id, job.to_string());
         let limit = job.deadline.unwrap_or(limits.deadline);
-        let mut flight = Self {
+        let mut attempt = Self {
             idle,
-            id,
+            job_id,
             limit,
             deadline: after(limit),
             output_limit: limits.output_bytes,
             reply: None,
             failure: None,
         };
-        flight.failure = flight.send(job, attempt).err();
-        flight
+        attempt.failure = attempt.send(job, number).err();
+        attempt
     }
 
-    fn send(&mut self, job: &Job, attempt: u32) -> Result<(), Failure> {
+    fn send(&mut self, job: &Job, number: u32) -> Result<(), Failure> {
         let link = &mut self.idle.link;
         let input = link.input.write_parts(job.input.parts()).map_err(|error| Failure::violation(&error))?;
         let request = Request::Job(message::Job {
-            id: self.id,
-            attempt,
+            id: self.job_id,
+            attempt: number,
             call: job.call.clone(),
             height: job.height,
             input,
@@ -74,33 +79,37 @@ impl Flight {
         frame::send(&mut link.requests, &request).map_err(Failure::from_frame)
     }
 
-    /// What can be read when the answer is there, or never will be.
+    /// The descriptor that becomes readable when the answer is there, or never will be.
+    #[cfg(feature = "tokio")]
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         self.idle.link.descriptor()
     }
 
-    /// Waits until `until` for what the worker says, or for why it will say nothing; whether either has come.
-    pub(super) fn await_reply(&mut self, until: Instant) -> bool {
+    /// Waits until `until` for the reply, or for the reason why there will be none. Returns whether either has come.
+    pub(super) fn wait_for_reply(&mut self, until: Instant) -> bool {
         if self.reply.is_some() || self.failure.is_some() {
             return true;
         }
         match self.idle.link.receive(until.min(self.deadline)) {
             Ok(reply) => self.reply = Some(reply),
-            Err(Silence::Timeout) if Instant::now() < self.deadline => return false,
-            Err(Silence::Timeout) => self.failure = Some(Failure::Kill(KillReason::Deadline(self.limit))),
-            Err(Silence::Frame(error)) => self.failure = Some(Failure::from_frame(error)),
+            Err(ReceiveError::Timeout) if Instant::now() < self.deadline => return false,
+            Err(ReceiveError::Timeout) => {
+                self.failure = Some(Failure::Kill(KillReason::Deadline(self.limit)));
+            }
+            Err(ReceiveError::Frame(error)) => self.failure = Some(Failure::from_frame(error)),
         }
         true
     }
 
-    /// Bytes of output that the worker says there are; none before it has said anything.
+    /// The size of the output in bytes, by the worker's own word. None before the reply.
+    #[cfg(feature = "tokio")]
     pub(super) fn output_bytes(&self) -> Option<u64> {
         self.reply.as_ref().map(|reply| reply.output.length)
     }
 
-    /// Waits for the answer until `until`, and checks it; none if it has not come by then, and may still come.
-    pub(super) fn await_answer(&mut self, job: &Job, until: Instant) -> Option<Result<Answer, Failure>> {
-        if !self.await_reply(until) {
+    /// Waits until `until` for the answer, and checks it. None if the answer has not come by then, and still may.
+    pub(super) fn wait_for_answer(&mut self, job: &Job, until: Instant) -> Option<Result<Answer, Failure>> {
+        if !self.wait_for_reply(until) {
             return None;
         }
         match (self.failure.take(), self.reply.take()) {
@@ -110,45 +119,45 @@ impl Flight {
         }
     }
 
-    /// Waits for the answer, or the end of the job's time.
-    pub(super) fn await_end(&mut self, job: &Job) -> Result<Answer, Failure> {
+    /// Waits for the answer, at most until the attempt's deadline.
+    pub(super) fn wait_for_end(&mut self, job: &Job) -> Result<Answer, Failure> {
         loop {
-            if let Some(end) = self.await_answer(job, self.deadline) {
+            if let Some(end) = self.wait_for_answer(job, self.deadline) {
                 return end;
             }
         }
     }
 
     /// Gives the worker back, after a sound answer.
-    pub(super) fn end(self, answer: &Answer) -> (IdleWorker, ResetHandle) {
-        let Self { idle, id, .. } = self;
-        idle.worker.answered(|| answer.reply.verdict.to_string());
-        let reset = ResetHandle::new(&idle.worker, id);
+    pub(super) fn complete(self, answer: &Answer) -> (IdleWorker, ResetHandle) {
+        let Self { idle, job_id, .. } = self;
+        idle.worker.note_answer(|| answer.reply.verdict.to_string());
+        let reset = ResetHandle::new(&idle.worker, job_id);
         (idle, reset)
     }
 
     /// Gives the worker up, and says what that means for the job.
-    pub(super) fn lose(self, failure: Failure) -> Lost {
+    pub(super) fn fail(self, failure: Failure) -> Loss {
         let Self { idle, .. } = self;
         let (worker, info) = (Arc::clone(&idle.worker), idle.worker.info());
-        let gone = matches!(failure, Failure::Gone);
+        let is_gone = matches!(failure, Failure::Gone);
         let (reason, death) = match failure {
-            Failure::Gone => (None, idle.mourn()),
-            Failure::Kill(reason) => (Some(reason.clone()), idle.condemn(reason)),
+            Failure::Gone => (None, idle.wait_exit()),
+            Failure::Kill(reason) => (Some(reason.clone()), idle.kill(reason)),
         };
-        let unbegun = !matches!(worker.status.phase(), Some(Phase::Running) | None);
+        let is_unbegun = !matches!(worker.status.phase(), Some(Phase::Running) | None);
         let lost = failed_attempt(info, death, reason.as_ref());
         match lost {
-            _ if worker.was_stopped() => Lost::ToDrain,
-            lost if gone && unbegun => Lost::Unbegun(lost),
-            lost => Lost::Attempt(lost),
+            _ if worker.was_stopped() => Loss::PoolStopping,
+            lost if is_gone && is_unbegun => Loss::BeforeJob(lost),
+            lost => Loss::DuringJob(lost),
         }
     }
 
-    /// Copies out what the reply names and checks all of it: a worker is not trusted.
+    /// Copies out what the reply names, and checks all of it: a worker is not trusted.
     fn check(&self, job: &Job, reply: Reply) -> Result<Answer, Failure> {
-        if reply.job != self.id {
-            let text = format!("it answered job {} when job {} was asked", reply.job, self.id);
+        if reply.job != self.job_id {
+            let text = format!("the worker answered job {} when it was asked job {}", reply.job, self.job_id);
             return Err(Failure::Kill(KillReason::Violation(text)));
         }
         if reply.output.length > self.output_limit || reply.log.length > MAX_LOG_BYTES {
@@ -168,16 +177,16 @@ impl Flight {
         Ok(Answer { reply, output, log: String::from_utf8_lossy(&log).into_owned() })
     }
 
-    /// Copies pairs out, into the room that is held for them if they are many, and checks them.
+    /// Copies pairs out, into the pool's result buffer if they are many, and checks them.
     fn copy_writes(&self, span: Span) -> Result<Writes, Failure> {
-        let Link { output, room, .. } = &self.idle.link;
-        let mut lent = false;
-        let lend = |bytes| room.lend(bytes).inspect(|_| lent = true);
-        // A span outside the arena is refused before anything is lent. If the kernel fails to read it, which it has no reason
-        // to, the room is lost.
+        let Link { output, result_buffer, .. } = &self.idle.link;
+        let mut is_lent = false;
+        let lend = |bytes| result_buffer.lend(bytes).inspect(|_| is_lent = true);
+        // A span outside the arena is refused before anything is lent. If the kernel fails to read the arena, which it has no
+        // reason to, the buffer is lost.
         let bytes = output.copy_out_to(span, lend).map_err(|error| Failure::violation(&error))?;
-        let writes = if lent {
-            Writes::parse_lent(bytes, Arc::clone(room) as Arc<dyn Home>)
+        let writes = if is_lent {
+            Writes::parse_lent(bytes, Arc::clone(result_buffer) as Arc<dyn Home>)
         } else {
             Writes::parse(bytes)
         };
@@ -186,13 +195,13 @@ impl Flight {
 }
 
 /// How an attempt was lost.
-pub(super) enum Lost {
-    /// The pool stops, and ended the worker.
-    ToDrain,
-    /// The worker was dying before it looked at the job: that says nothing of the job, and is no attempt at it.
-    Unbegun(FailedAttempt),
-    /// With the job begun, or for what the worker did.
-    Attempt(FailedAttempt),
+pub(super) enum Loss {
+    /// The pool is stopping, and killed the worker.
+    PoolStopping,
+    /// The worker was dying before it looked at the job. That says nothing of the job, and does not count as an attempt.
+    BeforeJob(FailedAttempt),
+    /// The worker had begun the job, or was killed for what it did.
+    DuringJob(FailedAttempt),
 }
 
 /// Why an attempt has no answer.
@@ -211,7 +220,7 @@ impl Failure {
 
     fn from_frame(error: FrameError) -> Self {
         match error {
-            // A pipe that is closed, or breaks, or ends within a frame, is what a death looks like.
+            // This is what a death looks like: the pipe is closed, breaks, or ends within a frame.
             FrameError::Closed | FrameError::Torn { .. } | FrameError::Io(_) => Self::Gone,
             other => Self::violation(&other),
         }
@@ -224,8 +233,9 @@ fn failed_attempt(worker: WorkerInfo, death: Option<Death>, reason: Option<&Kill
         let supervisors_fault = exit == Some(WorkerExit::ProtocolViolated);
         return FailedAttempt { worker, verdict, detail, supervisors_fault };
     }
-    // The kernel holds it, in uninterruptible sleep for example: why it was killed is known, how it ends is not.
-    let undead = "the process has not ended yet, though it was sent SIGKILL";
+    // The kernel holds the process, in uninterruptible sleep for example. It is known why the process was killed, and not how
+    // it will end.
+    let undead = "the process was sent SIGKILL and has not ended yet";
     let (verdict, detail) = match reason.and_then(KillReason::verdict) {
         Some((verdict, why)) => (verdict, format!("{why}; {undead}")),
         None => (HostVerdict::Killed, undead.to_owned()),

@@ -1,4 +1,4 @@
-//! Describing a pool, and building it: every check that needs no process first, then the processes.
+//! Describing a pool, and building it. All checks that need no process come first, then the processes.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -7,37 +7,29 @@ use std::time::Duration;
 
 use cofferdam_protocol::WASM_PAGE;
 use cofferdam_protocol::fault::Fault;
-use cofferdam_protocol::message::{CommitStrategy, MemoryPlan, ResetStrategy};
+use cofferdam_protocol::message::{CommitStrategy, ResetStrategy};
 use cofferdam_protocol::profile::{Hash, Profile};
 use cofferdam_worker::state::StateReader;
 use cofferdam_worker::{engine, module};
-use crossbeam_channel::bounded;
 
 use super::artifact::{self, ArtifactOrigin, Source};
 use super::death::Death;
-use super::host::admission::{Budget, Need};
-use super::host::cgroup::Cgroup;
+use super::error::PoolError;
+use super::need::need;
+use super::pool::Pool;
+use super::progress::Progress;
 use super::quarantine::QuarantinePolicy;
+use super::queue::{self, JobQueue};
 use super::restart::RestartPolicy;
 use super::settings::{Limits, Settings};
 use super::size::Size;
+use super::start::{self, Started};
 use super::uncommitted::Uncommitted;
-use super::{Pool, PoolError, dispatch, start};
+use crate::host::admission::Budget;
+use crate::host::cgroup::Cgroup;
 use cofferdam_base::size::Bytes;
 
-/// How far the workers are while a pool starts, in bytes over all of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StartProgress {
-    /// Bytes committed so far.
-    pub committed_bytes: u64,
-    /// Bytes to commit.
-    pub total_bytes: u64,
-}
-
-/// Hears how far a start is, and says whether to go on.
-pub type Progress<'a> = dyn FnMut(StartProgress) -> ControlFlow<()> + 'a;
-
-/// Describes a pool; see [`Pool::builder`].
+/// Describes a pool. Made by [`Pool::builder`].
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct PoolBuilder {
@@ -50,48 +42,28 @@ pub struct PoolBuilder {
     cache: Option<PathBuf>,
 }
 
+impl Pool {
+    /// Starts to describe a pool that runs `module`, in binary or text form.
+    pub fn builder(module: impl Into<Vec<u8>>) -> PoolBuilder {
+        PoolBuilder::new(module.into())
+    }
+}
+
 impl PoolBuilder {
-    pub(super) fn new(module: Vec<u8>) -> Self {
-        let memory = MemoryPlan {
-            bytes: Bytes::gib(4).0,
-            strategy: CommitStrategy::default(),
-            huge_pages: true,
-            lock: false,
-            reset: ResetStrategy::default(),
-        };
-        let settings = Settings {
-            memory,
-            workers: 1,
-            spares: 0,
-            limits: Limits::default(),
-            state: None,
-            layer_bytes: 0,
-            restart: RestartPolicy::default(),
-            start_timeout: Duration::from_secs(120),
-            kill_patience: Duration::from_secs(10),
-            quarantine: QuarantinePolicy::default(),
-            executable: PathBuf::from("/proc/self/exe"),
-            faults: Vec::new(),
-            on_death: None,
-            cgroup: None,
-        };
+    fn new(module: Vec<u8>) -> Self {
         let cache = artifact::default_cache_directory();
+        let settings = Settings::default();
         Self { module, settings, spares: None, queue: 1024, initially: None, admission: true, cache }
     }
 
-    #[cfg(test)]
-    pub(super) fn into_settings(self) -> Settings {
-        self.settings
-    }
-
-    /// How many jobs run at the same time, each on a worker of its own. Default 1.
+    /// The number of jobs that run at the same time, each on a worker of its own. Default 1.
     pub fn workers(mut self, workers: usize) -> Self {
         self.settings.workers = workers;
         self
     }
 
-    /// As many workers as there is memory for now, without spares, from `least` to `most`; `least` if there is not even enough
-    /// for those.
+    /// As many workers as there is memory for now, without spares, from `least` to `most`. If there is not enough memory for
+    /// `least` workers, `least`.
     pub fn workers_within(self, least: usize, most: usize) -> Self {
         let budget = Budget::read(self.settings.cgroup.as_ref());
         let fits = |workers: &usize| budget.fits(&need(&self.settings, *workers)).is_ok();
@@ -99,15 +71,15 @@ impl PoolBuilder {
         self.workers(workers)
     }
 
-    /// How many workers more are kept committed, to take over at once when one dies. By default one, if there is
-    /// memory for it, or else none.
+    /// The number of additional workers that are kept committed, to take over at once when a worker dies. By default one if there
+    /// is memory for it, and otherwise none.
     pub fn spares(mut self, spares: usize) -> Self {
         self.spares = Some(spares);
         self
     }
 
-    /// Bytes of linear memory that each worker commits and a guest may grow to: a multiple of 64 KiB, up to 4 GiB,
-    /// which is the default.
+    /// The linear memory that each worker commits and a guest may grow to, in bytes: a multiple of 64 KiB, up to 4 GiB. Default
+    /// 4 GiB.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.settings.memory.bytes = bytes;
         self
@@ -125,13 +97,13 @@ impl PoolBuilder {
         self
     }
 
-    /// Whether to lock the memory, so that it cannot be swapped out. Default false.
+    /// Whether to lock the memory, so that the kernel cannot swap it out. Default false.
     pub fn lock_memory(mut self, lock: bool) -> Self {
         self.settings.memory.lock = lock;
         self
     }
 
-    /// How memory is made pristine again after a job. Default [`ResetStrategy::Adaptive`].
+    /// How memory is returned to its pristine content after a job. Default [`ResetStrategy::Adaptive`].
     pub fn reset(mut self, strategy: ResetStrategy) -> Self {
         self.settings.memory.reset = strategy;
         self
@@ -143,14 +115,13 @@ impl PoolBuilder {
         self
     }
 
-    /// Directory of the state that guests read, which must exist: see [`cofferdam_store`]. By default there is none, and
-    /// every read finds nothing.
+    /// The directory of the state that guests read. It must exist. By default there is no state, and every read finds nothing.
     pub fn state(mut self, directory: impl Into<PathBuf>) -> Self {
         self.settings.state = Some(directory.into());
         self
     }
 
-    /// Bytes that layers may take at a time ([`Pool::layer`]). Default 0: none fits.
+    /// The bytes that all layers together may take ([`Pool::layer`]). Default 0: no layer fits.
     pub fn layer_bytes(mut self, bytes: u64) -> Self {
         self.settings.layer_bytes = bytes;
         self
@@ -168,40 +139,40 @@ impl PoolBuilder {
         self
     }
 
-    /// How long a worker may live on after SIGKILL before the pool waits for it no longer, as one in uninterruptible sleep
-    /// may. Default 10 s.
-    pub fn kill_patience(mut self, patience: Duration) -> Self {
-        self.settings.kill_patience = patience;
+    /// How long the pool waits for the end of a worker after SIGKILL. A worker in uninterruptible sleep may take longer. Default
+    /// 10 s.
+    pub fn kill_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.kill_timeout = timeout;
         self
     }
 
-    /// When a job that ends its workers is answered from memory.
+    /// When a job that kills its workers is answered from memory.
     pub fn quarantine(mut self, policy: QuarantinePolicy) -> Self {
         self.settings.quarantine = policy;
         self
     }
 
-    /// How many of the workers, spares among them, are started by [`PoolBuilder::build`]; the rest follow by
-    /// [`Pool::grow`]. By default all are.
+    /// The number of workers, spares included, that [`PoolBuilder::build`] starts. [`Pool::grow`] starts the others. By default
+    /// all are started.
     pub fn initially(mut self, workers: usize) -> Self {
         self.initially = Some(workers);
         self
     }
 
-    /// How many submitted jobs may wait. Default 1024.
+    /// The number of submitted jobs that may wait for a worker. Default 1024.
     pub fn queue(mut self, jobs: usize) -> Self {
         self.queue = jobs;
         self
     }
 
-    /// Whether to check, before a process is started, that the memory is there. Default true; without it the kernel
-    /// decides, by refusing or killing a worker.
+    /// Whether to check that the memory is there before a process is started. Default true. Without the check the kernel decides,
+    /// by refusing memory to a worker or by killing it.
     pub fn admission(mut self, check: bool) -> Self {
         self.admission = check;
         self
     }
 
-    /// Where compiled modules are kept; none to compile every time. Default [`default_cache_directory`].
+    /// The directory where compiled modules are kept. With none, the module is compiled every time. Default [`default_cache_directory`].
     ///
     /// [`default_cache_directory`]: super::default_cache_directory
     pub fn cache(mut self, directory: Option<PathBuf>) -> Self {
@@ -209,50 +180,50 @@ impl PoolBuilder {
         self
     }
 
-    /// Plants faults, for tests of what happens when workers die or lie.
+    /// Makes workers die or lie on purpose, for tests.
     pub fn faults(mut self, faults: Vec<Fault>) -> Self {
         self.settings.faults = faults;
         self
     }
 
-    /// Moves every worker into `cgroup` before it commits, so that its memory is charged there. By default workers live
-    /// where the supervisor does.
+    /// Moves every worker into `cgroup` before it commits, so that its memory is charged there. By default workers stay in the
+    /// supervisor's cgroup.
     pub fn cgroup(mut self, cgroup: Cgroup) -> Self {
         self.settings.cgroup = Some(cgroup);
         self
     }
 
-    /// Has `hook` called after each death that nobody asked for: once the process is gone, and so some time after the pool's
-    /// health counts it. The hook has a thread of its own, so a slot's next worker does not wait for it, and it may drain the
-    /// pool, or drop it. A hook that panics is called again for the next death.
+    /// Calls `hook` after each death that nobody asked for, once the process is gone. The pool's health counts the death some time
+    /// before. The hook has a thread of its own: the next worker does not wait for the hook, and the hook may drain the pool or
+    /// drop it. A hook that panics is called again for the next death.
     pub fn on_death(mut self, hook: impl Fn(&Death) + Send + Sync + 'static) -> Self {
         self.settings.on_death = Some(Arc::new(hook));
         self
     }
 
-    /// What results will depend on, without building the pool.
+    /// What the pool's results will depend on, without building the pool.
     ///
     /// # Errors
-    /// [`PoolError::Module`] if the module is no module.
+    /// [`PoolError::Module`] if the bytes are no module.
     pub fn profile(&self) -> Result<Profile, PoolError> {
         Ok(self.profile_of(&module::to_binary(&self.module)?))
     }
 
-    /// Builds the pool: returns once every worker has committed its memory and is ready.
+    /// Builds the pool. Returns once every worker has committed its memory and is ready.
     ///
     /// # Errors
-    /// [`PoolError::NotInitialised`] in a program that has not called [`init`](cofferdam_worker::init) first; any [`PoolError`] about
-    /// settings, module, memory, or start.
+    /// [`PoolError::NotInitialised`] in a program that has not called `init` first, and any [`PoolError`] about settings, module,
+    /// memory, or start.
     pub fn build(self) -> Result<Pool, PoolError> {
         self.build_with(&mut |_| ControlFlow::Continue(()))
     }
 
-    /// As [`PoolBuilder::build`], and calls `progress` some times a second while workers commit.
+    /// As [`PoolBuilder::build`], and calls `progress` about 20 times a second while workers commit.
     ///
     /// # Errors
-    /// As [`PoolBuilder::build`], and [`PoolError::Cancelled`] once `progress` says to break off.
+    /// As [`PoolBuilder::build`], and [`PoolError::Cancelled`] once `progress` breaks.
     pub fn build_with(mut self, progress: &mut Progress<'_>) -> Result<Pool, PoolError> {
-        // First of all: a program that is no worker when it is started again would build a pool again.
+        // First of all: a program that does not become a worker when it is started again would build another pool.
         cofferdam_worker::check_initialised()?;
         self.check_settings()?;
         start::check_process()?;
@@ -265,25 +236,24 @@ impl PoolBuilder {
         let source = source(&settings, self.cache.as_deref(), &binary);
         let count = self.initially.unwrap_or(usize::MAX).clamp(1, settings.workers + settings.spares);
         let need = need(&settings, count);
-        let (desk, slots, origin) = start::slots(&settings, count, &source, &need, progress)?;
-        let (queue, queued) = bounded(self.queue);
-        let (followers, followed) = dispatch::Followers::new();
-        let dispatchers = dispatch::dispatchers(settings.workers, &queued, &followed, &desk);
+        let Started { dispatcher, slots, to_collect, origin } =
+            start::slots(&settings, count, &source, &need, progress)?;
+        let queue = Arc::new(JobQueue::new(self.queue));
+        let threads = queue::start_threads(settings.workers, &queue, &to_collect, &dispatcher);
         Ok(Pool {
             profile,
             module_bytes: binary.len() as u64,
             artifact: origin,
-            desk,
+            dispatcher,
             slots,
             size: Size::new(Arc::clone(&settings), self.admission),
-            queue: Mutex::new(Some(queue)),
-            followers,
-            dispatchers: Mutex::new(dispatchers),
+            queue,
+            threads: Mutex::new(threads),
             draining: Mutex::default(),
         })
     }
 
-    /// Has the module compiled and kept in the cache, if it is not there yet, without building the pool.
+    /// Compiles the module into the cache, unless it is there already, without building the pool.
     ///
     /// # Errors
     /// [`PoolError::Module`] and [`PoolError::Artifact`], and [`PoolError::NotInitialised`].
@@ -294,8 +264,8 @@ impl PoolBuilder {
         Ok(artifact::obtain(&source(&self.settings, self.cache.as_deref(), &binary))?.origin)
     }
 
-    /// Builds, instead of a pool, what it is compared with: see [`Uncommitted`]. Its guests read `state`, in place of
-    /// [`PoolBuilder::state`]: see [`cofferdam_store::Store::reader`].
+    /// Builds an [`Uncommitted`] runner instead of a pool, to compare a pool with. Its guests read `state` in place of
+    /// [`PoolBuilder::state`].
     ///
     /// # Errors
     /// Any [`PoolError`] about settings and module.
@@ -322,25 +292,29 @@ impl PoolBuilder {
         let Settings { memory, workers, limits, .. } = &self.settings;
         let setting = |text: String| Err(PoolError::Setting(text));
         if *workers == 0 {
-            return setting("a pool needs at least one worker".to_owned());
+            return setting("a pool of 0 workers cannot run jobs: ask for at least one worker".to_owned());
         }
         if memory.bytes == 0 || memory.bytes > Bytes::gib(4).0 || !memory.bytes.is_multiple_of(WASM_PAGE) {
             return setting(format!(
-                "a memory of {} bytes is not possible: it must be a multiple of 64 KiB, up to 4 GiB",
+                "a worker cannot have a memory of {} bytes: use a multiple of 64 KiB, up to 4 GiB",
                 memory.bytes
             ));
         }
         if limits.input_bytes == 0 || limits.output_bytes == 0 {
-            return setting("the limits of input and output must be at least one byte".to_owned());
+            return setting(
+                "a limit of 0 bytes for input or output allows no job: use at least one byte".to_owned(),
+            );
         }
-        // Lengths cross the guest ABI as 32-bit numbers, the height's four bytes included.
+        // The guest ABI has 32-bit lengths, and the length of an input includes the four bytes of the height.
         if limits.input_bytes > Bytes::gib(2).0 || limits.output_bytes > Bytes::gib(4).0 {
-            return setting("input is limited to 2 GiB and output to 4 GiB".to_owned());
+            return setting(
+                "the limit of input may be at most 2 GiB, and the limit of output at most 4 GiB".to_owned(),
+            );
         }
         Ok(())
     }
 
-    /// Checks that the memory is there, and decides on the number of spares.
+    /// Checks that the memory is there, and decides the number of spares.
     fn admit(&self) -> Result<usize, PoolError> {
         let need = |workers| need(&self.settings, workers);
         let budget = Budget::read(self.settings.cgroup.as_ref());
@@ -356,25 +330,7 @@ impl PoolBuilder {
     }
 }
 
-/// What the pool's module is compiled from.
+/// What the artifact is compiled from.
 fn source<'a>(settings: &'a Settings, cache: Option<&'a Path>, binary: &'a [u8]) -> Source<'a> {
     Source { binary, fuel: settings.limits.fuel.is_some(), cache, executable: &settings.executable }
-}
-
-/// What so many workers with these settings need.
-pub(super) fn need(settings: &Settings, workers: usize) -> Need {
-    let workers = u32::try_from(workers).unwrap_or(u32::MAX);
-    let mut need = need_of(workers, settings.memory.bytes, &settings.limits);
-    need.supervisor_bytes = need.supervisor_bytes.saturating_add(settings.layer_bytes);
-    need
-}
-
-/// What workers need, for reports such as `doctor`'s.
-pub fn need_of(workers: u32, memory_bytes: u64, limits: &Limits) -> Need {
-    let arenas = limits.input_bytes.saturating_add(limits.output_bytes);
-    let mut need = Need::of(workers, memory_bytes, arenas);
-    // A result passes through the supervisor: its copy, which is committed, and what the store holds of it while it commits,
-    // which is not.
-    need.supervisor_bytes = need.supervisor_bytes.saturating_add(limits.output_bytes.saturating_mul(2));
-    need
 }

@@ -1,4 +1,4 @@
-//! How a worker ended, and what that means.
+//! How a worker ended, and what that means: the verdict on a death, and its evidence.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,15 +12,15 @@ use nix::sys::wait::WaitStatus;
 
 use super::oom::Oom;
 
-/// How many of its last requests are kept of each worker.
+/// The number of requests that are kept of each worker.
 const KEPT_REQUESTS: usize = 8;
 
 /// One request in a worker's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestRecord {
-    /// What was asked: "block 7 (215 bytes)".
+    /// The request, for example "block 7 (215 bytes)".
     pub request: String,
-    /// What came of it; none while it runs, and for the one that it died of.
+    /// The verdict. None while the request runs, and none for a request during which the worker died.
     pub answer: Option<String>,
 }
 
@@ -30,19 +30,19 @@ impl fmt::Display for RequestRecord {
     }
 }
 
-/// The last requests of one worker, oldest first.
+/// The history of one worker: its last requests, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Ring(VecDeque<RequestRecord>);
+pub(super) struct RequestHistory(VecDeque<RequestRecord>);
 
-impl Ring {
-    pub(super) fn asked(&mut self, request: String) {
+impl RequestHistory {
+    pub(super) fn note_request(&mut self, request: String) {
         if self.0.len() == KEPT_REQUESTS {
             self.0.pop_front();
         }
         self.0.push_back(RequestRecord { request, answer: None });
     }
 
-    pub(super) fn answered(&mut self, answer: impl FnOnce() -> String) {
+    pub(super) fn note_answer(&mut self, answer: impl FnOnce() -> String) {
         if let Some(last) = self.0.back_mut() {
             last.answer = Some(answer());
         }
@@ -53,24 +53,24 @@ impl Ring {
     }
 }
 
-/// A worker's end that nobody asked for.
+/// The end of a worker that nobody asked for.
 #[derive(Clone, Debug)]
 pub struct Death {
-    /// Its process id.
+    /// The worker's process id.
     pub pid: u32,
-    /// The slot that it had.
+    /// The worker's slot.
     pub slot: usize,
-    /// What it means.
+    /// What the end means.
     pub verdict: HostVerdict,
     /// The evidence in words.
     pub detail: String,
-    /// What it was doing, by its own last word.
+    /// What the worker was doing, by its own last report.
     pub phase: Option<Phase>,
-    /// Its last requests, oldest first.
+    /// The worker's last requests, oldest first.
     pub requests: Vec<RequestRecord>,
-    /// Why it ended by its own last sentence, if it said one while starting.
+    /// The reason that the worker itself gave, if it refused to start.
     pub refusal: Option<String>,
-    /// Its exit code, if it exited.
+    /// The exit code, if the worker exited.
     pub exit: Option<i32>,
 }
 
@@ -80,21 +80,54 @@ impl fmt::Display for Death {
     }
 }
 
+/// How often workers ended, by verdict.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeathCounts(Vec<(HostVerdict, u64)>);
+
+impl DeathCounts {
+    /// Counts one more death.
+    pub fn count(&mut self, verdict: HostVerdict) {
+        self.add(verdict, 1);
+    }
+
+    /// Adds all of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        other.iter().for_each(|(verdict, count)| self.add(verdict, count));
+    }
+
+    /// Each verdict that occurred, with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (HostVerdict, u64)> {
+        self.0.iter().copied()
+    }
+
+    /// The count of all deaths.
+    pub fn total(&self) -> u64 {
+        self.iter().map(|(_, count)| count).sum()
+    }
+
+    fn add(&mut self, verdict: HostVerdict, count: u64) {
+        match self.0.iter_mut().find(|(known, _)| *known == verdict) {
+            Some((_, known)) => *known += count,
+            None => self.0.push((verdict, count)),
+        }
+    }
+}
+
 /// Why the supervisor itself killed a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KillReason {
-    /// It did not answer within this time.
+    /// The worker did not answer within this time.
     Deadline(Duration),
-    /// What it sent was wrong in this way.
+    /// The worker broke the protocol in this way.
     Violation(String),
-    /// It did not get ready in time.
+    /// The worker did not get ready within this time.
     StartTimeout(Duration),
     /// The pool is stopping.
     Stopping,
 }
 
 impl KillReason {
-    /// The verdict on a worker that was killed for this, and why in words; none for an end that was asked for.
+    /// The verdict on a worker that was killed for this reason, and the reason in words. None for a worker that the pool stopped.
     pub(super) fn verdict(&self) -> Option<(HostVerdict, String)> {
         Some(match self {
             Self::Deadline(after) => {
@@ -111,7 +144,7 @@ impl KillReason {
     }
 }
 
-/// What is known of an end beside its wait status.
+/// What is known of an end besides the wait status.
 pub(super) struct Circumstances<'a> {
     pub(super) kill: Option<&'a KillReason>,
     pub(super) ready: bool,
@@ -141,7 +174,7 @@ fn classify_signal(signal: Signal, circumstances: &Circumstances<'_>) -> (HostVe
             HostVerdict::CommitFailed,
             format!("killed by the kernel (SIGKILL) while it committed its memory: {evidence}"),
         ),
-        // Most likely the kernel, then, too.
+        // Most likely the kernel did this, too.
         (Signal::SIGKILL, Oom::Perhaps(evidence)) if !circumstances.ready => (
             HostVerdict::CommitFailed,
             format!(
@@ -247,15 +280,15 @@ mod tests {
     }
 
     #[test]
-    fn the_ring_keeps_the_last_requests() {
-        let mut ring = Ring::default();
+    fn the_history_keeps_the_last_requests() {
+        let mut history = RequestHistory::default();
         for height in 0..20 {
-            ring.asked(format!("block {height}"));
+            history.note_request(format!("block {height}"));
             if height != 19 {
-                ring.answered(|| "completed".to_owned());
+                history.note_answer(|| "completed".to_owned());
             }
         }
-        let records = ring.records();
+        let records = history.records();
         assert_eq!(records.len(), KEPT_REQUESTS);
         assert_eq!(records[0].to_string(), "block 12: completed");
         assert_eq!(records[7].to_string(), "block 19: no answer");

@@ -1,25 +1,27 @@
-//! What a pool says of itself: the state of every slot at one moment.
+//! The health of a pool: the state of every slot at one moment.
 
 use std::fs;
 
 use cofferdam_protocol::status::Phase;
-use cofferdam_protocol::verdict::HostVerdict;
 
-use super::slot::{Slot, Slots};
+use super::death::DeathCounts;
+use super::slot::Slot;
+use super::slots::Slots;
+use crate::host::proc_file;
 use cofferdam_base::sync::lock;
 
-/// What one slot is doing.
+/// The state of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotState {
-    /// A worker is committing and loading.
+    /// A worker is committing its memory and loading the module.
     Starting,
-    /// A worker waits for a job.
+    /// A worker is waiting for a job.
     Idle,
-    /// A worker runs a job.
+    /// A worker is running a job.
     Busy,
-    /// A worker has died, and the next one waits for its turn.
+    /// A worker has died, and the next one is not started yet.
     Restarting,
-    /// Given up: failed more often than the restart policy allows.
+    /// The slot is given up: its workers failed more often than the restart policy allows.
     Failed,
 }
 
@@ -42,83 +44,49 @@ impl SlotState {
 /// One slot at one moment.
 #[derive(Clone, Debug)]
 pub struct SlotHealth {
-    /// Which slot.
+    /// The slot's number.
     pub slot: usize,
-    /// What it is doing.
+    /// The slot's state.
     pub state: SlotState,
-    /// Process id of its worker.
+    /// The process id of the worker.
     pub pid: Option<u32>,
-    /// What its worker is doing, by the worker's own word.
+    /// What the worker is doing, by its own report.
     pub phase: Option<Phase>,
-    /// Microseconds that its worker's commit took.
+    /// The time that the worker's commit took, in microseconds.
     pub commit_us: Option<u64>,
-    /// Bytes of its worker's memory that were proven resident after the commit.
+    /// The bytes of the worker's memory that were proven resident after the commit.
     pub resident_bytes: Option<u64>,
-    /// Bytes of those in huge pages.
+    /// The part of these bytes that was in huge pages.
     pub huge_bytes: Option<u64>,
-    /// How its worker's memory was committed.
+    /// How the worker's memory was committed.
     pub commit: Option<String>,
-    /// How its worker's memory is reset after a job, with the reason if not as asked.
+    /// How the worker's memory is reset after a job, with the reason if that is not as configured.
     pub reset: Option<String>,
     /// Deaths that nobody asked for.
     pub deaths: DeathCounts,
-    /// The last of them, in words.
+    /// The last of these deaths, in words.
     pub last_death: Option<String>,
 }
 
 impl SlotHealth {
-    /// Bytes of its worker that are resident now, of all its private memory, by the kernel's own figures
-    /// (`/proc/PID/smaps_rollup`); none if there is no worker or the kernel does not tell.
+    /// The bytes of the worker's private memory that are resident now, by the kernel's figures (`/proc/PID/smaps_rollup`). None if
+    /// there is no worker, or if the kernel does not tell.
     pub fn resident_now(&self) -> Option<u64> {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid?)).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
-        Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+        proc_file::bytes(&text, "Anonymous")
     }
 }
 
-/// How often workers ended in which way.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeathCounts(Vec<(HostVerdict, u64)>);
-
-impl DeathCounts {
-    /// Counts one more.
-    pub fn count(&mut self, verdict: HostVerdict) {
-        self.add(verdict, 1);
-    }
-
-    /// Adds all of `other`.
-    pub fn merge(&mut self, other: &Self) {
-        other.iter().for_each(|(verdict, count)| self.add(verdict, count));
-    }
-
-    /// Each verdict that occurred, and how often.
-    pub fn iter(&self) -> impl Iterator<Item = (HostVerdict, u64)> {
-        self.0.iter().copied()
-    }
-
-    /// All of them.
-    pub fn total(&self) -> u64 {
-        self.iter().map(|(_, count)| count).sum()
-    }
-
-    fn add(&mut self, verdict: HostVerdict, count: u64) {
-        match self.0.iter_mut().find(|(known, _)| *known == verdict) {
-            Some((_, known)) => *known += count,
-            None => self.0.push((verdict, count)),
-        }
-    }
-}
-
-/// A pool at one moment.
+/// The health of a pool at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     /// Every slot.
     pub slots: Vec<SlotHealth>,
-    /// Deaths in slots that the pool has given up on purpose since.
+    /// Deaths in slots that [`Pool::shrink`](super::Pool::shrink) has removed since.
     pub past_deaths: DeathCounts,
-    /// Submitted jobs that wait.
+    /// The number of submitted jobs that wait for a worker.
     pub queued: usize,
-    /// Jobs in quarantine: see [`QuarantinePolicy`](super::QuarantinePolicy).
+    /// The number of jobs in quarantine: see [`QuarantinePolicy`](super::QuarantinePolicy).
     pub quarantined: usize,
 }
 
@@ -128,18 +96,18 @@ impl Health {
         Self { slots: slots.iter().map(|slot| slot_health(slot)).collect(), past_deaths, queued, quarantined }
     }
 
-    /// Workers that are committed and ready, busy or not.
+    /// The number of workers that have committed their memory and are ready, busy or not.
     pub fn ready(&self) -> usize {
         let ready = |slot: &&SlotHealth| matches!(slot.state, SlotState::Idle | SlotState::Busy);
         self.slots.iter().filter(ready).count()
     }
 
-    /// Deaths that nobody asked for, since the pool was built.
+    /// The number of deaths that nobody asked for, since the pool was built.
     pub fn deaths(&self) -> u64 {
         self.deaths_by_verdict().total()
     }
 
-    /// The same by what they were.
+    /// These deaths, by verdict.
     pub fn deaths_by_verdict(&self) -> DeathCounts {
         let mut deaths = self.past_deaths.clone();
         self.slots.iter().for_each(|slot| deaths.merge(&slot.deaths));

@@ -1,79 +1,146 @@
-//! Workers that are idle, and which of them is taken next.
+//! The idle workers, and which of them is taken next.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use cofferdam_protocol::status::Phase;
 
-use super::primitives::{Mutex, Receiver, Sender, lock, unbounded};
+use super::primitives::{Condvar, Mutex, has_passed, lock, wait};
 use super::worker::{IdleWorker, Worker};
 
-/// Tokens of idle workers, the one that was used last at the end.
+/// The tokens of idle workers.
 #[derive(Debug)]
 pub(super) struct Idle {
-    tokens: Mutex<VecDeque<IdleWorker>>,
-    /// One for each token, for those who wait.
-    units: (Sender<()>, Receiver<()>),
+    state: Mutex<State>,
+    /// A token was put, or the set was closed.
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The worker that was used last is at the end.
+    tokens: VecDeque<IdleWorker>,
+    /// No worker will come any more, so nobody waits for one.
+    closed: bool,
+    /// The pool stops: tokens are no longer kept.
+    stopped: bool,
+    /// Threads that wait. Without any, nobody is notified, which would cost a system call.
+    waiting: usize,
+}
+
+/// Which worker to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// The worker that starts on a job soonest.
+    Soonest,
+    /// The worker that has been idle for longest.
+    Oldest,
+}
+
+impl State {
+    fn pop(&mut self, choice: Choice) -> Option<IdleWorker> {
+        // The worker that has just been used is awake, and its caches are warm. While that worker is still being reset, the
+        // one that has been idle for longest starts sooner.
+        let is_last_ready =
+            self.tokens.back().is_some_and(|idle| idle.worker.status.phase() == Some(Phase::Idle));
+        match choice {
+            Choice::Soonest if is_last_ready => self.tokens.pop_back(),
+            Choice::Soonest | Choice::Oldest => self.tokens.pop_front(),
+        }
+    }
 }
 
 impl Idle {
     pub(super) fn new() -> Self {
-        Self { tokens: Mutex::default(), units: unbounded() }
+        let state = State { tokens: VecDeque::new(), closed: false, stopped: false, waiting: 0 };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Puts a worker where others find it, unless it has died meanwhile.
+    /// Puts a worker back. The token is dropped, which ends the worker, if the worker has died or the pool stops.
     pub(super) fn put(&self, worker: IdleWorker) {
-        let mut tokens = lock(&self.tokens);
-        // Looked at under the lock: whoever clears away the tokens of a worker that has died comes after it is known to be dead.
-        if worker.worker.is_alive() {
-            tokens.push_back(worker);
-            // Both ends live as long as this.
-            let _ = self.units.0.send(());
+        let mut state = lock(&self.state);
+        // Asked under the lock: the tokens of a dead worker are removed after its death is known, so none is put after that.
+        if !state.stopped && worker.worker.is_alive() {
+            state.tokens.push_back(worker);
+            let is_awaited = state.waiting > 0;
+            drop(state);
+            if is_awaited {
+                self.changed.notify_one();
+            }
+        } else {
+            // Dropping a token makes system calls, which nobody should wait for.
+            drop(state);
+            drop(worker);
         }
     }
 
-    /// Something that can be received when there is a worker to [`claim`](Self::claim).
-    pub(super) fn units(&self) -> &Receiver<()> {
-        &self.units.1
-    }
-
-    /// Takes a worker for a unit that was received; none if the one that it stood for was dead, or somebody took it away.
-    pub(super) fn claim(&self) -> Option<IdleWorker> {
-        let idle = {
-            let mut tokens = lock(&self.tokens);
-            // One that has just been used is awake, and its caches are warm. But while it is still being reset, the one that
-            // has been idle for longest is sooner at it.
-            let is_ready = tokens.back().is_some_and(|idle| idle.worker.status.phase() == Some(Phase::Idle));
-            if is_ready { tokens.pop_back() } else { tokens.pop_front() }
-        };
-        // The token of a worker that has died meanwhile is dropped here.
-        idle.filter(|idle| idle.worker.is_alive())
-    }
-
-    /// Takes a worker, if there is one.
+    /// Takes a worker if one is idle.
     pub(super) fn try_take(&self) -> Option<IdleWorker> {
-        while self.units.1.try_recv().is_ok() {
-            if let Some(idle) = self.claim() {
+        loop {
+            let idle = lock(&self.state).pop(Choice::Soonest)?;
+            if idle.worker.is_alive() {
                 return Some(idle);
             }
         }
-        None
     }
 
-    /// As [`Idle::claim`], but the worker that has been idle for longest.
-    pub(super) fn claim_oldest(&self) -> Option<IdleWorker> {
-        let oldest = lock(&self.tokens).pop_front();
-        oldest.filter(|idle| idle.worker.is_alive())
-    }
-
-    /// Takes every worker that `keep` does not want.
-    pub(super) fn take_unless(&self, keep: impl Fn(&Worker) -> bool) -> Vec<IdleWorker> {
-        let mut tokens = lock(&self.tokens);
-        let (kept, taken): (Vec<_>, Vec<_>) = tokens.drain(..).partition(|idle| keep(&idle.worker));
-        tokens.extend(kept);
-        for _ in &taken {
-            // Somebody may have received the unit, and finds that there is no worker for it.
-            let _ = self.units.1.try_recv();
+    /// Takes a worker, and waits for one until `deadline`, if there is one. None after the deadline, and none if no worker will
+    /// come any more.
+    pub(super) fn take(&self, choice: Choice, deadline: Option<Instant>) -> Option<IdleWorker> {
+        loop {
+            let idle = self.pop_or_wait(choice, deadline)?;
+            // The token of a worker that has died is dropped here, without the lock.
+            if idle.worker.is_alive() {
+                return Some(idle);
+            }
         }
-        taken
+    }
+
+    fn pop_or_wait(&self, choice: Choice, deadline: Option<Instant>) -> Option<IdleWorker> {
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(idle) = state.pop(choice) {
+                return Some(idle);
+            }
+            if state.closed || has_passed(deadline) {
+                return None;
+            }
+            state.waiting += 1;
+            state = wait(&self.changed, state, deadline);
+            state.waiting -= 1;
+        }
+    }
+
+    /// Removes the tokens of workers that have died.
+    pub(super) fn remove_dead(&self) {
+        let mut state = lock(&self.state);
+        let (alive, dead): (VecDeque<_>, VecDeque<_>) =
+            state.tokens.drain(..).partition(|idle| Worker::is_alive(&idle.worker));
+        state.tokens = alive;
+        drop(state);
+        drop(dead);
+    }
+
+    /// Keeps no token from now on, and takes those that are there.
+    pub(super) fn stop(&self) -> VecDeque<IdleWorker> {
+        let mut state = lock(&self.state);
+        state.stopped = true;
+        std::mem::take(&mut state.tokens)
+    }
+
+    /// Lets nobody wait for a worker from now on: none will come.
+    pub(super) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Undoes [`Idle::close`].
+    pub(super) fn reopen(&self) {
+        lock(&self.state).closed = false;
+    }
+
+    /// Whether no worker will come any more.
+    pub(super) fn is_closed(&self) -> bool {
+        lock(&self.state).closed
     }
 }

@@ -1,8 +1,8 @@
-//! The arena of layers: what blocks wrote that the store does not hold yet, for the jobs that already read it.
+//! The arena of layers: what blocks wrote and the store does not hold yet, for jobs that already read it.
 //!
-//! One arena for all workers of a pool ([`cofferdam_protocol::layer`] describes its bytes). A layer's room is given free
-//! when the last [`StateLayer`] that stands for it is dropped, and a job holds those that it reads: so nothing is written
-//! where a worker may be reading.
+//! All workers of a pool share one arena ([`cofferdam_protocol::layer`] describes its bytes). The room of a layer is freed when
+//! the last [`StateLayer`] that stands for it is dropped. A job holds the layers that it reads, so nothing is written where a
+//! worker may be reading.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,10 +17,12 @@ use cofferdam_protocol::writes::Writes;
 
 use cofferdam_base::sync::lock;
 
-/// Bytes of an arena for pools that have no layers: there must be some.
+pub use cofferdam_protocol::layer::MAX_LAYERS;
+
+/// The size in bytes of the arena of a pool without layers. An arena cannot be empty.
 const NO_LAYERS: u64 = 4096;
 
-/// Layers begin at multiples of this many bytes: a line of the processor's cache.
+/// Layers begin at multiples of this many bytes: a cache line of the processor.
 const ALIGNMENT: u64 = 64;
 
 /// The arena.
@@ -32,12 +34,12 @@ pub(super) struct LayerArena {
     seed: Seed,
 }
 
-/// Which parts of the arena are taken: the length of each by its offset.
+/// The parts of the arena that are taken: the length of each by its offset.
 #[derive(Debug, Default)]
 struct Used(BTreeMap<u64, u64>);
 
 impl Used {
-    /// Takes room for `length` bytes, the first that there is: so that as little memory as possible is ever touched.
+    /// Takes the first free room for `length` bytes, so that as little memory as possible is ever touched.
     fn take(&mut self, length: u64, capacity: u64) -> Option<Span> {
         let mut offset = 0u64;
         for (start, taken) in &self.0 {
@@ -64,7 +66,7 @@ impl fmt::Debug for LayerArena {
 }
 
 impl LayerArena {
-    /// An arena of `capacity` bytes, or next to none. The workers commit it.
+    /// An arena of `capacity` bytes. The workers commit it.
     pub(super) fn create(capacity: u64) -> io::Result<Self> {
         let capacity = capacity.max(NO_LAYERS);
         let arena = InputArena::create(capacity).map_err(io::Error::other)?;
@@ -83,13 +85,13 @@ impl LayerArena {
         self.seed
     }
 
-    /// Lays `writes`, of the block at `height`, into the arena; none if there is no room.
+    /// Copies `writes`, of the block at `height`, into the arena. None if there is no room.
     pub(super) fn lay(self: &Arc<Self>, height: u32, writes: &Writes) -> Option<StateLayer> {
-        // Of the locks, this one is held for moments only: a drop must not wait for a copy.
+        // This lock is held for moments only: dropping a layer must not wait for a copy.
         let span = lock(&self.used).take(layer::bytes_for(writes), self.capacity)?;
         let layer = Layer { height, span, slots: layer::slots_for(writes) };
-        // Gives the room back, if the arena is smaller than it said.
-        let held = StateLayer(Arc::new(Held { layer, arena: Arc::clone(self) }));
+        // Frees the room again if the arena is smaller than its capacity says.
+        let held = StateLayer(Arc::new(Reservation { layer, arena: Arc::clone(self) }));
         let mut arena = lock(&self.arena);
         layer::write(arena.slice_mut(span).ok()?, writes, self.seed);
         Some(held)
@@ -102,9 +104,9 @@ impl AsFd for LayerArena {
     }
 }
 
-/// What one block wrote, laid where every worker of a pool finds it: see [`Pool::layer`](super::Pool::layer). Cheap to clone.
+/// What one block wrote, in memory that every worker of a pool reads. Made by [`Pool::layer`](super::Pool::layer). Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct StateLayer(Arc<Held>);
+pub struct StateLayer(Arc<Reservation>);
 
 impl StateLayer {
     /// The height of the block.
@@ -116,22 +118,22 @@ impl StateLayer {
         self.0.layer
     }
 
-    /// Whether it lies in `arena`: a worker of another pool would not find it.
+    /// Whether the layer lies in `arena`. The workers of another pool would not find it.
     pub(super) fn is_in(&self, arena: &Arc<LayerArena>) -> bool {
         Arc::ptr_eq(&self.0.arena, arena)
     }
 }
 
-/// Room for layers without a pool: for what stands in for one in a test.
+/// Layers without a pool, for a substitute of the pool in a test.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct LayerRoom(Arc<LayerArena>);
 
 impl LayerRoom {
-    /// Room of so many bytes.
+    /// Room for layers of `bytes` in all.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If the kernel refuses the memory.
     pub fn new(bytes: u64) -> io::Result<Self> {
         Ok(Self(Arc::new(LayerArena::create(bytes)?)))
     }
@@ -143,12 +145,12 @@ impl LayerRoom {
 }
 
 #[derive(Debug)]
-struct Held {
+struct Reservation {
     layer: Layer,
     arena: Arc<LayerArena>,
 }
 
-impl Drop for Held {
+impl Drop for Reservation {
     fn drop(&mut self) {
         lock(&self.arena.used).0.remove(&self.layer.span.offset);
     }

@@ -1,48 +1,47 @@
-//! Whether a worker's death by SIGKILL was the kernel's doing, for want of memory.
+//! Whether the kernel killed a worker by SIGKILL because memory ran out.
 //!
-//! SIGKILL does not say who sent it. What is asked, the best evidence first:
-//! 1. The kernel's log, where this process may read it: it names each process that the kernel has killed for memory, so its
-//!    word is final.
-//! 2. The count of such kills in the cgroup that the workers live in. A count does not say who was killed. It explains a death
-//!    only if it has risen since the worker was last seen alive; each kill that was counted explains one death at most.
-//! 3. The count of the whole host, where the cgroup has none. Other containers count there, so it says no more than "perhaps".
+//! SIGKILL does not say who sent it. The evidence, the best first:
+//! 1. The kernel's log, where this process may read it. The log names each process that the kernel killed for memory, so it is
+//!    decisive.
+//! 2. The count of such kills in the workers' cgroup. A count does not say which process was killed. It explains a death only if
+//!    it rose after the worker was last seen alive, and each counted kill explains at most one death.
+//! 3. The count of the whole host, where the cgroup has none. Other containers count there, so this says no more than "perhaps".
 //!
-//! A cgroup of each worker's own would be evidence in place of 2 and 3, on v2, where the count of a cgroup holds those of its
-//! children. On v1 it does not: with a cgroup for each worker, whoever watches the count of the one with the limit would see
-//! nothing any more.
+//! On v2, a cgroup of each worker's own would be better evidence than 2 and 3, because the count of a cgroup includes those of its
+//! children. On v1 the count does not: with a cgroup for each worker, an operator who watches the count of the cgroup with the
+//! limit would see nothing.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
-use super::host::cgroup::{Cgroup, Evidence, OomCounts};
 use super::kernel_log::KernelLog;
+use crate::host::cgroup::{Cgroup, Evidence, OomCounts};
 use cofferdam_base::sync::lock;
 
-/// Whether the kernel killed a process for want of memory. Evidence is a clause in words.
+/// Whether the kernel killed a process because memory ran out. The evidence is a clause in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Oom {
-    /// It did.
+    /// The kernel killed the process.
     Yes(String),
-    /// It killed some process, and it is not known which.
+    /// The kernel killed a process, and it is not known which.
     Perhaps(String),
-    /// It did not.
+    /// The kernel did not kill the process.
     No,
-    /// There is nothing here to tell by.
+    /// There is no evidence on this host.
     Unknown,
 }
 
 /// Attributes out-of-memory kills to deaths.
 ///
-/// Nothing says when a count rose, so it is read all the time ([`OomLedger::sample`]), not only when a worker has died. When it
-/// has risen, workers that are still untouched a moment later were not meant: a SIGKILL that somebody sends them afterwards is
-/// not explained by it.
+/// A count does not say when it rose, so it is read regularly ([`OomLedger::sample`]), not only when a worker has died. When the
+/// count has risen, workers that are still untouched a moment later were not the victims: a SIGKILL that somebody sends them
+/// afterwards is not explained by the rise.
 #[derive(Debug)]
 pub(super) struct OomLedger {
     cgroup: Option<Cgroup>,
@@ -51,60 +50,51 @@ pub(super) struct OomLedger {
 }
 
 impl OomLedger {
-    /// How often the counts are read.
-    const SAMPLING: Duration = Duration::from_secs(1);
+    /// How often to call [`OomLedger::sample`]. The kernel offers no event for the counts that works everywhere: `memory.events`
+    /// of v2 can be watched, `memory.oom_control` of v1 and `/proc/vmstat` cannot.
+    pub(super) const SAMPLING_INTERVAL: Duration = Duration::from_secs(1);
 
-    /// How long after its count a kill can take to show on its victim, and in the log.
-    const MOMENT: Duration = Duration::from_millis(20);
+    /// How long after the count a kill may take to show on the victim, and in the log.
+    const SIGNAL_DELAY: Duration = Duration::from_millis(20);
 
-    /// Of the cgroup that the workers live in, by default this process's.
+    /// A ledger for the workers' cgroup, by default the cgroup of this process.
     pub(super) fn new(cgroup: Option<Cgroup>) -> Self {
         let cgroup = cgroup.or_else(|| Cgroup::discover().ok());
         let counts = OomCounts::read(cgroup.as_ref());
         Self { cgroup, log: KernelLog::open(), credits: Mutex::new(Credits::new(counts)) }
     }
 
-    /// Keeps the counts fresh until the other end of `stopped` is dropped. `untouched` gives the process ids of workers that
-    /// nobody has killed at this moment.
-    pub(super) fn sample(&self, stopped: &Receiver<()>, untouched: &dyn Fn() -> Vec<Pid>) {
-        // Disconnected: the pool is stopping. Nothing is ever sent.
-        while stopped.recv_timeout(Self::SAMPLING) == Err(RecvTimeoutError::Timeout) {
-            let rise = self.refresh().last_rise();
-            if let Some(rise) = rise {
-                thread::sleep(Self::MOMENT);
-                let untouched = untouched();
-                lock(&self.credits).clear(rise, &untouched);
-            }
+    /// Reads the counts. `untouched` returns the process ids of the workers that nobody has killed at this moment.
+    pub(super) fn sample(&self, untouched: &dyn Fn() -> Vec<Pid>) {
+        let rise = self.refresh().last_rise();
+        if let Some(rise) = rise {
+            // No event tells that the signal of a counted kill has been delivered.
+            thread::sleep(Self::SIGNAL_DELAY);
+            let untouched = untouched();
+            lock(&self.credits).clear(rise, &untouched);
         }
     }
 
-    /// Whether the death of `pid` by SIGKILL, which was just seen, was an out-of-memory kill.
+    /// Whether the death of `pid` with this wait status, which was just seen, was an out-of-memory kill.
     pub(super) fn explain(&self, pid: Pid, status: &WaitStatus) -> Oom {
         if !matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)) {
             return Oom::No;
         }
         let counted = self.refresh().spend(pid);
         match &self.log {
-            Some(log) => match self.ask(log, pid, counted != Oom::No) {
-                Some(line) => Oom::Yes(format!("the kernel's log says {line:?}")),
-                None => Oom::No,
-            },
+            Some(log) => {
+                // The line comes after the signal. If a kill was counted, the line is likely to come, so wait for it.
+                let timeout = if counted == Oom::No { Duration::ZERO } else { Self::SIGNAL_DELAY };
+                match log.kill_of(pid, timeout) {
+                    Some(line) => Oom::Yes(format!("the kernel's log says {line:?}")),
+                    None => Oom::No,
+                }
+            }
             None => counted,
         }
     }
 
-    /// What the kernel's log says of the end of `pid`, if it says anything. The line comes after the signal: where it is likely
-    /// to come, it is waited for.
-    fn ask(&self, log: &KernelLog, pid: Pid, is_likely: bool) -> Option<String> {
-        log.kill_of(pid).or_else(|| {
-            if is_likely {
-                thread::sleep(Self::MOMENT);
-            }
-            log.kill_of(pid)
-        })
-    }
-
-    /// Reads the counts while nobody else does, so that they are compared in the order of their reading.
+    /// Reads the counts while nobody else does, so that readings are compared in their order.
     fn refresh(&self) -> MutexGuard<'_, Credits> {
         let mut credits = lock(&self.credits);
         let counts = OomCounts::read(self.cgroup.as_ref());
@@ -113,7 +103,7 @@ impl OomLedger {
     }
 }
 
-/// The counted kills that have not explained a death yet.
+/// The counted kills that have not explained a death yet, each a credit.
 #[derive(Debug)]
 struct Credits {
     counts: OomCounts,
@@ -127,22 +117,22 @@ struct Credits {
 struct Credit {
     id: u64,
     seen: Instant,
-    /// How many deaths it can still explain; never zero.
+    /// How many deaths the credit can still explain; never zero.
     left: u64,
     evidence: Evidence,
-    /// Workers that were untouched after it. None before they were looked at.
+    /// Workers that were untouched after the rise. None before that was checked.
     untouched: Option<Vec<Pid>>,
 }
 
 impl Credits {
-    /// How long a kill that was seen can explain a death: the time that a killed process may take to end.
-    const LIFE: Duration = Duration::from_secs(3);
+    /// How long after its count a kill can explain a death: the time that a killed process may take to end.
+    const LIFETIME: Duration = Duration::from_secs(3);
 
     fn new(counts: OomCounts) -> Self {
         Self { counts, open: VecDeque::new(), next_id: 0 }
     }
 
-    /// Takes in the counts as they are at `now`, and forgets what is too old by then.
+    /// Records the counts at `now`, and forgets credits that are too old.
     fn update(&mut self, counts: OomCounts, now: Instant) {
         if let Some(evidence) = counts.rose_since(&self.counts) {
             let left = evidence.to - evidence.from;
@@ -150,15 +140,15 @@ impl Credits {
             self.next_id += 1;
         }
         self.counts = counts;
-        self.open.retain(|credit| now.saturating_duration_since(credit.seen) < Self::LIFE);
+        self.open.retain(|credit| now.saturating_duration_since(credit.seen) < Self::LIFETIME);
     }
 
-    /// The last rise, if nobody has looked yet who was untouched after it.
+    /// The last rise, if it was not checked yet who was untouched after it.
     fn last_rise(&self) -> Option<u64> {
         self.open.back().filter(|credit| credit.untouched.is_none()).map(|credit| credit.id)
     }
 
-    /// Takes note of workers that were untouched after a rise: neither it nor an earlier one explains their deaths.
+    /// Records workers that were untouched after a rise: neither this rise nor an earlier one explains their deaths.
     fn clear(&mut self, rise: u64, untouched: &[Pid]) {
         for credit in self.open.iter_mut().filter(|credit| credit.id <= rise) {
             credit.untouched.get_or_insert_default().extend_from_slice(untouched);
@@ -211,7 +201,9 @@ mod tests {
 
     #[test]
     fn a_kill_explains_a_death_until_its_life_is_over() {
-        for (age, explained) in [(Credits::LIFE - Duration::from_nanos(1), true), (Credits::LIFE, false)] {
+        for (age, explained) in
+            [(Credits::LIFETIME - Duration::from_nanos(1), true), (Credits::LIFETIME, false)]
+        {
             let seen = Instant::now();
             let mut credits = Credits::new(killed_here(3));
             credits.update(killed_here(4), seen);
@@ -263,9 +255,11 @@ mod tests {
     }
 
     #[test]
-    fn sampling_ends_with_the_pool() {
-        let (stop, stopped) = crossbeam_channel::bounded(0);
-        drop(stop);
-        OomLedger::new(None).sample(&stopped, &Vec::new);
+    fn a_ledger_without_kills_clears_nobody() {
+        let ledger = OomLedger::new(None);
+        lock(&ledger.credits).update(killed_here(u64::MAX), Instant::now());
+        // The count of this reading is no larger, so there is no rise to check.
+        lock(&ledger.credits).open.clear();
+        ledger.sample(&|| panic!("nobody is asked for"));
     }
 }

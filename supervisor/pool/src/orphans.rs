@@ -1,7 +1,8 @@
-//! Telling the children that this process has started from the orphans that it was given, as process 1 is.
+//! Reaping orphans when this process is process 1, without reaping its own children.
 //!
-//! Whoever started a child waits for it, and must find it: to reap it elsewhere would lose how it ended. So children are noted
-//! as they are started, under the same lock under which orphans are reaped; what is not noted is an orphan.
+//! Whoever started a child waits for it, and has to find it: if it were reaped elsewhere, its exit status would be lost. So
+//! children are recorded as they are started, under the same lock under which orphans are reaped. A child that was not recorded
+//! is an orphan.
 
 use std::collections::HashSet;
 use std::fs;
@@ -12,39 +13,40 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
+use crate::host::proc_file::Stat;
 use cofferdam_base::sync::lock;
 
-static NOTES: AtomicBool = AtomicBool::new(false);
+static RECORDS: AtomicBool = AtomicBool::new(false);
 static OURS: Mutex<Option<HashSet<Child>>> = Mutex::new(None);
 
-/// A process id, which is used again, and when its process was started, in clock ticks since the machine was.
+/// A process id, and when its process was started, in clock ticks since boot. Process ids are used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Child {
     pid: i32,
     started: u64,
 }
 
-/// What `/proc` says of a process.
+/// What /proc/PID/stat says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stat {
+struct ProcessStat {
     parent: i32,
     is_zombie: bool,
     started: u64,
 }
 
-/// From now on children are noted. Call it before the first one is started.
-pub fn tell_apart() {
-    NOTES.store(true, Ordering::Release);
+/// Records children from now on. Call this before the first child is started.
+pub fn record_children() {
+    RECORDS.store(true, Ordering::Release);
 }
 
-/// Starts a child, which is noted before anybody can take it for an orphan.
+/// Starts a child, and records it before anybody can take it for an orphan.
 pub(super) fn starting(start: impl FnOnce() -> io::Result<Pid>) -> io::Result<Pid> {
-    if !NOTES.load(Ordering::Acquire) {
+    if !RECORDS.load(Ordering::Acquire) {
         return start();
     }
     let mut ours = lock(&OURS);
     let pid = start()?;
-    // It is there until somebody waits for it. Where /proc is not, no orphan is found either.
+    // The process exists until somebody waits for it. Where /proc is not mounted, no orphan is found either.
     let started = stat(pid.as_raw()).map_or(0, |stat| stat.started);
     ours.get_or_insert_default().insert(Child { pid: pid.as_raw(), started });
     Ok(pid)
@@ -67,8 +69,8 @@ pub fn reap() {
     }
 }
 
-/// The children of this process that have ended and were not waited for.
-fn zombies() -> Vec<(i32, Stat)> {
+/// The children of this process that have ended and have not been reaped.
+fn zombies() -> Vec<(i32, ProcessStat)> {
     let own = Pid::this().as_raw();
     let listed = fs::read_dir("/proc").into_iter().flatten();
     let pids = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
@@ -76,19 +78,14 @@ fn zombies() -> Vec<(i32, Stat)> {
     stats.filter(|(_, stat)| stat.parent == own && stat.is_zombie).collect()
 }
 
-fn stat(pid: i32) -> Option<Stat> {
+fn stat(pid: i32) -> Option<ProcessStat> {
     parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Reads a line of proc_pid_stat(5). The second field is a name, which can have blanks and brackets in it.
-fn parse(line: &str) -> Option<Stat> {
-    let (_, fields) = line.rsplit_once(')')?;
-    let mut fields = fields.split_ascii_whitespace();
-    let is_zombie = fields.next()? == "Z";
-    let parent = fields.next()?.parse().ok()?;
-    // Field 22; the parent is field 4.
-    let started = fields.nth(17)?.parse().ok()?;
-    Some(Stat { parent, is_zombie, started })
+fn parse(line: &str) -> Option<ProcessStat> {
+    let stat = Stat::parse(line)?;
+    let is_zombie = stat.field::<char>(3)? == 'Z';
+    Some(ProcessStat { parent: stat.field(4)?, is_zombie, started: stat.field(22)? })
 }
 
 #[cfg(test)]
@@ -99,7 +96,7 @@ mod tests {
     fn a_process_is_found_by_its_start_whatever_it_is_called() {
         let line =
             "7 (a) Z 1) b) Z 1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0 18446744073709551615";
-        assert_eq!(parse(line), Some(Stat { parent: 1, is_zombie: true, started: 4711 }));
+        assert_eq!(parse(line), Some(ProcessStat { parent: 1, is_zombie: true, started: 4711 }));
         assert_eq!(parse("7 (sh) S"), None);
         let own = stat(Pid::this().as_raw()).unwrap();
         assert_eq!(own.parent, Pid::parent().as_raw());

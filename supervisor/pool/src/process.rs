@@ -1,7 +1,7 @@
-//! Starting a process of ours: this executable again, with descriptors at fixed numbers and an empty environment.
+//! Starting a worker or compiler process: this executable again, with descriptors at fixed numbers and an empty environment.
 //!
-//! By posix_spawn(3), which shares the supervisor's memory until the new process has its own (glibc uses
-//! `CLONE_VFORK`), so the cost does not grow with the supervisor as that of fork(2) does.
+//! posix_spawn(3) starts it. The new process shares the supervisor's memory until it executes the program (glibc uses
+//! `CLONE_VFORK`), so the cost does not grow with the size of the supervisor, as that of fork(2) does.
 
 use std::ffi::{CString, NulError};
 use std::fs::File;
@@ -19,7 +19,7 @@ use nix::unistd::{Pid, pipe2};
 
 use super::orphans;
 
-/// A process that was started, and our ends of its pipes.
+/// A process that was started, and the supervisor's ends of its pipes.
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) pid: Pid,
@@ -27,10 +27,10 @@ pub(super) struct Started {
     pub(super) replies: File,
 }
 
-/// Starts `executable` as `role`. `descriptors` are handed over at the numbers given, beside the two pipes.
+/// Starts `executable` as `role`. The process gets `descriptors` at the given numbers, in addition to the two pipes.
 ///
-/// The new process asks the kernel to be killed when the thread that called this ends (`PR_SET_PDEATHSIG`), so call
-/// it from a thread that outlives the process.
+/// The kernel kills the new process when the thread that called this ends (`PR_SET_PDEATHSIG`). So call this from a thread that
+/// outlives the process.
 pub(super) fn start(
     executable: &Path,
     role: Role,
@@ -38,7 +38,7 @@ pub(super) fn start(
 ) -> io::Result<Started> {
     let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(refused("pipe2"));
     let ((requests_theirs, requests), (replies, replies_theirs)) = (pipe()?, pipe()?);
-    // Standard error stays as it is: it is where a worker says what it can say to nobody else.
+    // Standard error is inherited: a worker that cannot report an error in another way writes it there.
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let mut handed = vec![raise(&null, 0)?, raise(&null, 1)?];
     handed.push(raise(&requests_theirs, REQUESTS)?);
@@ -50,18 +50,18 @@ pub(super) fn start(
     Ok(Started { pid, requests: requests.into(), replies: replies.into() })
 }
 
-/// A copy of `descriptor` above all numbers that are handed over: moving one there must not overwrite another that
-/// is still to be moved.
+/// A copy of `descriptor` above all numbers that the process uses, so that moving one descriptor does not overwrite another that is
+/// still to be moved.
 fn raise(descriptor: &(impl AsFd + ?Sized), number: RawFd) -> io::Result<(OwnedFd, RawFd)> {
     let copy = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(FIRST_UNUSED))
         .map_err(refused("fcntl(F_DUPFD_CLOEXEC)"))?;
     Ok((own(copy), number))
 }
 
-#[allow(unsafe_code, reason = "fcntl returns a number that is owned by nobody yet")]
+#[allow(unsafe_code, reason = "fcntl returns a number that nobody owns yet")]
 fn own(number: RawFd) -> OwnedFd {
     use std::os::fd::FromRawFd;
-    // SAFETY: F_DUPFD_CLOEXEC has just made this descriptor, and nobody else knows of it.
+    // SAFETY: F_DUPFD_CLOEXEC has just created this descriptor, and nobody else owns it.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
@@ -71,8 +71,8 @@ fn spawn(executable: &Path, role: Role, handed: &[(OwnedFd, RawFd)]) -> io::Resu
         actions.add_dup2(descriptor.as_raw_fd(), *number)?;
     }
     let mut attributes = PosixSpawnAttr::init()?;
-    // A group of its own, so that Ctrl-C at a terminal goes to the supervisor alone, which then drains; and signals
-    // as a new process expects them, whatever the embedding program ignores or blocks.
+    // A process group of its own, so that Ctrl-C at a terminal goes only to the supervisor, which then drains. And the default
+    // handling of signals, whatever the embedding program ignores or blocks.
     attributes.set_flags(
         PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
             | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF

@@ -1,11 +1,12 @@
 //! When a dead worker is replaced, and when its slot is given up.
 //!
-//! A worker that cannot live (no memory, a broken artifact) must not be forked in a tight loop: each attempt
-//! commits gigabytes. Two rules, as in Erlang's supervisors: each restart waits longer than the last
-//! (exponential backoff), and a slot whose workers die more than so often within a window is failed, so that
-//! readiness can say so. A third, because a start may take so long that the window never fills: a slot is failed,
-//! too, when so many starts in a row have failed. This is a pure state machine: the caller brings the time, so that
-//! tests need not wait.
+//! A worker that cannot live (no memory, a broken artifact) must not be started in a tight loop: each attempt commits gigabytes.
+//! There are two rules, as in Erlang's supervisors. Each restart waits longer than the last (exponential backoff). A slot whose
+//! workers die too often within a window of time fails, so that readiness can say so. A third rule is needed because a start may
+//! take so long that the window never fills: a slot also fails when too many starts in a row have failed. The rules are a pure
+//! state machine: the caller passes the time, so that tests need not wait.
+//!
+//! Crate `backon` adds its jitter on top of the longest wait. Here the longest wait includes the jitter.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,21 +15,21 @@ use std::time::{Duration, Instant};
 /// How often and how fast one slot's workers are replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestartPolicy {
-    /// The wait before the second restart in a row; the first is immediate. Doubled for each further one.
+    /// The wait before the second restart in a row. Doubled for each further restart. The first restart is immediate.
     pub base: Duration,
     /// The longest wait, jitter included.
     pub cap: Duration,
-    /// How many counted deaths within `window` are borne; one more fails the slot.
+    /// The number of counted deaths within `window` that are tolerated. One more fails the slot.
     pub intensity: u32,
     /// The time over which deaths are counted.
     pub window: Duration,
-    /// How many starts in a row may fail: the last of them fails the slot, however long they took. With 0, as with
-    /// 1, the first failed start does.
+    /// The number of failed starts in a row that fails the slot, however long the starts took. With 0, as with 1, the first failed
+    /// start fails the slot.
     pub failed_starts: u32,
 }
 
 impl Default for RestartPolicy {
-    /// 100 ms doubling to 1 s; failed at the 21st death within a minute, or at the 30th failed start in a row.
+    /// Waits of 100 ms, doubling to 1 s. The slot fails at the 21st death within a minute, or at the 30th failed start in a row.
     fn default() -> Self {
         Self {
             base: Duration::from_millis(100),
@@ -43,34 +44,34 @@ impl Default for RestartPolicy {
 /// What a worker was doing when it died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeathKind {
-    /// It never said `Hello`: memory refused, artifact refused, sandbox refused.
+    /// It was starting: memory or the artifact was refused, for example.
     Starting,
-    /// It waited for a job: something outside killed it, or the reset after a job failed.
+    /// It was waiting for a job: something outside killed it, or the reset after a job failed.
     Idle,
-    /// It ran a job.
+    /// It was running a job.
     Busy,
 }
 
-/// What is to become of a slot whose worker died.
+/// What follows for a slot whose worker died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Fork the next worker after this time, which may be zero.
+    /// Start the next worker after this time, which may be zero.
     RestartAfter(Duration),
-    /// Fork no more: the slot is out of service, by this rule.
+    /// Start no more workers: the slot is out of service, by this rule.
     Failed(Rule),
 }
 
-/// The rule by which a slot was failed. Displayed as what happened: "21 deaths within 1m".
+/// The rule by which a slot failed. Displayed as what happened, for example "21 deaths within 1m".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// More deaths within the window than the intensity.
     Intensity {
-        /// Counted deaths within the window, this one included; never told as more than the intensity + 1.
+        /// Counted deaths within the window, this one included. Never more than the intensity + 1.
         deaths: u32,
         /// The policy's window.
         window: Duration,
     },
-    /// So many starts in a row failed.
+    /// This many starts in a row failed.
     FailedStarts(u32),
 }
 
@@ -95,27 +96,28 @@ pub struct Restarts {
     consecutive: u32,
     /// Failed starts since a worker last got ready.
     failed_starts: u32,
-    jitter: SplitMix64,
+    jitter: fastrand::Rng,
 }
 
 impl Restarts {
-    /// An empty history. Give each slot a `seed` of its own (slot number mixed with the process id, say): slots
-    /// that died together, as they do when memory runs out, must not come back together.
+    /// An empty history. Give each slot a different `seed`, for example its number mixed with the process id: workers that died
+    /// together, as they do when memory runs out, must not be restarted together.
     #[must_use]
     pub fn new(policy: RestartPolicy, seed: u64) -> Self {
-        Self { policy, deaths: VecDeque::new(), consecutive: 0, failed_starts: 0, jitter: SplitMix64(seed) }
+        let jitter = fastrand::Rng::with_seed(seed);
+        Self { policy, deaths: VecDeque::new(), consecutive: 0, failed_starts: 0, jitter }
     }
 
-    /// Records a death at `now` and decides. An exit that the supervisor asked for is no death.
+    /// Records a death at `now` and decides what follows. An exit that the supervisor asked for does not count as a death.
     ///
-    /// `now` must not run backwards between calls; if it does, the deaths in its future still count.
+    /// `now` should not decrease between calls. If it does, deaths after `now` still count.
     pub fn on_death(&mut self, now: Instant, kind: DeathKind) -> Decision {
         self.failed_starts = match kind {
             DeathKind::Starting => self.failed_starts.saturating_add(1),
             DeathKind::Idle | DeathKind::Busy => 0,
         };
-        // A poisonous request kills every worker that it is given to, and its own retry limit bounds how many.
-        // Were those deaths counted here, one caller could take slots out of service for all.
+        // A poisonous job kills every worker that it is given to, and the job's retry limit bounds how many. If these deaths
+        // counted here, one caller could take slots out of service for all callers.
         if kind == DeathKind::Busy {
             return Decision::RestartAfter(Duration::ZERO);
         }
@@ -130,10 +132,10 @@ impl Restarts {
         Decision::RestartAfter(self.next_delay())
     }
 
-    /// A job was completed: workers live here, so that the next death is a first one again.
+    /// Records that a job was completed: workers can live in this slot, so the next death is treated as a first one.
     ///
-    /// Only the backoff and the failed starts are reset. The deaths within the window still count: a slot that
-    /// works a little and dies a lot is not healthy.
+    /// Only the backoff and the failed starts are reset. The deaths within the window still count: a slot whose workers do little
+    /// work and die often is not healthy.
     pub fn on_completed_job(&mut self) {
         self.consecutive = 0;
         self.failed_starts = 0;
@@ -144,7 +146,7 @@ impl Restarts {
         self.deaths.retain(|&death| now.saturating_duration_since(death) < window);
         self.deaths.push_back(now);
         let deaths = u32::try_from(self.deaths.len()).unwrap_or(u32::MAX);
-        // A caller that goes on after `Failed` must not make this grow without bound.
+        // A caller that continues after `Failed` must not make this grow without bound.
         if deaths > self.policy.intensity.saturating_add(1) {
             self.deaths.pop_front();
             return deaths - 1;
@@ -154,29 +156,13 @@ impl Restarts {
 
     fn next_delay(&mut self) -> Duration {
         let Some(doublings) = self.consecutive.checked_sub(2) else { return Duration::ZERO };
-        // The centre stops at 4/5 of the cap: with a quarter on top that is the cap itself, so the jitter is
-        // never cut off and slots at the cap stay spread out.
+        // The centre stops at 4/5 of the cap. A quarter on top of that is the cap itself. So the jitter is never cut off, and slots
+        // at the cap still restart at different times.
         let ceiling = self.policy.cap - self.policy.cap / 5;
         let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
         let centre = self.policy.base.saturating_mul(factor).min(ceiling);
-        // From 3/4 of the centre upwards by 0 to 1023 steps of 1/2048: whole numbers cannot overflow the cap.
-        centre - centre / 4 + centre / 2048 * u32::from(self.jitter.next_10_bits())
-    }
-}
-
-/// Steele, Lea and Flood's generator ("Fast Splittable Pseudorandom Number Generators", OOPSLA 2014): jitter
-/// needs to differ between slots and to be the same in a test, nothing more.
-#[derive(Clone, Debug)]
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    /// The next number, uniform in 0..1024.
-    fn next_10_bits(&mut self) -> u16 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let [low, high, ..] = (z ^ (z >> 31)).to_le_bytes();
-        u16::from_le_bytes([low, high]) & 1023
+        // 3/4 of the centre plus 0 to 1023 steps of 1/2048 of it. With whole numbers, the result cannot exceed the cap.
+        centre - centre / 4 + centre / 2048 * self.jitter.u32(0..1024)
     }
 }
 

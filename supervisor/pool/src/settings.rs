@@ -1,4 +1,4 @@
-//! What slots and callers of a pool need to know of it, settled when it is built.
+//! The settings of a pool, which are fixed when it is built.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,28 +6,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_protocol::fault::{Fault, FaultKind};
-use cofferdam_protocol::message::MemoryPlan;
+use cofferdam_protocol::message::{CommitStrategy, MemoryPlan, ResetStrategy};
 use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, message};
 
 use super::death::Death;
-use super::host::cgroup::Cgroup;
 use super::layers::LayerArena;
 use super::quarantine::QuarantinePolicy;
 use super::restart::RestartPolicy;
+use crate::host::cgroup::Cgroup;
 use cofferdam_base::size::Bytes;
 
 /// What one job may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Fuel per job; none, the default, does not meter.
+    /// Fuel per job. None, the default, means that fuel is not metered.
     pub fuel: Option<u64>,
     /// Wall-clock time of one attempt. Default 60 s.
     pub deadline: Duration,
-    /// How often a job is run again after a host verdict. Default 2.
+    /// How many times a job is retried after a host verdict. Default 2.
     pub retries: u32,
-    /// Bytes that a job's input may have. Default 32 MiB.
+    /// The largest input of a job, in bytes. Default 32 MiB.
     pub input_bytes: u64,
-    /// Bytes that a job may flush or return. Default 128 MiB.
+    /// The largest output of a job, flushed or returned, in bytes. Default 128 MiB.
     pub output_bytes: u64,
 }
 
@@ -43,28 +43,56 @@ impl Default for Limits {
     }
 }
 
-/// What is called with each death that nobody asked for.
+/// A function that is called with each death that nobody asked for.
 pub(super) type DeathHook = Arc<dyn Fn(&Death) + Send + Sync>;
 
-/// Everything that slots and callers need to know.
+/// Everything that slots and callers need to know of their pool.
 pub(super) struct Settings {
     pub(super) memory: MemoryPlan,
     pub(super) workers: usize,
     pub(super) spares: usize,
     pub(super) limits: Limits,
     pub(super) state: Option<PathBuf>,
-    /// Bytes that layers may take.
+    /// Bytes that layers may take in all.
     pub(super) layer_bytes: u64,
     pub(super) restart: RestartPolicy,
     pub(super) start_timeout: Duration,
-    /// How long a worker may live on after SIGKILL before the pool waits for it no longer.
-    pub(super) kill_patience: Duration,
+    /// How long the pool waits for the end of a worker after SIGKILL.
+    pub(super) kill_timeout: Duration,
     pub(super) quarantine: QuarantinePolicy,
     pub(super) executable: PathBuf,
     pub(super) faults: Vec<Fault>,
     pub(super) on_death: Option<DeathHook>,
-    /// Where workers live; where the supervisor does if none.
+    /// The cgroup of the workers. None: that of the supervisor.
     pub(super) cgroup: Option<Cgroup>,
+}
+
+impl Default for Settings {
+    /// One worker of 4 GiB, without a spare, a store or layers.
+    fn default() -> Self {
+        Self {
+            memory: MemoryPlan {
+                bytes: Bytes::gib(4).0,
+                strategy: CommitStrategy::default(),
+                huge_pages: true,
+                lock: false,
+                reset: ResetStrategy::default(),
+            },
+            workers: 1,
+            spares: 0,
+            limits: Limits::default(),
+            state: None,
+            layer_bytes: 0,
+            restart: RestartPolicy::default(),
+            start_timeout: Duration::from_secs(120),
+            kill_timeout: Duration::from_secs(10),
+            quarantine: QuarantinePolicy::default(),
+            executable: PathBuf::from("/proc/self/exe"),
+            faults: Vec::new(),
+            on_death: None,
+            cgroup: None,
+        }
+    }
 }
 
 impl fmt::Debug for Settings {
@@ -80,7 +108,7 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// The first frame to the worker of `slot`, which finds its layers in `layers`.
+    /// The first frame to the worker of `slot`. Its layers are in `layers`.
     pub(super) fn configure(&self, slot: usize, layers: &LayerArena) -> message::Configure {
         let is_its_own = |fault: &&Fault| slot == 0 || fault.kind != FaultKind::Lie;
         message::Configure {

@@ -1,18 +1,19 @@
-//! Pools that are not started whole: growing by a worker at a time, into memory that somebody else gives up.
+//! The size of a pool, and pools that start with fewer workers and grow by one worker at a time.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::PoolError;
-use super::builder::need;
-use super::host::admission::Budget;
+use super::error::PoolError;
+use super::need::need;
 use super::settings::{Limits, Settings};
-use super::slot::Slots;
+use super::slots::Slots;
+use crate::host::admission::Budget;
 
-/// How large a pool is meant to be.
+/// The size that a pool is meant to have.
 #[derive(Debug)]
 pub(super) struct Size {
     settings: Arc<Settings>,
+    /// Whether to check that the memory is there before a worker is started.
     admission: bool,
 }
 
@@ -33,7 +34,7 @@ impl Size {
         self.settings.workers + self.settings.spares
     }
 
-    /// Starts one worker more, unless all are there.
+    /// Starts one more worker, unless the pool is complete. Returns whether one was started.
     pub(super) fn grow(&self, slots: &Slots) -> Result<bool, PoolError> {
         if !slots.are_open() {
             return Err(PoolError::Draining);

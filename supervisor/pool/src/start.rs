@@ -1,59 +1,76 @@
-//! Starting the workers of a pool: the artifact, the slots, and what a failed start means.
+//! Starting the workers of a pool: checks of this process, the artifact, the slots, and the meaning of a failed start.
 
 use std::sync::Arc;
 
 use cofferdam_protocol::state::MAP_BYTES;
 use cofferdam_worker::memory::addresses::{WORKER_ADDRESSES, limit};
+use crossbeam_channel::Receiver;
 use nix::sys::signal::Signal;
 
-use super::PoolError;
 use super::artifact::{self, ArtifactError, ArtifactOrigin, Source};
-use super::builder::Progress;
-use super::call::Desk;
-use super::host::admission::{Budget, Need};
+use super::dispatcher::Dispatcher;
+use super::error::PoolError;
 use super::layers::LayerArena;
-use super::room::Room;
+use super::progress::Progress;
+use super::result_buffer::ResultBuffer;
 use super::settings::{Limits, Settings};
-use super::slot::{Slots, StartFailure};
+use super::slot::StartFailure;
+use super::slots::Slots;
+use super::started::StartedJob;
+use crate::host::admission::{Budget, Need};
+use crate::host::proc_file;
 use cofferdam_base::addresses;
 use cofferdam_base::size::Bytes;
 
-/// Starts every slot. A cached artifact that workers refuse is thrown away and compiled again, once.
+/// A pool that has started.
+pub(super) struct Started {
+    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) slots: Slots,
+    /// The jobs that the pool's collector threads have to collect.
+    pub(super) to_collect: Receiver<StartedJob>,
+    pub(super) origin: ArtifactOrigin,
+}
+
+/// Starts every slot. A cached artifact that workers refuse is removed and compiled again, once.
 pub(super) fn slots(
     settings: &Arc<Settings>,
     count: usize,
     source: &Source<'_>,
     need: &Need,
     progress: &mut Progress<'_>,
-) -> Result<(Arc<Desk>, Slots, ArtifactOrigin), PoolError> {
+) -> Result<Started, PoolError> {
     let layers = LayerArena::create(settings.layer_bytes);
-    let layers = Arc::new(layers.map_err(|error| PoolError::Start(format!("no arena for layers: {error}")))?);
-    let room = Arc::new(Room::default());
+    let layers = layers.map_err(|error| PoolError::Start(format!("the arena of layers: {error}")))?;
+    let (layers, buffer) = (Arc::new(layers), Arc::new(ResultBuffer::default()));
     let mut start = || -> Result<_, StartError> {
         let artifact = artifact::obtain(source)?;
-        // A desk of its own for every start: one that failed has closed its desk for good.
-        let desk = Arc::new(Desk::new(Arc::clone(settings), Arc::clone(&layers), Arc::clone(&room)));
-        match Slots::start(settings, count, artifact.file, &desk, progress) {
-            Ok(slots) => Ok((desk, slots, artifact.origin)),
-            Err(failure) => Err(StartError::Slots(failure, artifact.origin)),
+        // A new dispatcher for every start: a start that failed has closed its dispatcher for good.
+        let (dispatcher, to_collect) =
+            Dispatcher::new(Arc::clone(settings), Arc::clone(&layers), Arc::clone(&buffer));
+        let (dispatcher, origin) = (Arc::new(dispatcher), artifact.origin);
+        match Slots::start(settings, count, artifact.file, &dispatcher, progress) {
+            Ok(slots) => Ok(Started { dispatcher, slots, to_collect, origin }),
+            Err(failure) => Err(StartError::Slots(failure, origin)),
         }
     };
     match start() {
         Err(StartError::Slots(StartFailure::ArtifactRefused(reason), ArtifactOrigin::Cached)) => {
-            tracing::warn!("a cached artifact was refused ({reason}): compiling again");
+            tracing::warn!("the workers refused the cached artifact ({reason}): compiling it again");
             artifact::forget(source)?;
             start()
         }
         result => result,
     }
-    .inspect(|_| hold_own(&room, settings))
+    .inspect(|_| commit_result_buffer(&buffer, settings))
     .map_err(|error| with_numbers(error.into(), settings, need))
 }
 
-/// Has the supervisor hold what it needs for a large result itself. Workers hold theirs by now, the layers among it.
-fn hold_own(room: &Room, settings: &Settings) {
-    if let Err(error) = room.commit(settings.limits.output_bytes) {
-        tracing::warn!("memory for large results is not held, but looked for when it is needed: {error}");
+/// Commits the supervisor's buffer for a large result. The workers have committed their memory by now, the layers included.
+fn commit_result_buffer(buffer: &ResultBuffer, settings: &Settings) {
+    if let Err(error) = buffer.commit(settings.limits.output_bytes) {
+        tracing::warn!(
+            "the buffer for large results cannot be committed, so each result allocates its own: {error}"
+        );
     }
 }
 
@@ -78,23 +95,21 @@ impl From<StartError> for PoolError {
     }
 }
 
-/// Refuses to start in a process whose children vanish unseen: a worker's death could not be told, and its process id
-/// might belong to another process by the time that it is killed.
+/// Refuses to start in a process that does not see its children end: the pool would not see the death of a worker, and the
+/// worker's process id might belong to another process when the pool kills it.
 pub(super) fn check_process() -> Result<(), PoolError> {
-    let ignored = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| {
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
-        u64::from_str_radix(mask.trim(), 16).ok()
-    });
-    match ignored {
-        Some(mask) if mask >> (Signal::SIGCHLD as i32 - 1) & 1 == 1 => Err(PoolError::Setting(
-            "this process ignores SIGCHLD, so the deaths of workers could not be seen: leave it at its default".to_owned(),
+    let status = std::fs::read_to_string("/proc/self/status");
+    match status.ok().and_then(|status| proc_file::has_signal(&status, "SigIgn", Signal::SIGCHLD)) {
+        Some(true) => Err(PoolError::Setting(
+            "this process ignores SIGCHLD, so the pool cannot see the deaths of its workers: leave SIGCHLD at its default"
+                .to_owned(),
         )),
         _ => Ok(()),
     }
 }
 
-/// Refuses to start where workers may not reserve the addresses that they map: whatever they met first would fail, and
-/// mostly without saying why.
+/// Refuses to start where workers may not reserve the addresses that they map. Their first large mapping would fail, mostly
+/// without saying why.
 pub(super) fn check_addresses(settings: &Settings) -> Result<(), PoolError> {
     let Some(limit) = limit() else { return Ok(()) };
     let Limits { input_bytes, output_bytes, .. } = settings.limits;
@@ -108,14 +123,17 @@ pub(super) fn check_addresses(settings: &Settings) -> Result<(), PoolError> {
     Err(PoolError::NotCommitted(addresses::too_low(what, need, limit)))
 }
 
-/// Adds, to the news that memory was not committed, how much was needed and how much there is.
+/// Adds the need and the available memory to an error that says that memory was not committed.
 fn with_numbers(error: PoolError, settings: &Settings, need: &Need) -> PoolError {
     let PoolError::NotCommitted(detail) = error else { return error };
     let budget = Budget::read(settings.cgroup.as_ref());
     let numbers = match budget.fits(need) {
         Err(error) => error.to_string(),
         Ok(()) => {
-            format!("{need}, and {} are available now: others took them then", Bytes(budget.available()))
+            format!(
+                "{need}, and {} are available now: other processes had the memory at that moment",
+                Bytes(budget.available())
+            )
         }
     };
     PoolError::NotCommitted(format!("{detail}; {numbers}"))

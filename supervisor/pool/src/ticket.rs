@@ -1,99 +1,92 @@
-//! The ticket that stands for a result to come, and its other end.
+//! The ticket that stands for the result of a submitted job.
 
-use std::future::Future;
 use std::pin::Pin;
-use std::sync::PoisonError;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use super::primitives::{Arc, Condvar, Mutex, lock};
-use super::{JobResult, PoolError};
+use super::completion::{Completion, Pending, completion};
+use super::error::PoolError;
+#[cfg(feature = "tokio")]
+use super::in_flight::InFlight;
+use super::result::JobResult;
 
-/// Stands for the result of a submitted job. Wait for it with [`Ticket::wait`], or `.await` it in any executor.
+type Outcome = Result<JobResult, PoolError>;
+
+/// Stands for the result of a submitted job. Wait for the result with [`Ticket::wait`], or `.await` the ticket in any executor.
 ///
-/// Dropping it does not stop the job.
+/// Dropping a ticket does not stop its job.
+///
+/// With the feature `tokio`, a ticket from a [`submit`](super::Pool::submit) within a runtime of tokio waits for the worker by
+/// the runtime's own reactor: no thread of the pool stands in between. The first poll looks for the answer for up to 50 µs,
+/// because a short job is done sooner than a sleeping thread wakes up. While such a ticket is held and not polled, a thread of
+/// the pool takes the job over as soon as another job waits for a worker, and at the latest after about a second.
 #[derive(Debug)]
-#[must_use = "the job's result is only to be had through its ticket"]
-pub struct Ticket(Arc<Shared>);
-
-#[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
-    done: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    result: Option<Result<JobResult, PoolError>>,
-    waker: Option<Waker>,
+#[must_use = "the result of the job is only available through its ticket"]
+pub struct Ticket {
+    result: Pending<Outcome>,
+    #[cfg(feature = "tokio")]
+    in_flight: Option<InFlight>,
 }
 
 impl Ticket {
-    /// Waits for the result.
+    /// A ticket, and the way to complete it.
+    pub(super) fn new() -> (Self, Completion<Outcome>) {
+        let (completion, result) = completion();
+        let ticket = Self {
+            result,
+            #[cfg(feature = "tokio")]
+            in_flight: None,
+        };
+        (ticket, completion)
+    }
+
+    /// The ticket of a job whose result is known.
+    pub(super) fn done(result: JobResult) -> Self {
+        let (ticket, completion) = Self::new();
+        completion.complete(Ok(result));
+        ticket
+    }
+
+    /// Lets the ticket collect the result of its job itself.
+    #[cfg(feature = "tokio")]
+    pub(super) fn collects(mut self, in_flight: InFlight) -> Self {
+        self.in_flight = Some(in_flight);
+        self
+    }
+
+    /// Waits for the result, in this thread.
     ///
     /// # Errors
     /// As [`Pool::call`](super::Pool::call).
-    pub fn wait(self) -> Result<JobResult, PoolError> {
-        let mut state = lock(&self.0.state);
-        loop {
-            match state.result.take() {
-                Some(result) => return result,
-                None => state = self.0.done.wait(state).unwrap_or_else(PoisonError::into_inner),
-            }
+    pub fn wait(self) -> Outcome {
+        #[cfg(feature = "tokio")]
+        if let Some(in_flight) = self.in_flight {
+            in_flight.finish();
         }
+        self.result.wait().unwrap_or(Err(PoolError::Lost))
     }
 
-    /// Whether the result is there, so that [`Ticket::wait`] would not wait.
+    /// Whether the result is there, so that [`Ticket::wait`] would return at once.
     pub fn is_done(&self) -> bool {
-        lock(&self.0.state).result.is_some()
+        #[cfg(feature = "tokio")]
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.look();
+        }
+        self.result.is_done()
     }
 }
 
 impl Future for Ticket {
-    type Output = Result<JobResult, PoolError>;
+    type Output = Outcome;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = lock(&self.0.state);
-        match state.result.take() {
-            Some(result) => Poll::Ready(result),
-            None => {
-                state.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
+    /// # Panics
+    /// If the ticket was made within a runtime of tokio whose I/O or time is not enabled (`enable_all` enables both).
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        #[cfg(feature = "tokio")]
+        if let Some(in_flight) = &mut self.in_flight
+            && !in_flight.poll(context)
+        {
+            self.in_flight = None;
         }
-    }
-}
-
-/// The other end of a ticket. Dropped without a word, it says that the job was lost, so that nobody waits for ever.
-#[derive(Debug)]
-pub(super) struct Completion(Option<Arc<Shared>>);
-
-impl Completion {
-    pub(super) fn complete(mut self, result: Result<JobResult, PoolError>) {
-        self.tell(result);
-    }
-
-    fn tell(&mut self, result: Result<JobResult, PoolError>) {
-        let Some(shared) = self.0.take() else { return };
-        let waker = {
-            let mut state = lock(&shared.state);
-            state.result = Some(result);
-            state.waker.take()
-        };
-        shared.done.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-/// The two ends of a result to come.
-pub(super) fn ticket() -> (Ticket, Completion) {
-    let shared = Arc::new(Shared::default());
-    (Ticket(Arc::clone(&shared)), Completion(Some(shared)))
-}
-
-impl Drop for Completion {
-    fn drop(&mut self) {
-        self.tell(Err(PoolError::Lost));
+        Pin::new(&mut self.result).poll(context).map(|result| result.unwrap_or(Err(PoolError::Lost)))
     }
 }

@@ -1,9 +1,8 @@
-//! The ordinary way to run a guest, to compare with: in this process, a fresh instance for each job on memory that the
-//! kernel finds page by page, when it is touched.
+//! The ordinary way to run a guest, for comparison: in this process, with a fresh instance for each job, on memory that the kernel
+//! provides page by page when it is touched.
 //!
-//! It is the same guest on the same engine settings with the same limits, so whatever a host has memory for gives the
-//! same result as a pool. What it lacks is what a pool is for: a host that runs out of memory kills this process in the
-//! middle of a block.
+//! The guest, the engine settings and the limits are those of a pool, so a job has the same result, as long as the host has
+//! memory. Unlike with a pool, a host that runs out of memory kills this process in the middle of a block.
 #![allow(unsafe_code, reason = "loads compiled code")]
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,27 +19,31 @@ use cofferdam_worker::reads::Reads;
 use cofferdam_worker::state::StateReader;
 use cofferdam_worker::{compile, engine};
 
-use super::job::{Job, JobOutput, JobResult, ResetHandle, WorkerInfo};
+use super::error::PoolError;
+use super::failed_attempt::WorkerInfo;
+use super::job::Job;
+use super::reset::ResetHandle;
+use super::result::{JobOutput, JobResult};
+use super::runner::Runner;
 use super::settings::Settings;
-use super::{PoolError, Runner};
 use cofferdam_base::sync::lock;
 
 /// A guest in this process, on memory that is not committed: see [`super::PoolBuilder::build_uncommitted`].
 #[derive(Debug)]
 pub struct Uncommitted {
     profile: Profile,
-    room: Mutex<Room>,
+    runtime: Mutex<Runtime>,
 }
 
-/// What one job at a time uses.
+/// What a job uses; one job at a time.
 #[derive(Debug)]
-struct Room {
+struct Runtime {
     guest: Guest,
     state: Option<StateReader>,
     input: InputArena,
     view: Arc<InputView>,
     output: OutputArena,
-    /// None while a job has it, and after one that failed the host.
+    /// None while a job uses it, and after a job that failed for a reason of the host.
     sink: Option<Output>,
 }
 
@@ -54,8 +57,8 @@ impl Uncommitted {
         let start = |error: &dyn std::fmt::Display| PoolError::Start(error.to_string());
         let limits = &settings.limits;
         let engine = engine::build(limits.fuel.is_some(), None).map_err(|error| start(&error))?;
-        // SAFETY: `artifact::obtain` gives what a compiler process wrote, by way of a cache whose entries it checks by hash,
-        // in a memfd that it has sealed against writing.
+        // SAFETY: `artifact::obtain` returns what a compiler process wrote, directly or from a cache whose entries it checks by
+        // their hash, in a memfd that is sealed against writing.
         let module = unsafe { compile::load(&engine, artifact) }.map_err(|error| start(&error))?;
         let guest = Guest::link(&engine, &module, limits.fuel).map_err(|error| start(&error))?;
         let bytes = usize::try_from(settings.memory.bytes).map_err(|error| start(&error))?;
@@ -67,16 +70,16 @@ impl Uncommitted {
         let sink = OutputSink::open(theirs(&output)?, limits.output_bytes + MAX_LOG_BYTES).map_err(arena)?;
         let sink = Some(Output::new(sink, limits.output_bytes));
         let guest = guest.limited_to(bytes);
-        let room = Room { guest, state, input, view: Arc::new(view), output, sink };
-        Ok(Self { profile, room: Mutex::new(room) })
+        let runtime = Runtime { guest, state, input, view: Arc::new(view), output, sink };
+        Ok(Self { profile, runtime: Mutex::new(runtime) })
     }
 }
 
 impl Runner for Uncommitted {
-    /// Runs `job` in this thread. The clock starts when its input is in place, which in one process costs nothing, and
-    /// stops when its instance is gone.
+    /// Runs `job` in this thread. The measured time starts when the input is in place, which costs nothing within one process, and
+    /// ends when the instance is dropped.
     fn call(&self, job: &Job) -> Result<JobResult, PoolError> {
-        lock(&self.room).run(job)
+        lock(&self.runtime).run(job)
     }
 
     fn profile(&self) -> &Profile {
@@ -84,13 +87,14 @@ impl Runner for Uncommitted {
     }
 }
 
-impl Room {
+impl Runtime {
     fn run(&mut self, job: &Job) -> Result<JobResult, PoolError> {
         let host = |error: &dyn std::fmt::Display| PoolError::Start(error.to_string());
         let limit = self.input.capacity();
         let too_large = |_| PoolError::InputTooLarge { bytes: job.input.len() as u64, limit };
         let span = self.input.write_parts(job.input.parts()).map_err(too_large)?;
-        let mut sink = self.sink.take().ok_or_else(|| host(&"an earlier job failed the host"))?;
+        let mut sink =
+            self.sink.take().ok_or_else(|| host(&"an earlier job failed for a reason of the host"))?;
         sink.clear();
         let started = Instant::now();
         let state =
@@ -98,7 +102,7 @@ impl Room {
         let input = JobInput::new(&job.call, job.height, Arc::clone(&self.view), span, Reads::new(state));
         let mut prepared = self.guest.prepare().map_err(|error| host(&error))?;
         let done = self.guest.run(&mut prepared, &job.call, input, sink).map_err(|error| host(&error))?;
-        // Its memory goes back to the kernel here.
+        // The kernel gets the memory back here.
         drop(prepared);
         let output = self.output_of(job, &done)?;
         let total = started.elapsed();

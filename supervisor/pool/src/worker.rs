@@ -1,6 +1,7 @@
 //! One worker process as the supervisor sees it, and the token that stands for it while it is idle.
 
 use std::fs::File;
+#[cfg(feature = "tokio")]
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,63 +11,56 @@ use cofferdam_protocol::arena::{InputArena, OutputArena};
 use cofferdam_protocol::frame::{FrameError, FrameReader, Message};
 use cofferdam_protocol::status::StatusPage;
 use cofferdam_protocol::wait::{self, Woken};
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Channel;
-use super::death::{Death, KillReason, Ring};
-use super::job::WorkerInfo;
-use super::room::Room;
+use super::death::{Death, KillReason, RequestHistory, RequestRecord};
+use super::failed_attempt::WorkerInfo;
+use super::result_buffer::ResultBuffer;
 use cofferdam_base::sync::lock;
 
-/// The moment `duration` from now; of a duration beyond all clocks, one that nobody will see.
-pub(super) fn after(duration: Duration) -> Instant {
-    const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    let now = Instant::now();
-    now.checked_add(duration).or_else(|| now.checked_add(NEVER)).unwrap_or(now)
-}
+/// How long a worker may take from closing its pipe to its end. A process that crashes closes its pipes last, so it takes next
+/// to no time.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a worker may take from closing its pipe to its end: a crash closes pipes last, so next to nothing.
-const DYING: Duration = Duration::from_secs(5);
-
-/// A worker process. Shared by its slot's thread, which waits for its death, and by whoever runs a job on it.
+/// A worker process. Shared by the thread of its slot, which waits for its death, and by whoever runs a job on it.
 #[derive(Debug)]
 pub(super) struct Worker {
     pid: Pid,
     pub(super) slot: usize,
     pub(super) status: StatusPage,
     life: Mutex<Life>,
-    ring: Mutex<Ring>,
+    history: Mutex<RequestHistory>,
     last_job: AtomicU64,
     /// Carries the death, once, to the one caller that may be waiting for it.
-    death: Channel<Death>,
-    /// Rung when the death is announced.
-    bell: Arc<EventFd>,
+    death: (Sender<Death>, Receiver<Death>),
+    /// Becomes readable when the death is announced.
+    exit_event: Arc<EventFd>,
 }
 
 #[derive(Debug)]
 struct Life {
-    /// While true the process id is certainly this worker's: it has not been reaped.
+    /// Whether the process id is certainly this worker's: the process has not been reaped.
     unreaped: bool,
-    /// It is known to be ending: how, is settled.
+    /// Whether the worker is known to be ending. Its exit status is settled then.
     ending: bool,
     kill: Option<KillReason>,
     busy: bool,
 }
 
 impl Worker {
-    pub(super) fn new(pid: Pid, slot: usize, status: StatusPage, bell: Arc<EventFd>) -> Self {
+    pub(super) fn new(pid: Pid, slot: usize, status: StatusPage, exit_event: Arc<EventFd>) -> Self {
         Self {
             pid,
             slot,
             status,
             life: Mutex::new(Life { unreaped: true, ending: false, kill: None, busy: false }),
-            ring: Mutex::new(Ring::default()),
+            history: Mutex::new(RequestHistory::default()),
             last_job: AtomicU64::new(0),
             death: bounded(1),
-            bell,
+            exit_event,
         }
     }
 
@@ -83,7 +77,7 @@ impl Worker {
         life.unreaped && !life.ending && life.kill.is_none()
     }
 
-    /// Whether it was killed because its pool stops.
+    /// Whether the worker was killed because its pool stops.
     pub(super) fn was_stopped(&self) -> bool {
         lock(&self.life).kill == Some(KillReason::Stopping)
     }
@@ -92,54 +86,54 @@ impl Worker {
         lock(&self.life).busy
     }
 
-    /// The job that it was given last.
+    /// The number of the job that the worker was given last.
     pub(super) fn last_job(&self) -> u64 {
         self.last_job.load(Ordering::Relaxed)
     }
 
-    /// Kills the process, unless it is dead already. The first reason counts.
+    /// Kills the process, unless it is dead already. The first reason is kept.
     pub(super) fn kill(&self, reason: KillReason) {
         let mut life = lock(&self.life);
         if life.unreaped && !life.ending {
             life.kill.get_or_insert(reason);
-            // It has not been reaped, so the number is still its own; a zombie takes the signal without effect.
+            // The process has not been reaped, so the number is still its own. A zombie takes the signal without effect.
             let _ = kill(self.pid, Signal::SIGKILL);
         }
     }
 
-    /// Kills what is left of a process that is ending, whose verdict stands already.
-    pub(super) fn make_sure(&self) {
+    /// Kills what is left of a process that is ending. Its verdict is settled already.
+    pub(super) fn kill_remains(&self) {
         if lock(&self.life).unreaped {
             // As in `kill`.
             let _ = kill(self.pid, Signal::SIGKILL);
         }
     }
 
-    /// Notes, for its history, that it was asked something.
-    pub(super) fn asked(&self, job: u64, request: String) {
+    /// Records in the worker's history that a request was sent.
+    pub(super) fn note_request(&self, job: u64, request: String) {
         self.last_job.store(job, Ordering::Relaxed);
         lock(&self.life).busy = true;
-        lock(&self.ring).asked(request);
+        lock(&self.history).note_request(request);
     }
 
-    /// Notes, for its history, what it answered.
-    pub(super) fn answered(&self, answer: impl FnOnce() -> String) {
-        lock(&self.ring).answered(answer);
+    /// Records in the worker's history what the answer was.
+    pub(super) fn note_answer(&self, answer: impl FnOnce() -> String) {
+        lock(&self.history).note_answer(answer);
         lock(&self.life).busy = false;
     }
 
-    pub(super) fn requests(&self) -> Vec<super::death::RequestRecord> {
-        lock(&self.ring).records()
+    pub(super) fn requests(&self) -> Vec<RequestRecord> {
+        lock(&self.history).records()
     }
 
-    /// Notes that it is ending, and says why it was killed, if it was.
+    /// Records that the worker is ending. Returns why it was killed, if it was.
     pub(super) fn note_ending(&self) -> Option<KillReason> {
         let mut life = lock(&self.life);
         life.ending = true;
         life.kill.clone()
     }
 
-    /// Runs `reap` while nobody can send a signal to the number that it gives free, and says why it was killed.
+    /// Runs `reap` while nobody can send a signal to the process id that it frees. Returns why the worker was killed, if it was.
     pub(super) fn reap<T>(&self, reap: impl FnOnce() -> T) -> (T, Option<KillReason>) {
         let mut life = lock(&self.life);
         let result = reap();
@@ -147,43 +141,43 @@ impl Worker {
         (result, life.kill.clone())
     }
 
-    /// Tells whoever waits in [`Worker::await_death`].
+    /// Tells the caller that waits in [`Worker::wait_for_death`], if there is one.
     pub(super) fn announce(&self, death: Death) {
-        // The channel holds one, and one is sent; the count of the bell is far from full.
+        // The channel has room for one death, and one is sent. The event's counter is far from its limit.
         let _ = self.death.0.try_send(death);
-        let _ = self.bell.write(1);
+        let _ = self.exit_event.write(1);
     }
 
-    /// Waits for the slot's thread to say how this worker ended; kills it if it lives on for longer than `patience`.
-    fn await_death(&self, patience: Duration) -> Option<Death> {
-        self.death.1.recv_timeout(patience).ok().or_else(|| {
-            self.kill(KillReason::Violation("it closed its pipe and lived on".to_owned()));
-            // Uninterruptible sleep in the kernel can outlast SIGKILL. Its slot waits; the job does not.
-            self.death.1.recv_timeout(patience).ok()
+    /// Waits until the slot's thread announces how this worker ended. Kills the worker if that takes longer than `timeout`.
+    fn wait_for_death(&self, timeout: Duration) -> Option<Death> {
+        self.death.1.recv_timeout(timeout).ok().or_else(|| {
+            self.kill(KillReason::Violation("the worker closed its pipe and did not exit".to_owned()));
+            // Uninterruptible sleep in the kernel can outlast SIGKILL. The slot waits for that; the job does not.
+            self.death.1.recv_timeout(timeout).ok()
         })
     }
 }
 
-/// The means to speak to a worker. Dropping it closes its pipes, which ends it.
+/// The supervisor's connection to a worker. Dropping it closes the pipes, which ends the worker.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) requests: File,
     replies: File,
     reader: FrameReader,
-    /// Rung when the worker is known to be ending.
-    bell: Arc<EventFd>,
+    /// Becomes readable when the worker is known to be ending.
+    exit_event: Arc<EventFd>,
     pub(super) input: InputArena,
     pub(super) output: OutputArena,
     /// Where a large result is copied to.
-    pub(super) room: Arc<Room>,
+    pub(super) result_buffer: Arc<ResultBuffer>,
 }
 
-/// Why nothing was received.
+/// Why no message was received.
 #[derive(Debug)]
-pub(super) enum Silence {
-    /// Nothing came in time.
+pub(super) enum ReceiveError {
+    /// No message came in time.
     Timeout,
-    /// The pipe was closed, or what came is no message.
+    /// The pipe was closed, or the bytes in it are no message.
     Frame(FrameError),
 }
 
@@ -191,41 +185,42 @@ impl Link {
     pub(super) fn new(
         requests: File,
         replies: File,
-        bell: Arc<EventFd>,
+        exit_event: Arc<EventFd>,
         input: InputArena,
         output: OutputArena,
-        room: Arc<Room>,
+        result_buffer: Arc<ResultBuffer>,
     ) -> Self {
-        Self { requests, replies, reader: FrameReader::new(), bell, input, output, room }
+        Self { requests, replies, reader: FrameReader::new(), exit_event, input, output, result_buffer }
     }
 
-    /// What can be read when a message has come, or none will.
+    /// The descriptor that becomes readable when a message has come, or when the worker has closed its pipe.
+    #[cfg(feature = "tokio")]
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         self.replies.as_fd()
     }
 
-    /// Receives one message, or gives up at `deadline`. A worker that is known to be ending, and has sent nothing, has
-    /// closed its pipe, or will.
-    pub(super) fn receive<M: Message>(&mut self, deadline: Instant) -> Result<M, Silence> {
+    /// Receives one message, or gives up at `deadline`. A worker that is known to be ending and has sent nothing counts as one
+    /// that has closed its pipe.
+    pub(super) fn receive<M: Message>(&mut self, deadline: Instant) -> Result<M, ReceiveError> {
         loop {
-            if let Some(message) = self.reader.take().map_err(Silence::Frame)? {
+            if let Some(message) = self.reader.take().map_err(ReceiveError::Frame)? {
                 return Ok(message);
             }
-            let woken = wait::until_readable_or(&self.replies, &self.bell, deadline);
-            match woken.map_err(|errno| Silence::Frame(FrameError::Io(errno.into())))? {
+            let woken = wait::until_readable_or(&self.replies, &self.exit_event, deadline);
+            match woken.map_err(|errno| ReceiveError::Frame(FrameError::Io(errno.into())))? {
                 Woken::Pipe => {}
-                Woken::Bell => return Err(Silence::Frame(FrameError::Closed)),
-                Woken::Deadline => return Err(Silence::Timeout),
+                Woken::Bell => return Err(ReceiveError::Frame(FrameError::Closed)),
+                Woken::Deadline => return Err(ReceiveError::Timeout),
             }
-            self.reader.fill(&mut self.replies).map_err(Silence::Frame)?;
+            self.reader.fill(&mut self.replies).map_err(ReceiveError::Frame)?;
         }
     }
 }
 
-/// An idle worker, as a token that can only be moved: whoever has it may use the worker, and nobody else.
+/// The token of an idle worker. It can only be moved: whoever has it may use the worker, and nobody else.
 ///
-/// It is put back only after an answer that proves the worker sound. There is no way to put back one that failed:
-/// [`IdleWorker::condemn`] consumes it.
+/// A token is put back only after an answer that proves the worker sound. A worker that failed cannot be put back:
+/// [`IdleWorker::kill`] and [`IdleWorker::wait_exit`] consume the token.
 #[derive(Debug)]
 pub(super) struct IdleWorker {
     pub(super) worker: Arc<Worker>,
@@ -238,16 +233,16 @@ impl IdleWorker {
         Self { worker, link }
     }
 
-    /// Gives the worker up, killing it for `reason` unless it is dead already, and waits for its death.
-    pub(super) fn condemn(self, reason: KillReason) -> Option<Death> {
+    /// Gives the worker up: kills it for `reason` unless it is dead already, and waits for its death.
+    pub(super) fn kill(self, reason: KillReason) -> Option<Death> {
         self.worker.kill(reason);
-        self.mourn()
+        self.wait_exit()
     }
 
-    /// Gives up a worker that is dead or dying of itself, and waits for its death.
-    pub(super) fn mourn(self) -> Option<Death> {
+    /// Gives up a worker that is dead or dying by itself, and waits for its death.
+    pub(super) fn wait_exit(self) -> Option<Death> {
         let Self { worker, link } = self;
         drop(link);
-        worker.await_death(DYING)
+        worker.wait_for_death(EXIT_TIMEOUT)
     }
 }

@@ -13,7 +13,7 @@ use self::report::{AuditReport, Failed, Told};
 use super::error::CliError;
 use super::run::print_json;
 use cofferdam_base::Secret;
-use cofferdam_node::agreement::audit::{self, Audit, AuditError, Node, OwnStore, Peer};
+use cofferdam_node::agreement::audit::{self, Audit, AuditError, DigestSource, LocalStore, Peer};
 
 const AFTER_HELP: &str = "\
 Each node is asked over JSON-RPC for `cofferdam_info` and `cofferdam_digest`: twice if the nodes agree, and about twenty times
@@ -85,10 +85,13 @@ fn compare(args: &AuditArgs) -> Result<Audit, AuditError> {
         peers.push(peer.map_err(|reason| AuditError::Url { number, reason })?);
     }
     let own = args.db_path.as_deref().map(|directory| {
-        OwnStore::open(directory)
-            .map_err(|error| AuditError::Nodes(vec![(directory.display().to_string(), error)]))
+        LocalStore::open(directory)
+            .map_err(|error| AuditError::NotAnswered(vec![(directory.display().to_string(), error)]))
     });
     let own = own.transpose()?;
-    let nodes = own.iter().map(|own| own as &dyn Node).chain(peers.iter().map(|peer| peer as &dyn Node));
+    let nodes = own
+        .iter()
+        .map(|own| own as &dyn DigestSource)
+        .chain(peers.iter().map(|peer| peer as &dyn DigestSource));
     audit::audit(&nodes.collect::<Vec<_>>(), args.at)
 }

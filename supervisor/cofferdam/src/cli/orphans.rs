@@ -13,7 +13,7 @@ pub(super) fn reap() -> Result<(), CliError> {
     if std::process::id() != 1 {
         return Ok(());
     }
-    orphans::tell_apart();
+    orphans::record_children();
     let look = || loop {
         orphans::reap();
         thread::sleep(LOOK);

@@ -113,7 +113,7 @@ async fn serve(
     };
     let service = Service::starting(settings, args.max_body_bytes.0);
     if let Some(state) = &state {
-        service.read_state(state.clone());
+        service.set_state(state.clone());
     }
     let operator = Arc::new(Control { args: args.clone(), service: service.clone(), state, asks });
     // Before memory is committed: probes are answered from the first moment, and requests can wait.
@@ -174,7 +174,7 @@ async fn listen(
         let listener = bind(address).await?;
         tokio::spawn(server::serve(listener, router, service.clone(), bounds.clone(), args.drain.timeout));
     }
-    let router = cofferdam_http::router_of(service.clone());
+    let router = cofferdam_http::job_router(service.clone());
     Ok(tokio::spawn(server::serve(main, router, service.clone(), bounds, args.drain.timeout)))
 }
 
@@ -200,7 +200,7 @@ pub(super) fn start_pool(
     let built = builder.build_with(&mut |progress| {
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.committed_bytes);
-        service.set_progress(progress);
+        service.report_start_progress(progress);
         if is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();

@@ -3,7 +3,7 @@
 use cofferdam_protocol::state::MAP_BYTES;
 use cofferdam_worker::memory::addresses::{WORKER_ADDRESSES, limit};
 
-use super::{Finding, Level};
+use super::report::{Finding, Level};
 use cofferdam_base::addresses::too_low;
 use cofferdam_base::size::Bytes;
 

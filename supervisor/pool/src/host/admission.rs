@@ -1,39 +1,39 @@
-//! Whether the memory for the workers is there, asked before any of them is forked.
+//! Whether there is enough memory for the workers, checked before any of them is started.
 //!
-//! A worker that does not get its memory dies with exit code 137, after seconds of committing, and may take
-//! somebody else down with it. The numbers are known beforehand, so they are compared beforehand, and the
-//! refusal says them. It is a check, not a reservation: others can take the memory meanwhile, and then the
-//! commit itself is what fails.
+//! A worker that does not get its memory exits with code 137 after seconds of committing, and the kernel may kill another process
+//! meanwhile. The numbers are known before, so they are compared before, and the error says them. This is a check and not a
+//! reservation: another process can take the memory before the workers do, and then the commit fails.
 
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::cgroup::Cgroup;
-pub use super::cgroup::CgroupBudget;
+use super::cgroup::{Cgroup, CgroupBudget};
+use super::proc_file;
 use cofferdam_base::size::Bytes;
 
-/// The share of page tables: 8 bytes for each 4 KiB page. Huge pages need next to none, but they are not
-/// promised, and a write-protected one may be split at any time.
+/// Memory divided by page tables: 8 bytes for each 4 KiB page. Huge pages need next to none, but the kernel does not promise them,
+/// and a write-protected huge page may be split at any time.
 const PAGE_TABLE_SHARE: u64 = 512;
 
-/// A worker beside its linear memory and arenas: the runtime, the artifact as loaded, stacks, allocator. Stacks and 24 MiB of
-/// the allocator's memory are committed at the start, as the arenas are; page tables and the rest are found when needed.
+/// The memory of a worker besides its linear memory and arenas: the runtime, the loaded artifact, stacks, the allocator. Stacks and
+/// 24 MiB of the allocator's memory are committed at the start, as the arenas are. Page tables and the rest are allocated when they
+/// are needed.
 const RUNTIME: Bytes = Bytes::mib(48);
 
-/// The supervisor: its heap, queues, the ring of recent requests, and what blocks are in flight. Found when needed.
+/// The memory of the supervisor: heap, queues, recent requests, and blocks in flight. Allocated when it is needed.
 const SUPERVISOR: Bytes = Bytes::mib(64);
 
-/// What a pool needs, in bytes.
+/// The memory that a pool needs, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// How many workers.
+    /// The number of workers.
     pub workers: u32,
     /// The linear memory that each worker commits.
     pub memory_bytes: u64,
-    /// What each worker needs beside that.
+    /// The other memory of each worker.
     pub overhead_bytes: u64,
-    /// What the supervisor needs, once.
+    /// The memory of the supervisor.
     pub supervisor_bytes: u64,
 }
 
@@ -41,9 +41,9 @@ impl Need {
     /// The need of `workers` workers that commit `memory_bytes` each and have `arena_bytes` of arenas (input and
     /// output together) each.
     ///
-    /// The overhead is 1/512 of the memory for page tables, the arenas, and 48 MiB for the runtime and the
-    /// artifact; the supervisor gets 64 MiB. Deliberately on the large side: to refuse one worker too many costs
-    /// less than to kill one in the middle of a block.
+    /// The overhead is 1/512 of the memory for page tables, plus the arenas, plus 48 MiB for the runtime and the artifact. The
+    /// supervisor gets 64 MiB. The estimate is large on purpose: refusing a worker costs less than losing one in the middle of a
+    /// block.
     #[must_use]
     pub fn of(workers: u32, memory_bytes: u64, arena_bytes: u64) -> Self {
         let page_tables = memory_bytes / PAGE_TABLE_SHARE;
@@ -51,7 +51,7 @@ impl Need {
         Self { workers, memory_bytes, overhead_bytes, supervisor_bytes: SUPERVISOR.0 }
     }
 
-    /// All of it, in bytes; the largest number there is when it cannot be counted.
+    /// The sum in bytes; saturates at the largest number.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.each().saturating_mul(self.workers.into()).saturating_add(self.supervisor_bytes)
@@ -61,14 +61,14 @@ impl Need {
         self.memory_bytes.saturating_add(self.overhead_bytes)
     }
 
-    /// What the operator can change about it.
+    /// What the operator can do to need less.
     fn less(&self) -> &'static str {
         if self.workers > 1 { "use fewer workers or a smaller --memory" } else { "use a smaller --memory" }
     }
 }
 
 impl fmt::Display for Need {
-    /// As the start of a sentence: "2 workers need 8.31 GiB (4 GiB committed + 128 MiB overhead each, ...)".
+    /// The start of a sentence: "2 workers need 8.31 GiB (4 GiB committed + 128 MiB overhead each, ...)".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (verb, each) = if self.workers == 1 { ("worker needs", "") } else { ("workers need", " each") };
         write!(f, "{} {verb} {} (", self.workers, Bytes(self.total()))?;
@@ -77,45 +77,45 @@ impl fmt::Display for Need {
     }
 }
 
-/// What the machine has left. Swap is not counted anywhere: committed memory is to be resident.
+/// The memory that is left on this machine. Swap is never counted, because committed memory must be resident.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Budget {
-    /// `MemAvailable` of /proc/meminfo, in bytes (proc_meminfo(5)): free memory and what can be reclaimed
-    /// without swapping. `None` if it could not be read.
+    /// `MemAvailable` of /proc/meminfo, in bytes (proc_meminfo(5)): free memory, and memory that can be reclaimed without swapping.
+    /// `None` if it cannot be read.
     pub host_available: Option<u64>,
-    /// The cgroup level with the least left. `None` if no level has a limit.
+    /// The cgroup level with the least memory left. `None` if no level has a limit.
     pub cgroup: Option<CgroupBudget>,
 }
 
-/// Why the workers are not started.
+/// There is not enough memory, so the workers are not started.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AdmissionError {
-    /// The container's limit is the tighter one.
+    /// The cgroup, for example a container's, has too little memory left.
     #[error(
         "{need}, but memory cgroup {path} allows {limit}, of which {headroom} are free (swap is not counted): \
          give the cgroup more memory, or {less}",
         less = need.less()
     )]
     Cgroup {
-        /// What was asked for.
+        /// The need.
         need: Need,
-        /// The directory of the cgroup that binds.
+        /// The directory of the tightest cgroup.
         path: PathBuf,
-        /// Its limit.
+        /// The cgroup's limit.
         limit: Bytes,
-        /// What it has left.
+        /// The memory that the cgroup has left.
         headroom: Bytes,
     },
-    /// The machine's memory is.
+    /// The host has too little memory left.
     #[error(
         "{need}, but the host has {available} available (MemAvailable; swap is not counted): \
          free memory on the host, or {less}",
         less = need.less()
     )]
     Host {
-        /// What was asked for.
+        /// The need.
         need: Need,
-        /// What the host has left.
+        /// The memory that the host has left.
         available: Bytes,
     },
 }
@@ -123,8 +123,8 @@ pub enum AdmissionError {
 cofferdam_protocol::debug_as_display!(AdmissionError);
 
 impl Budget {
-    /// Reads /proc/meminfo and `cgroup`, by default that of this process. What cannot be read does not limit: a host
-    /// that hides its figures must not be refused for it, and the commit proves the memory in any case.
+    /// Reads /proc/meminfo and `cgroup`, by default the cgroup of this process. What cannot be read does not limit: the pool must not
+    /// refuse to start on a host that hides its figures, and the commit proves the memory in any case.
     #[must_use]
     pub fn read(cgroup: Option<&Cgroup>) -> Self {
         let cgroup = cgroup.cloned().or_else(|| Cgroup::discover().ok());
@@ -132,17 +132,17 @@ impl Budget {
         Self { host_available: meminfo("MemAvailable"), cgroup }
     }
 
-    /// The lesser of what host and cgroup have left, in bytes; `u64::MAX` when neither is known.
+    /// The memory that is left on the host or in the cgroup, whichever is less, in bytes. `u64::MAX` if neither is known.
     #[must_use]
     pub fn available(&self) -> u64 {
         let cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.headroom);
         self.host_available.into_iter().chain(cgroup).min().unwrap_or(u64::MAX)
     }
 
-    /// Whether the memory for `need` is there now.
+    /// Checks that there is enough memory for `need` now.
     ///
     /// # Errors
-    /// When it is not: which of host and cgroup has less left, and the numbers.
+    /// If there is not: whether the host or the cgroup has less left, and the numbers.
     pub fn fits(&self, need: &Need) -> Result<(), AdmissionError> {
         let available = self.available();
         if need.total() <= available {
@@ -157,8 +157,7 @@ impl Budget {
         }
     }
 
-    /// How many workers like those of `need` could be started now, beside one supervisor. `need.workers` plays
-    /// no part.
+    /// The number of workers like those of `need` that could be started now, with one supervisor. Ignores `need.workers`.
     #[must_use]
     pub fn workers_that_fit(&self, need: &Need) -> u32 {
         let left = self.available().saturating_sub(need.supervisor_bytes);
@@ -173,10 +172,7 @@ pub(crate) fn meminfo(field: &str) -> Option<u64> {
 }
 
 fn meminfo_in(path: &Path, field: &str) -> Option<u64> {
-    let text = fs::read_to_string(path).ok()?;
-    let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
-    // The unit is always written "kB" and always means 1024 bytes.
-    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    proc_file::bytes(&fs::read_to_string(path).ok()?, field)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The system calls that a start cannot do without. A seccomp profile that is older than they are refuses them.
+//! The system calls that a worker's start needs. A seccomp profile that is older than a call refuses it.
 
 #![allow(unsafe_code, reason = "prctl(PR_GET_PDEATHSIG) and mincore have no wrappers in nix")]
 
@@ -14,12 +14,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::pipe2;
 
 use super::probe::{Area, page_size};
-use super::{Finding, Level};
+use super::report::{Finding, Level};
 
-/// A call by its name, and a try of it that changes nothing.
-type Try = (&'static str, fn() -> io::Result<()>);
+/// The name of a call, and an attempt at the call that changes nothing.
+type Probe = (&'static str, fn() -> io::Result<()>);
 
-const NEEDED: [Try; 6] = [
+const NEEDED: [Probe; 6] = [
     ("memfd_create", || Ok(memfd_create(c"cofferdam-doctor", MFdFlags::MFD_CLOEXEC).map(drop)?)),
     ("pipe2", || Ok(pipe2(OFlag::O_CLOEXEC).map(drop)?)),
     ("eventfd2", || Ok(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC).map(drop)?)),
@@ -34,7 +34,7 @@ const NEEDED: [Try; 6] = [
     }),
 ];
 
-/// Whether processes, threads, pipes and shared memory can be made as a start makes them.
+/// Whether processes, threads, pipes and shared memory can be created as a start creates them.
 pub(super) fn needed() -> Finding {
     let topic = "start-calls";
     let refused: Vec<_> = NEEDED
@@ -45,23 +45,23 @@ pub(super) fn needed() -> Finding {
         let names = NEEDED.map(|(name, _)| name).join(", ");
         return Finding::new(topic, Level::Good, format!("{names} work"), "workers can be started");
     }
-    let meaning = "no worker can be started without them: allow them in the seccomp profile, or update the container \
+    let meaning = "no worker can be started without these calls: allow them in the seccomp profile, or update the container \
                    runtime whose default profile refuses them";
     Finding::new(topic, Level::Bad, format!("refused: {}", refused.join(", ")), meaning)
 }
 
-/// Whether the kernel tells which pages are resident by one call.
+/// Whether one call tells which pages are resident.
 pub(super) fn mincore() -> Finding {
     let topic = "mincore";
     match try_mincore() {
         Ok(()) => {
-            Finding::new(topic, Level::Good, "works", "committed memory is proven to be resident by one call")
+            Finding::new(topic, Level::Good, "works", "one call proves that committed memory is resident")
         }
         Err(error) => Finding::new(
             topic,
             Level::Info,
             format!("fails: {error}"),
-            "committed memory is proven to be resident by reading /proc/self/pagemap, which takes somewhat longer",
+            "reading /proc/self/pagemap proves that committed memory is resident, which takes somewhat longer",
         ),
     }
 }
@@ -70,7 +70,7 @@ fn try_mincore() -> nix::Result<()> {
     let area = Area::new(page_size())?;
     let mut answer = 0u8;
     let address = std::ptr::without_provenance_mut(area.address());
-    // SAFETY: mincore only reads the page tables of a mapping that is ours, and writes one byte for its one page.
+    // SAFETY: mincore only reads the page tables of a mapping that this process owns, and writes one byte for its one page.
     Errno::result(unsafe { libc::mincore(address, page_size(), &raw mut answer) }).map(drop)
 }
 

@@ -1,7 +1,7 @@
-//! The cgroup that binds here, and what the kernel does to it when it is full.
+//! The memory cgroup of this process, and what the kernel does when the cgroup is full.
 
-use super::{Finding, Level};
-use crate::host::cgroup::{Cgroup, CgroupError, Version};
+use super::cgroup::{Cgroup, CgroupError, Version};
+use super::report::{Finding, Level};
 use cofferdam_base::size::Bytes;
 
 /// The limit of the memory cgroup.
@@ -10,7 +10,7 @@ pub(super) fn limit(cgroup: &Result<Cgroup, CgroupError>) -> Finding {
     let cgroup = match cgroup {
         Ok(cgroup) => cgroup,
         Err(error) => {
-            let meaning = "only the memory of the host is taken to limit the workers";
+            let meaning = "only the memory of the host is taken into account";
             return Finding::new(topic, Level::Info, error.to_string(), meaning);
         }
     };
@@ -23,36 +23,36 @@ pub(super) fn limit(cgroup: &Result<Cgroup, CgroupError>) -> Finding {
     let left =
         cgroup.headroom().map_or_else(|| "unknown".into(), |budget| Bytes(budget.headroom).to_string());
     let value = format!("{place}: limit {} set by {setter}, {left} left", Bytes(limit.bytes));
-    Finding::new(topic, Level::Info, value, "beyond the limit the kernel kills a process of the cgroup")
+    Finding::new(topic, Level::Info, value, "above the limit the kernel kills a process of the cgroup")
 }
 
-/// Whether child cgroups could be made for the workers. For the record only: none are made yet.
+/// Whether child cgroups can be made, as the harness and `check` do for a worker with a memory limit.
 pub(super) fn delegation(cgroup: Option<&Cgroup>) -> Finding {
     let value = match cgroup.map(Cgroup::delegation) {
         Some(Ok(())) => "child cgroups can be made".into(),
         Some(Err(obstacle)) => obstacle.to_string(),
         None => "no memory cgroup".into(),
     };
-    let meaning = "not used yet: delegated or not, workers share the supervisor's cgroup, its limit and its count of \
-                   OOM kills";
+    let meaning = "the harness and `check` need child cgroups to limit the memory of a worker; the workers of a pool share \
+                   the supervisor's cgroup, its limit and its count of OOM kills";
     Finding::new("cgroup-delegation", Level::Info, value, meaning)
 }
 
-/// Whether one worker out of memory takes the whole container down.
+/// Whether one worker that runs out of memory ends the whole container.
 pub(super) fn oom_group(cgroup: Option<&Cgroup>) -> Finding {
     let topic = "oom-group";
     if let Some(dir) = cgroup.and_then(Cgroup::oom_group) {
         let value = format!("memory.oom.group=1 in {}", dir.display());
-        let meaning = "one worker out of memory takes the supervisor with it: on Kubernetes set the kubelet's \
-                       singleProcessOOMKill, else write 0 to that file";
+        let meaning = "when one worker runs out of memory, the kernel kills the supervisor too: on Kubernetes set the kubelet's \
+                       singleProcessOOMKill, elsewhere write 0 to that file";
         return Finding::new(topic, Level::Warning, value, meaning);
     }
     let value = match cgroup.map(Cgroup::version) {
         Some(Version::V2) => "off",
-        Some(Version::V1) => "no such thing on cgroup v1",
+        Some(Version::V1) => "cgroup v1 has no such setting",
         None => "no memory cgroup",
     };
-    Finding::new(topic, Level::Good, value, "a worker out of memory dies alone")
+    Finding::new(topic, Level::Good, value, "when a worker runs out of memory, only that worker dies")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The kernel itself, and the calls without which a worker commits slower or cannot be shut in.
+//! The kernel's version, and the calls without which a worker starts slower or its input cannot be protected.
 
 #![allow(unsafe_code, reason = "close_range has no wrapper in nix")]
 
@@ -11,29 +11,30 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::probe::{Area, page_size, setting};
-use super::{Finding, Level};
+use super::report::{Finding, Level};
 
-/// Which kernel this is: for the record.
+/// The kernel's version, as information.
 pub(super) fn version() -> Finding {
     let release = setting("/proc/sys/kernel/osrelease").unwrap_or_else(|| "of unknown version".into());
-    let meaning = "Linux 5.14 has everything that is used here; what this one can do was tried";
+    let meaning =
+        "Linux 5.14 has every feature that is used here; the other lines tell what this kernel can do";
     Finding::new("kernel", Level::Info, format!("Linux {release}"), meaning)
 }
 
-/// Whether memory can be committed by a call that reports refusals.
+/// Whether a call that reports refusals can commit memory.
 pub(super) fn populate() -> Finding {
     let topic = "populate-write";
     match try_populate() {
         Ok(()) => {
-            let meaning = "memory is committed by one call, which reports a refusal";
+            let meaning = "one call commits memory and reports a refusal";
             Finding::new(topic, Level::Good, "MADV_POPULATE_WRITE works", meaning)
         }
         Err(error) => Finding::new(
             topic,
             Level::Warning,
             format!("MADV_POPULATE_WRITE fails: {error}"),
-            "memory is committed by writing to every page, which is slower; Linux 5.14 or later, or a seccomp profile \
-             that allows it, avoids that",
+            "workers commit memory by writing to every page, which is slower: use Linux 5.14 or later, and a seccomp profile \
+             that allows the call",
         ),
     }
 }
@@ -43,19 +44,19 @@ fn try_populate() -> nix::Result<()> {
     Area::new(len)?.advise(0, len, libc::MADV_POPULATE_WRITE)
 }
 
-/// Whether the input arena can be made read-only for the worker.
+/// Whether the input arena can be read-only for the worker.
 pub(super) fn memfd_seals() -> Finding {
     let topic = "memfd-seals";
     match try_future_write_seal() {
         Ok(()) => {
-            let meaning = "workers get their input read-only and cannot undo that";
+            let meaning = "workers cannot write to their input";
             Finding::new(topic, Level::Good, "F_SEAL_FUTURE_WRITE works", meaning)
         }
         Err(error) => Finding::new(
             topic,
             Level::Bad,
             format!("F_SEAL_FUTURE_WRITE fails: {error}"),
-            "the memory through which blocks reach a worker cannot be protected from it: use Linux 5.1 or later",
+            "the input of a worker cannot be protected from the worker: use Linux 5.1 or later",
         ),
     }
 }
@@ -70,27 +71,27 @@ fn try_future_write_seal() -> nix::Result<()> {
     }
 }
 
-/// Whether a worker can close what it inherited by one call.
+/// Whether one call can close every descriptor that a worker inherited.
 pub(super) fn close_range() -> Finding {
     let topic = "close-range";
     match try_close_range() {
         Ok(()) => {
-            let meaning = "workers drop inherited descriptors by one call";
+            let meaning = "one call closes the descriptors that a worker inherited";
             Finding::new(topic, Level::Good, "close_range works", meaning)
         }
         Err(error) => Finding::new(
             topic,
             Level::Warning,
             format!("close_range fails: {error}"),
-            "workers must close inherited descriptors one by one; Linux 5.9 or later, or a seccomp profile that \
-             allows the call, avoids that",
+            "workers close inherited descriptors one by one, which is slower: use Linux 5.9 or later, and a seccomp profile that \
+             allows the call",
         ),
     }
 }
 
 fn try_close_range() -> nix::Result<()> {
     let none = libc::c_uint::MAX;
-    // SAFETY: the kernel never hands out descriptors above `int`'s range, so the range is empty.
+    // SAFETY: the kernel never gives out descriptors above the range of `int`, so the range is empty.
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, none, none, 0) }).map(drop)
 }
 

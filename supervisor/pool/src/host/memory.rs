@@ -1,16 +1,16 @@
-//! Whether the memory is there, and whether it stays where it was committed.
+//! Whether there is enough memory, and whether committed memory stays resident.
 
 use std::fs;
 
 use nix::sys::resource::{Resource, getrlimit};
 
+use super::admission::{Budget, Need, meminfo};
+use super::cgroup::Cgroup;
 use super::probe::{Area, setting};
-use super::{Finding, Level};
-use crate::host::admission::{Budget, Need, meminfo};
-use crate::host::cgroup::Cgroup;
+use super::report::{Finding, Level};
 use cofferdam_base::size::Bytes;
 
-/// How many workers of this need can be started now.
+/// The number of workers with this need that can be started now.
 pub(super) fn fit(budget: &Budget, need: &Need) -> Finding {
     let topic = "memory";
     let fit = budget.workers_that_fit(need);
@@ -25,7 +25,7 @@ pub(super) fn fit(budget: &Budget, need: &Need) -> Finding {
         _ => format!("{available} available: {fit} {noun} at {memory} each"),
     };
     match budget.fits(need) {
-        Ok(()) => Finding::new(topic, Level::Good, value, format!("{need}, and it is there")),
+        Ok(()) => Finding::new(topic, Level::Good, value, format!("{need}, and that is available")),
         Err(refused) => {
             let level = if fit == 0 { Level::Bad } else { Level::Warning };
             Finding::new(topic, level, value, refused.to_string())
@@ -52,11 +52,11 @@ pub(super) fn swap(cgroup: Option<&Cgroup>) -> Finding {
     Finding::new("swap", level, value, meaning)
 }
 
-/// Whether the kernel promises no more than it has (Documentation/mm/overcommit-accounting.rst).
+/// Whether the kernel refuses to reserve more memory than it has (Documentation/mm/overcommit-accounting.rst).
 pub(super) fn overcommit(need: &Need) -> Finding {
     let topic = "overcommit";
     let mode = setting("/proc/sys/vm/overcommit_memory").unwrap_or_default();
-    let usual = "reservations are not refused; the commit proves the memory";
+    let usual = "the kernel does not refuse reservations; the commit proves the memory";
     match mode.as_str() {
         "0" => Finding::new(topic, Level::Good, "vm.overcommit_memory=0 (heuristic)", usual),
         "1" => Finding::new(topic, Level::Good, "vm.overcommit_memory=1 (always)", usual),
@@ -65,23 +65,23 @@ pub(super) fn overcommit(need: &Need) -> Finding {
     }
 }
 
-/// In strict mode all writable memory counts against CommitLimit when it is made writable, MAP_NORESERVE or not.
+/// In strict mode, all memory counts against CommitLimit when it becomes writable, with MAP_NORESERVE or without.
 fn strict(need: &Need, limit: Option<u64>, charged: Option<u64>) -> Finding {
     let left = limit.unwrap_or(0).saturating_sub(charged.unwrap_or(0));
     let value = format!("vm.overcommit_memory=2 (strict), {} left of CommitLimit", Bytes(left));
     let (level, meaning) = if left >= need.total() {
-        (Level::Good, format!("{need}, and as much may still be reserved"))
+        (Level::Good, format!("{need}, and that can still be reserved"))
     } else {
         let level = if left < (Need { workers: 1, ..*need }).total() { Level::Bad } else { Level::Warning };
         let advice =
-            "but less may still be reserved: raise vm.overcommit_ratio, or set vm.overcommit_memory=0";
+            "but only less can still be reserved: raise vm.overcommit_ratio, or set vm.overcommit_memory=0";
         (level, format!("{need}, {advice}"))
     };
     Finding::new("overcommit", level, value, meaning)
 }
 
-/// Whether `--mlock` would work, which locks a worker's memory and its arenas. Asked of the kernel by locking a reservation of
-/// that size before it has pages; the little that a worker does not lock is counted, too.
+/// Whether `--mlock` would work, which locks a worker's memory and its arenas. Tried by locking a reservation of that size that has no
+/// pages. The size includes a small part of a worker's memory that `--mlock` does not lock.
 pub(super) fn mlock(need: &Need) -> Finding {
     let bytes = need.memory_bytes.saturating_add(need.overhead_bytes);
     let memory = Bytes(bytes);
@@ -105,7 +105,7 @@ pub(super) fn mlock(need: &Need) -> Finding {
     Finding::new("mlock", level, value, meaning)
 }
 
-/// Whether workers can offer themselves to the OOM killer. Tried by writing the present value back.
+/// Whether workers can make themselves the first choice of the OOM killer. Tried by writing the present value back.
 pub(super) fn oom_score() -> Finding {
     let path = "/proc/self/oom_score_adj";
     let (level, value, meaning) = match fs::read_to_string(path).and_then(|score| fs::write(path, score)) {
@@ -114,13 +114,13 @@ pub(super) fn oom_score() -> Finding {
             (
                 Level::Good,
                 format!("{score}, writable"),
-                "when memory runs out the kernel picks a worker first",
+                "when memory runs out, the kernel kills a worker first",
             )
         }
         Err(error) => (
             Level::Warning,
             format!("not writable: {error}"),
-            "when memory runs out the kernel may pick the supervisor: mount /proc writable",
+            "when memory runs out, the kernel may kill the supervisor: mount /proc writable",
         ),
     };
     Finding::new("oom-score-adj", level, value, meaning)

@@ -1,16 +1,17 @@
-//! Pages larger and smaller than they look: huge pages, which make commits fast, and KSM, which undoes them.
+//! Huge pages, which make commits fast, and KSM, which merges equal pages and so undoes a commit.
 
 #![allow(unsafe_code, reason = "prctl(PR_GET_MEMORY_MERGE) has no wrapper in nix")]
 
 use std::fs;
 
 use super::probe::{Area, page_size, setting, wide};
-use super::{Finding, Level};
+use super::proc_file;
+use super::report::{Finding, Level};
 use cofferdam_base::size::Bytes;
 
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 
-/// How much is populated to see huge pages: two of the usual 2 MiB, and few enough not to be noticed.
+/// How much memory is populated to look for huge pages, in bytes: two pages of the usual 2 MiB, which nobody notices.
 const SAMPLE: usize = 4 << 20;
 
 /// Whether memory that asks for huge pages gets them.
@@ -29,7 +30,7 @@ pub(super) fn huge() -> Finding {
         ),
         0 => (
             Level::Warning,
-            "none were to be had, so commits take two to three times as long: memory is fragmented (echo 1 > \
+            "the kernel gave none, so commits take two to three times as long: memory is fragmented (echo 1 > \
              /proc/sys/vm/compact_memory), or huge pages are forbidden to this process",
         ),
         _ if huge < sample => (
@@ -46,7 +47,7 @@ fn chosen(text: &str) -> Option<String> {
     text.split_whitespace().find_map(|word| Some(word.strip_prefix('[')?.strip_suffix(']')?.to_string()))
 }
 
-/// Populates the sample and says how many bytes of it are in huge pages.
+/// Populates the sample. Returns how many bytes of it are in huge pages.
 fn populate_huge() -> Option<u64> {
     let area = Area::new(2 * SAMPLE).ok()?;
     let offset = area.offset_aligned_to(SAMPLE);
@@ -55,7 +56,7 @@ fn populate_huge() -> Option<u64> {
         (offset..offset + SAMPLE).step_by(page_size()).try_for_each(|at| area.touch(at)).ok()?;
     }
     let smaps = fs::read_to_string("/proc/self/smaps").ok()?;
-    // A neighbour that asked for huge pages too is merged into the same entry, hence the minimum.
+    // A neighbouring mapping that asked for huge pages too is merged into the same entry, hence the minimum.
     anon_huge(&smaps, area.address() + offset).map(|bytes| bytes.min(wide(SAMPLE)))
 }
 
@@ -63,22 +64,19 @@ fn populate_huge() -> Option<u64> {
 fn anon_huge(smaps: &str, address: usize) -> Option<u64> {
     let holds = |line: &&str| range(line).is_some_and(|(start, end)| (start..end).contains(&address));
     let fields = smaps.lines().skip_while(|line| !holds(line)).skip(1);
-    let value = fields
-        .take_while(|line| range(line).is_none())
-        .find_map(|line| line.strip_prefix("AnonHugePages:"))?;
-    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    fields.take_while(|line| range(line).is_none()).find_map(|line| proc_file::bytes(line, "AnonHugePages"))
 }
 
-/// The addresses at the head of an smaps entry, `7f…-7f… rw-p …`.
+/// The addresses in the first line of an smaps entry, `7f…-7f… rw-p …`.
 fn range(line: &str) -> Option<(usize, usize)> {
     let (start, end) = line.split(' ').next()?.split_once('-')?;
     Some((usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
 }
 
-/// Whether the kernel merges equal pages behind our back.
+/// Whether the kernel merges equal pages of this process.
 ///
-/// ksmd looks only at memory that was offered to it: by MADV_MERGEABLE, which nothing here uses, or for a whole
-/// process by PR_SET_MEMORY_MERGE (6.4; systemd's `MemoryKSM=`), which children inherit.
+/// ksmd looks only at memory that a process offers: by MADV_MERGEABLE, which nothing here uses, or for a whole process by
+/// PR_SET_MEMORY_MERGE (Linux 6.4; systemd's `MemoryKSM=`), which children inherit.
 pub(super) fn ksm() -> Finding {
     let running = setting("/sys/kernel/mm/ksm/run").is_some_and(|run| run == "1");
     let (level, value, meaning) = match (running, merges_this_process()) {
@@ -97,7 +95,7 @@ pub(super) fn ksm() -> Finding {
 }
 
 fn merges_this_process() -> bool {
-    // SAFETY: PR_GET_MEMORY_MERGE takes no pointer and only returns a flag; older kernels answer EINVAL, −1.
+    // SAFETY: PR_GET_MEMORY_MERGE takes no pointer and only returns a flag. Older kernels return −1 (EINVAL).
     unsafe { libc::prctl(libc::PR_GET_MEMORY_MERGE, 0, 0, 0, 0) == 1 }
 }
 

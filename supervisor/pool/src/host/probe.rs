@@ -1,4 +1,4 @@
-//! A few pages of memory to try system calls on, given back when dropped.
+//! A few pages of memory to try system calls on. Unmapped when dropped.
 
 #![allow(unsafe_code, reason = "mapping, advising and unmapping memory")]
 
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::unistd::{SysconfVar, sysconf};
 
-/// A private anonymous mapping of its own. Nothing but this type's methods and the kernel accesses it.
+/// A private anonymous mapping. Only the methods of this type and the kernel access it.
 #[derive(Debug)]
 pub(super) struct Area {
     start: NonNull<c_void>,
@@ -24,7 +24,7 @@ impl Area {
         Self::with_protection(len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
     }
 
-    /// Reserves `len` bytes that nothing can access, which costs no memory however many they are.
+    /// Reserves `len` bytes that nothing can access. This costs no memory, whatever `len` is.
     pub(super) fn inaccessible(len: usize) -> nix::Result<Self> {
         Self::with_protection(len, ProtFlags::PROT_NONE)
     }
@@ -32,40 +32,40 @@ impl Area {
     fn with_protection(len: usize, protection: ProtFlags) -> nix::Result<Self> {
         let length = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
-        // SAFETY: no address is asked for, so the kernel picks one where nothing else is.
+        // SAFETY: no address is requested, so the kernel chooses a free one.
         let start = unsafe { mmap_anonymous(None, length, protection, flags) }?;
         Ok(Self { start, len })
     }
 
-    /// Where it starts.
+    /// The first address.
     pub(super) fn address(&self) -> usize {
         self.start.as_ptr().addr()
     }
 
-    /// The offset of the first address in it that is a multiple of `alignment`.
+    /// The offset of the first address in the area that is a multiple of `alignment`.
     pub(super) fn offset_aligned_to(&self, alignment: usize) -> usize {
         self.address().next_multiple_of(alignment) - self.address()
     }
 
-    /// madvise(2) on the part of it from `offset` on.
+    /// madvise(2) on `len` bytes of the area from `offset` on.
     pub(super) fn advise(&self, offset: usize, len: usize, advice: i32) -> nix::Result<()> {
         let address = self.part(offset, len)?;
-        // SAFETY: the range lies within this mapping, which holds nothing that any reference points to, so that
-        // even advice that discards the content would harm nobody.
+        // SAFETY: the range lies within this mapping. No reference points into the mapping, so even advice that discards the
+        // content is sound.
         Errno::result(unsafe { libc::madvise(address, len, advice) }).map(drop)
     }
 
-    /// mlock2(2) with MLOCK_ONFAULT (4.4): checks the limits as mlock does, and makes nothing resident.
+    /// mlock2(2) with MLOCK_ONFAULT (Linux 4.4): checks the limits as mlock does, and makes no page resident.
     pub(super) fn lock_on_fault(&self) -> nix::Result<()> {
-        // SAFETY: mlock2 changes no content, and the mapping is ours; dropping it unlocks it.
+        // SAFETY: mlock2 changes no content, and this value owns the mapping. Unmapping unlocks it.
         let result = unsafe { libc::mlock2(self.start.as_ptr(), self.len, libc::MLOCK_ONFAULT) };
         Errno::result(result).map(drop)
     }
 
-    /// Writes one byte at `offset`, and so makes its page resident. The area must not be inaccessible.
+    /// Writes one byte at `offset`, which makes its page resident. The area must not be inaccessible.
     pub(super) fn touch(&self, offset: usize) -> nix::Result<()> {
         let byte = self.part(offset, 1)?.cast::<u8>();
-        // SAFETY: in bounds of a mapping that callers of `new` got writable; no reference into it exists, and
+        // SAFETY: the byte lies within the mapping, which is writable if `new` made it. No reference into the mapping exists, and
         // `Area` is not `Sync`, so no other thread writes at the same time.
         unsafe { byte.write_volatile(1) };
         Ok(())
@@ -79,8 +79,8 @@ impl Area {
 
 impl Drop for Area {
     fn drop(&mut self) {
-        // SAFETY: the whole mapping, made by us and used by nobody after this. It can only fail for arguments
-        // that mmap did not return, so there is nothing to do about an error.
+        // SAFETY: this value owns the whole mapping, and nobody uses it after this. munmap fails only for arguments that mmap did not
+        // return, so there is no error to handle.
         let _ = unsafe { munmap(self.start, self.len) };
     }
 }
@@ -91,7 +91,7 @@ pub(super) fn page_size() -> usize {
     size.and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
 }
 
-/// The text of a file of /proc or /sys without the newline at its end. `None` if it cannot be read.
+/// The text of a file of /proc or /sys, without the newline at its end. `None` if the file cannot be read.
 pub(super) fn setting(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_string())
 }

@@ -1,9 +1,9 @@
-//! Whether the pages that a block wrote can be found without touching all the others.
+//! Whether the kernel can tell which pages a block wrote.
 
 use super::probe::setting;
-use super::{Finding, Level};
+use super::report::{Finding, Level};
 
-/// Whether writes can be tracked, by really tracking some.
+/// Whether writes can be tracked. Tried by tracking some.
 pub(super) fn tracking() -> Finding {
     finding(cofferdam_worker::memory::probe_tracking().map_err(|error| error.to_string()))
 }
@@ -13,12 +13,12 @@ fn finding(tracked: Result<(), String>) -> Finding {
     let (value, meaning) = match tracked {
         Ok(()) => (
             "userfaultfd and PAGEMAP_SCAN work".to_owned(),
-            "the reset after a block costs what the block wrote",
+            "the reset after a block takes time only for the pages that the block wrote",
         ),
         Err(error) => (
             format!("{error} (vm.unprivileged_userfaultfd={sysctl})"),
-            "the reset after a block zeroes all memory that the block had: as correct, and slower only for a module \
-             with far more memory than it writes. It takes Linux 6.7 and a container that allows userfaultfd",
+            "the reset after a block zeroes all memory of the block: this is as correct, and slower only for a module with far \
+             more memory than it writes. Tracking needs Linux 6.7 and a container that allows userfaultfd",
         ),
     };
     Finding::new("write-tracking", Level::Info, value, meaning)
@@ -35,6 +35,6 @@ mod tests {
             refused.value.contains("EPERM") && refused.meaning.contains("zeroes all memory"),
             "{refused:?}"
         );
-        assert!(finding(Ok(())).meaning.contains("what the block wrote"));
+        assert!(finding(Ok(())).meaning.contains("that the block wrote"));
     }
 }

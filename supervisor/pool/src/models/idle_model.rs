@@ -1,4 +1,5 @@
-//! The idle workers: no token is had by two, none gets lost, nobody waits for ever while there is one, and the order.
+//! A model of the idle workers: no token has two owners, no token is lost, nobody waits for ever while a worker is idle, and the
+//! order in which workers are taken.
 
 use shuttle::thread;
 
@@ -58,24 +59,16 @@ mod worker {
 mod idle;
 
 use cofferdam_protocol::status::Phase;
-use idle::Idle;
+use idle::{Choice, Idle};
 use worker::{IdleWorker, Worker};
 
 fn token(worker: &Arc<Worker>) -> IdleWorker {
     IdleWorker { worker: Arc::clone(worker) }
 }
 
-/// As `Desk::take_idle` does.
+/// As `Dispatcher::take_idle` does.
 fn take(idle: &Idle) -> IdleWorker {
-    if let Some(token) = idle.try_take() {
-        return token;
-    }
-    loop {
-        idle.units().recv();
-        if let Some(token) = idle.claim() {
-            return token;
-        }
-    }
+    idle.try_take().or_else(|| idle.take(Choice::Soonest, None)).expect("it is not closed")
 }
 
 #[test]
@@ -94,7 +87,7 @@ fn each_worker_is_had_by_one_at_a_time_and_whoever_waits_gets_one() {
                             let token = take(&idle);
                             let number = token.worker.number;
                             let order = std::sync::atomic::Ordering::SeqCst;
-                            assert!(!had[number].swap(true, order), "it is had by two");
+                            assert!(!had[number].swap(true, order), "it has two owners");
                             thread::yield_now();
                             had[number].store(false, order);
                             idle.put(token);
@@ -103,8 +96,7 @@ fn each_worker_is_had_by_one_at_a_time_and_whoever_waits_gets_one() {
                 })
                 .collect();
             callers.into_iter().for_each(|caller| caller.join().unwrap());
-            assert_eq!(idle.take_unless(|_| false).len(), 2, "none is lost");
-            assert_eq!(idle.units().len(), 0, "one unit for each token");
+            assert_eq!(idle.stop().len(), 2, "none is lost");
         },
         ORDERS,
     );
@@ -120,7 +112,7 @@ fn whoever_waits_gets_the_next_worker_though_one_dies_and_is_cleared_away() {
             let caller = thread::spawn({
                 let idle = Arc::clone(&idle);
                 move || {
-                    // It may have been dying when it was taken; then it is given up, as by `IdleWorker::mourn`.
+                    // It may have been dying when it was taken; then it is given up, as by `IdleWorker::wait_exit`.
                     let mut taken = take(&idle);
                     while taken.worker.number == 0 {
                         taken = take(&idle);
@@ -132,7 +124,7 @@ fn whoever_waits_gets_the_next_worker_though_one_dies_and_is_cleared_away() {
                 let (idle, dies) = (Arc::clone(&idle), Arc::clone(&dies));
                 move || {
                     dies.die();
-                    drop(idle.take_unless(Worker::is_alive));
+                    idle.remove_dead();
                     idle.put(token(&lives));
                 }
             });
@@ -144,7 +136,7 @@ fn whoever_waits_gets_the_next_worker_though_one_dies_and_is_cleared_away() {
             for thread in [caller, slot, late] {
                 thread.join().unwrap();
             }
-            assert!(idle.take_unless(|_| false).is_empty(), "no token of a dead worker stays");
+            assert!(idle.stop().is_empty(), "no token of a dead worker stays");
         },
         ORDERS,
     );
@@ -163,8 +155,34 @@ fn the_one_that_was_used_last_goes_next_unless_it_is_still_being_reset() {
             last.status.set_phase(Phase::Resetting);
             idle.put(taken);
             assert_eq!(idle.try_take().unwrap().worker.number, 0, "the other one is sooner at it");
-            assert_eq!(idle.claim_oldest().unwrap().worker.number, 1);
+            assert_eq!(idle.take(Choice::Oldest, None).unwrap().worker.number, 1);
         },
         1,
+    );
+}
+
+#[test]
+fn whoever_waits_hears_that_no_worker_will_come_and_a_stopped_set_keeps_no_token() {
+    shuttle::check_random(
+        || {
+            let idle = Arc::new(Idle::new());
+            let waits = thread::spawn({
+                let idle = Arc::clone(&idle);
+                move || idle.take(Choice::Soonest, None).is_none()
+            });
+            let late = thread::spawn({
+                let idle = Arc::clone(&idle);
+                move || idle.put(token(&Worker::new(0)))
+            });
+            drop(idle.stop());
+            idle.close();
+            late.join().unwrap();
+            // It may have taken the token that was put before the stop.
+            let _ = waits.join().unwrap();
+            assert!(idle.stop().is_empty() && idle.is_closed());
+            idle.reopen();
+            assert!(!idle.is_closed());
+        },
+        ORDERS,
     );
 }

@@ -1,68 +1,34 @@
-//! Models of what threads share: the same source files, compiled with shuttle's locks and threads in place of the real ones,
-//! and run in thousands of orders of their steps. An order that fails is printed, and can be run again (`shuttle::replay`).
+//! Models of what threads share. The same source files are compiled with shuttle's locks and threads instead of the real ones, and
+//! run in thousands of interleavings. An interleaving that fails is printed, and can be run again (`shuttle::replay`).
 
+mod completion_model;
 mod idle_model;
-mod ticket_model;
+mod permits_model;
 
-/// What `super::primitives` is outside of the models.
+/// Shuttle's counterpart of `super::primitives`.
 mod primitives {
-    use std::collections::VecDeque;
+    use std::sync::PoisonError;
+    use std::time::Instant;
 
     pub(super) use shuttle::sync::{Arc, Condvar, Mutex, MutexGuard};
 
     pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-        mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A channel without a bound, of which both ends live for as long as it is used.
-    #[derive(Debug)]
-    struct Shared<T> {
-        queue: Mutex<VecDeque<T>>,
-        come: Condvar,
+    /// As `primitives::wait`. A deadline is never reached: what waits for ever is a deadlock, which shuttle reports.
+    pub(super) fn wait<'a, T>(
+        condvar: &Condvar,
+        guard: MutexGuard<'a, T>,
+        _deadline: Option<Instant>,
+    ) -> MutexGuard<'a, T> {
+        condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[derive(Debug)]
-    pub(super) struct Sender<T>(Arc<Shared<T>>);
-
-    #[derive(Debug)]
-    pub(super) struct Receiver<T>(Arc<Shared<T>>);
-
-    pub(super) fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
-        let shared = Arc::new(Shared { queue: Mutex::new(VecDeque::new()), come: Condvar::new() });
-        (Sender(Arc::clone(&shared)), Receiver(shared))
-    }
-
-    impl<T> Sender<T> {
-        pub(super) fn send(&self, value: T) -> Result<(), T> {
-            lock(&self.0.queue).push_back(value);
-            self.0.come.notify_one();
-            Ok(())
-        }
-    }
-
-    impl<T> Receiver<T> {
-        pub(super) fn try_recv(&self) -> Result<T, ()> {
-            lock(&self.0.queue).pop_front().ok_or(())
-        }
-
-        /// Waits. What waits for ever is a deadlock, which shuttle reports.
-        pub(super) fn recv(&self) -> T {
-            let mut queue = lock(&self.0.queue);
-            loop {
-                match queue.pop_front() {
-                    Some(value) => return value,
-                    None => {
-                        queue = self.0.come.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
-                    }
-                }
-            }
-        }
-
-        pub(super) fn len(&self) -> usize {
-            lock(&self.0.queue).len()
-        }
+    pub(super) fn has_passed(_deadline: Option<Instant>) -> bool {
+        false
     }
 }
 
-/// How many orders of threads are tried of each model.
+/// How many interleavings are tried of each model.
 const ORDERS: usize = 5_000;

@@ -7,7 +7,7 @@ use clap::Args;
 use super::super::error::CliError;
 use super::super::logging;
 use cofferdam_base::size::Bytes;
-use cofferdam_chain::blocks::{self, BlockInput, BlockSource, Known};
+use cofferdam_chain::blocks::{self, BlockInput, BlockSource, IndexedRange};
 
 /// Which blocks, and how they are read.
 #[derive(Debug, Args)]
@@ -40,11 +40,11 @@ pub(in crate::cli) struct BlockArgs {
 }
 
 impl BlockArgs {
-    /// Opens the blocks. With `known`, blocks that the store has are left out.
+    /// Opens the blocks. With `indexed`, blocks that the store has are left out.
     ///
     /// # Errors
     /// [`CliError::Usage`] for a start height without files; [`CliError::Blocks`] if the blocks cannot be read.
-    pub(in crate::cli) fn open(&self, known: Option<Known>) -> Result<BlockSource, CliError> {
+    pub(in crate::cli) fn open(&self, indexed: Option<IndexedRange>) -> Result<BlockSource, CliError> {
         if self.blocks.is_empty() {
             return match self.start_height {
                 None => Ok(blocks::bundled()?),
@@ -57,7 +57,7 @@ impl BlockArgs {
             self.blocks.iter().map(|input| BlockInput::parse(input)).collect::<Result<Vec<_>, _>>()?;
         let options = blocks::Options {
             start_height: self.start_height,
-            known,
+            indexed,
             check_chain: self.check_chain,
             allow_gaps: self.allow_gaps,
             opaque: self.opaque,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use cofferdam_base::size::Bytes;
-use cofferdam_http::server::Bounds;
+use cofferdam_http::server::ConnectionLimits;
 
 /// What connections may use.
 #[derive(Clone, Debug, Args)]
@@ -30,10 +30,10 @@ pub(in crate::cli) struct ConnectionArgs {
 }
 
 impl ConnectionArgs {
-    /// The bounds of a server.
-    pub(in crate::cli) fn bounds(&self) -> Bounds {
+    /// The limits on connections.
+    pub(in crate::cli) fn bounds(&self) -> ConnectionLimits {
         let (connections, header_timeout) = (self.max_connections, self.header_timeout);
-        Bounds { connections, header_timeout, ..Bounds::default() }
+        ConnectionLimits { connections, header_timeout, ..ConnectionLimits::default() }
     }
 }
 

@@ -249,11 +249,14 @@ impl NodeArgs {
     ///
     /// # Errors
     /// [`CliError::Usage`] if --auth is wrong.
-    pub(super) fn daemon(&self, network: Option<Network>) -> Result<Option<daemon::Settings>, CliError> {
+    pub(super) fn daemon(
+        &self,
+        network: Option<Network>,
+    ) -> Result<Option<daemon::FollowerSettings>, CliError> {
         let Some(url) = &self.daemon_rpc_url else { return Ok(None) };
-        Ok(Some(daemon::Settings {
+        Ok(Some(daemon::FollowerSettings {
             auth: self.credentials()?,
-            pipeline: self.pipeline_size.max(1),
+            fetch_ahead: self.pipeline_size.max(1),
             start_height: self.start(),
             stop_height: match self.exit_at {
                 Some(ExitAt::Height(height)) => Some(height),
@@ -262,7 +265,7 @@ impl NodeArgs {
             max_block_bytes: self.max_block_bytes.0,
             max_reorg_depth: self.max_reorg_depth,
             network,
-            ..daemon::Settings::new(url.clone())
+            ..daemon::FollowerSettings::new(url.clone())
         }))
     }
 
@@ -308,7 +311,7 @@ impl NodeArgs {
         self.listen()?;
         self.credentials()?;
         if let Some(settings) = self.daemon(self.network)? {
-            daemon::check(&settings).map_err(|error| CliError::Usage(error.to_string()))?;
+            daemon::check_settings(&settings).map_err(|error| CliError::Usage(error.to_string()))?;
         }
         self.replaced.check()
     }

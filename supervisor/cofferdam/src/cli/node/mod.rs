@@ -24,9 +24,9 @@ use cofferdam_chain::{Pipeline, PipelineSettings};
 use cofferdam_http::server;
 use cofferdam_http::{Service, Settings};
 use cofferdam_node::daemon::Follower;
-use cofferdam_node::feed::{FeedError, FileFeed, KnownError};
+use cofferdam_node::feed::{FeedError, FileFeed, LookupError};
 use cofferdam_node::rpc::{self, Cors, RpcSettings};
-use cofferdam_node::{Ended, Freshness, Indexer, Node, NodeError, NodeState, Source, Tip};
+use cofferdam_node::{IndexError, Indexer, NodeBackend, NodeState, ReadinessLimits, StopReason, Tip};
 use cofferdam_pool::{Pool, PoolBuilder};
 use cofferdam_store::snapshot::Snapshots;
 use cofferdam_store::{Durability, Store};
@@ -58,7 +58,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     check_start(&store, args.asked_start())?;
     let store = Arc::new(store.with_undo(args.max_reorg_depth));
     let tip = store.tip()?.map(|record| Tip::of(&record));
-    let freshness = Freshness { lag: args.max_lag, silence: args.max_silence };
+    let freshness = ReadinessLimits { max_lag: args.max_lag, max_silence: args.max_silence };
     let state = NodeState::new(tip, args.label.clone(), freshness, args.daemon_rpc_url.is_some());
     let settings = Settings {
         queue: args.queue,
@@ -113,7 +113,7 @@ impl Opened {
 
 /// Serves while blocks are indexed, until indexing ends or a signal comes. `module` is the hash of the module.
 async fn serve(parts: Arc<Parts>, builder: PoolBuilder, module: Hash) -> Result<CommandExit, CliError> {
-    parts.service.extend(Arc::clone(&parts.state) as Arc<dyn cofferdam_http::Extension>);
+    parts.service.set_application(Arc::clone(&parts.state) as Arc<dyn cofferdam_http::Application>);
     let server = listen(&parts).await?;
     let starting = |error: tokio::task::JoinError| CliError::Io { what: "starting", source: error.into() };
     let opened = {
@@ -147,17 +147,17 @@ async fn serve(parts: Arc<Parts>, builder: PoolBuilder, module: Hash) -> Result<
 }
 
 /// The exit code for the way in which indexing ended.
-fn exit_of(ended: &Ended) -> CommandExit {
+fn exit_of(ended: &StopReason) -> CommandExit {
     match ended {
-        Ended::Asked | Ended::Reached(_) | Ended::OutOfFiles => CommandExit::Success,
-        Ended::Stopped(_) => CommandExit::Failure,
+        StopReason::Requested | StopReason::Reached(_) | StopReason::FeedEnded => CommandExit::Success,
+        StopReason::BlockFailed(_) => CommandExit::Failure,
     }
 }
 
 /// Binds the listeners, and begins to answer requests.
 async fn listen(parts: &Arc<Parts>) -> Result<tokio::task::JoinHandle<usize>, CliError> {
     let args = &parts.args;
-    let node = Node {
+    let node = NodeBackend {
         service: parts.service.clone(),
         store: Arc::clone(&parts.store),
         state: Arc::clone(&parts.state),
@@ -170,7 +170,8 @@ async fn listen(parts: &Arc<Parts>) -> Result<tokio::task::JoinHandle<usize>, Cl
         body_timeout: args.connections.body_timeout,
         ..RpcSettings::default()
     };
-    let router = cofferdam_http::router_over(parts.service.clone(), rpc::router(Arc::new(node), settings));
+    let router =
+        cofferdam_http::application_router(parts.service.clone(), rpc::router(Arc::new(node), settings));
     if let Some(address) = &args.agent {
         tokio::spawn(cofferdam_http::agent(bind(address).await?, parts.service.clone()));
     }
@@ -186,7 +187,7 @@ fn noted_network(parts: &Parts) -> Result<Option<Network>, CliError> {
     Ok(parts.args.network.or_else(|| noted?.parse().ok()))
 }
 
-type Outcome = Result<Ended, CliError>;
+type Outcome = Result<StopReason, CliError>;
 
 /// Indexes in a thread of its own.
 fn index_beside(
@@ -199,7 +200,7 @@ fn index_beside(
     let index = move || {
         let outcome = index(&parts, &pool, opened);
         if let Err(error) = &outcome {
-            parts.state.end(error.to_string());
+            parts.state.record_end(error.to_string());
         }
         // If the process is ending, nobody receives it.
         drop(sender.send(outcome));
@@ -219,8 +220,8 @@ fn index(parts: &Parts, pool: &Arc<Pool>, opened: Opened) -> Outcome {
     let observer = {
         let (state, service) = (Arc::clone(state), service.clone());
         Box::new(move |outcome: &cofferdam_chain::Outcome| {
-            state.committed(outcome);
-            service.note_block(outcome.height, outcome.digest, &outcome.result);
+            state.record_commit(outcome);
+            service.record_block(outcome.height, outcome.digest, &outcome.result);
             if let Some(snapshots) = &snapshots {
                 snapshots.committed(outcome.height);
             }
@@ -239,53 +240,45 @@ fn index_sources(
     is_asked: &(dyn Fn() -> bool + Sync),
 ) -> Outcome {
     let Parts { args, store, state, .. } = parts;
-    let max_reorg_depth = args.max_reorg_depth;
     let exit_at = match args.exit_at {
         Some(ExitAt::Height(height)) => Some(height),
         _ => None,
     };
     let exit_at_tip = args.exit_at == Some(ExitAt::Tip);
-    let mut indexer = Indexer {
-        pipeline,
-        store,
-        state,
-        max_reorg_depth,
-        exit_at,
-        exit_at_tip,
-        network_noted: false,
-        is_asked,
-    };
-    let mut ended = Ended::OutOfFiles;
-    if let Some(files) = files {
+    let mut indexer = Indexer::new(pipeline, store, state, args.max_reorg_depth, is_asked);
+    indexer.stop_height = exit_at;
+    indexer.stop_at_tip = exit_at_tip;
+    let mut ended = StopReason::FeedEnded;
+    if let Some(mut files) = files {
         if let Some(network) = files.network() {
             indexer.pipeline.insist(|store| store.set_network(&network.to_string()))?;
         }
         let keeps_on = args.daemon_rpc_url.is_some();
-        indexer.exit_at_tip = exit_at_tip && !keeps_on;
-        ended = match indexer.run(&mut Source::Files(Box::new(files))) {
+        indexer.stop_at_tip = exit_at_tip && !keeps_on;
+        ended = match indexer.run(&mut files) {
             // The Bitcoin node has the blocks that are missing in the files, or are not written yet.
-            Err(NodeError::Feed(FeedError::Blocks(error))) if keeps_on && error.is_incomplete() => {
+            Err(IndexError::Feed(FeedError::Blocks(error))) if keeps_on && error.is_incomplete() => {
                 tracing::warn!("{error}. The Bitcoin node is asked for the blocks from here on");
-                Ended::OutOfFiles
+                StopReason::FeedEnded
             }
             ended => ended.map_err(error_of)?,
         };
-        indexer.exit_at_tip = exit_at_tip;
+        indexer.stop_at_tip = exit_at_tip;
     }
     let Some(settings) = args.daemon(noted_network(parts)?)? else { return Ok(ended) };
-    if !matches!(ended, Ended::OutOfFiles) {
+    if !matches!(ended, StopReason::FeedEnded) {
         return Ok(ended);
     }
     let tip = store.tip()?.map(|record| Tip::of(&record));
     let indexed = Arc::clone(store);
-    let known = move |height| hash_in(&indexed, height);
-    let follower = Follower::start(settings, tip.map(|tip| (tip.height, tip.hash)), known);
-    let follower = follower.map_err(|error| error_of(NodeError::Feed(error.into())))?;
-    indexer.run(&mut Source::Daemon(follower)).map_err(error_of)
+    let committed_hash = move |height| hash_in(&indexed, height);
+    let follower = Follower::start(settings, tip.map(|tip| (tip.height, tip.hash)), committed_hash);
+    let mut follower = follower.map_err(|error| error_of(IndexError::Feed(error.into())))?;
+    indexer.run(&mut follower).map_err(error_of)
 }
 
 /// The hash of the block that is indexed at a height; none below the first height.
-fn hash_in(store: &Store, height: u32) -> Result<Option<BlockHash>, KnownError> {
+fn hash_in(store: &Store, height: u32) -> Result<Option<BlockHash>, LookupError> {
     Ok(store.indexed(height)?.map(|record| Tip::of(&record).hash))
 }
 
@@ -318,11 +311,11 @@ fn open_files(parts: &Parts) -> Result<Option<FileFeed>, CliError> {
     feed.map(Some).map_err(|error| error_of(error.into()))
 }
 
-fn error_of(error: NodeError) -> CliError {
+fn error_of(error: IndexError) -> CliError {
     match error {
-        NodeError::Chain(error) => error.into(),
-        NodeError::Store(error) => error.into(),
-        NodeError::Feed(error) => CliError::Feed(error),
+        IndexError::Chain(error) => error.into(),
+        IndexError::Store(error) => error.into(),
+        IndexError::Feed(error) => CliError::Feed(error),
     }
 }
 
@@ -336,7 +329,7 @@ async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Out
             outcome = &mut ended, if indexed.is_none() => {
                 let outcome = outcome.unwrap_or(Err(CliError::Indexer));
                 // Without a Bitcoin node, the state that was indexed from files is still served.
-                let serves_on = matches!(outcome, Ok(Ended::OutOfFiles)) && parts.args.exit_at.is_none();
+                let serves_on = matches!(outcome, Ok(StopReason::FeedEnded)) && parts.args.exit_at.is_none();
                 if !serves_on {
                     return Some(outcome);
                 }

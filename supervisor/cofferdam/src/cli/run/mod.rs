@@ -21,7 +21,7 @@ use super::error::CliError;
 use super::logging;
 use super::report::{Summary, SummaryLine};
 use super::signals::{self, Stop};
-use cofferdam_chain::blocks::{BlockSource, Known};
+use cofferdam_chain::blocks::{BlockSource, IndexedRange};
 use cofferdam_pool::{Health, Pool, PoolBuilder};
 use cofferdam_store::{Durability, Identity, Store};
 
@@ -76,7 +76,7 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     let home = Home::open(args, &builder.profile()?)?;
     let known = home.known()?;
     // What is asked for begins below the store, which cannot be made good any more.
-    if let (Some(Known { first, .. }), Some(asked)) = (known, args.blocks.start_height())
+    if let (Some(IndexedRange { first, .. }), Some(asked)) = (known, args.blocks.start_height())
         && asked < first
     {
         let path = home.store.path().to_owned();
@@ -158,9 +158,9 @@ impl Home {
     }
 
     /// The blocks that the store has.
-    fn known(&self) -> Result<Option<Known>, CliError> {
+    fn known(&self) -> Result<Option<IndexedRange>, CliError> {
         let (first, tip) = (self.store.first_height()?, self.store.tip()?);
-        Ok(first.zip(tip).map(|(first, tip)| Known { first, tip: tip.height, again: 0 }))
+        Ok(first.zip(tip).map(|(first, tip)| IndexedRange { first, tip: tip.height, overlap: 0 }))
     }
 }
 

@@ -48,7 +48,7 @@ impl<'a, R: Runner> Session<'a, R> {
         let chain =
             Chain::resume(runner, Arc::clone(store), args.on_guest_failure.into())?.linked(source.links());
         let bar = logging::bar(source.total(), "indexing {bar:40} {pos}/{len} {per_sec} {eta} {msg}");
-        let (tally, waiting) = (Tally::new(source.passed_over()), VecDeque::new());
+        let (tally, waiting) = (Tally::new(source.already_indexed()), VecDeque::new());
         Ok(Self { args, runner, store, chain, tally, waiting, bar })
     }
 

@@ -1,4 +1,4 @@
-//! A memory cgroup with a limit of its own: what a small host is, without the host.
+//! A memory cgroup with a limit of its own, which gives a process the memory of a small host.
 
 use std::fs;
 use std::io;
@@ -9,51 +9,51 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{AccessFlags, eaccess};
 
-use super::{Cgroup, CgroupError, NotDelegated, Version};
+use super::hierarchy::{Cgroup, CgroupError, NotDelegated};
+use super::locate::Version;
 
-/// Why a cgroup could not be made, or nothing moved into it.
+/// Why a cgroup could not be created, or a process could not be moved into it.
 #[derive(thiserror::Error)]
 pub enum ChildError {
-    /// There is none to make it in.
+    /// This process has no memory cgroup to create a child in.
     #[error(transparent)]
     NoCgroup(#[from] CgroupError),
-    /// This process may make none.
+    /// This process may not create a child.
     #[error(transparent)]
     NotDelegated(#[from] NotDelegated),
-    /// v2: a cgroup whose processes are not ours alone must not be emptied for the sake of children.
+    /// v2: the cgroup holds processes of others, which must not be moved.
     #[error(
-        "{path} holds other processes than this one, so it can pass the memory controller on to no child: run this in \
+        "{path} holds other processes than this one, so it cannot delegate the memory controller to a child: run this in \
          a cgroup of its own (`systemd-run --scope -p Delegate=yes …`)"
     )]
     Shared {
         /// The directory of the cgroup.
         path: PathBuf,
     },
-    /// A file or directory of the cgroup file system.
+    /// A system call on a file or directory of the cgroup failed.
     #[error("{path}: {source}")]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
 cofferdam_protocol::debug_as_display!(ChildError);
 
-/// A memory cgroup that was made for a purpose, with a limit and without swap. Removed when dropped; whatever runs in it
-/// has to have ended by then.
+/// A memory cgroup with a limit and without swap. Removed when this is dropped; every process in it must have ended by then.
 #[derive(Debug)]
 pub struct ChildCgroup(Cgroup);
 
 impl ChildCgroup {
-    /// Makes one below this process's own, or beside it, that allows so many bytes.
+    /// Creates a cgroup with a limit of `bytes`, below the cgroup of this process or beside it.
     ///
-    /// On v2 a cgroup that has processes passes no controller on. A process that is alone in a delegated cgroup is
-    /// therefore moved into a child of it, `cofferdam-supervisor`, and stays there; the cgroup passes memory on from then.
+    /// On v2, a cgroup that has processes cannot delegate controllers. So a process that is alone in a delegated cgroup is moved into
+    /// a child, `cofferdam-supervisor`, and stays there; the cgroup delegates the memory controller from then on.
     ///
     /// # Errors
-    /// [`ChildError`]: it takes root or a delegated cgroup.
+    /// [`ChildError`]. Creating a cgroup needs root or a delegated cgroup.
     pub fn limited_to(bytes: u64) -> Result<Self, ChildError> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let own = Cgroup::discover()?;
@@ -70,7 +70,7 @@ impl ChildCgroup {
         Ok(child)
     }
 
-    /// The cgroup, to be looked at.
+    /// The cgroup, to be read.
     pub fn cgroup(&self) -> &Cgroup {
         &self.0
     }
@@ -83,15 +83,19 @@ impl ChildCgroup {
 
 impl Drop for ChildCgroup {
     fn drop(&mut self) {
-        // The last process may have been reaped and still be on its way out of the cgroup.
-        const PATIENCE: Duration = Duration::from_secs(10);
-        let deadline = Instant::now() + PATIENCE;
+        // The last process may have been reaped and not have left the cgroup yet. There is no event to wait for: `cgroup.events` of
+        // v2 tells when the last process has gone, not when the directory can be removed, and v1 tells neither.
+        const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
+        const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+        let deadline = Instant::now() + REMOVAL_TIMEOUT;
         loop {
             match fs::remove_dir(&self.0.dir) {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
-                    thread::sleep(Duration::from_millis(10));
+                    thread::sleep(RETRY_INTERVAL);
                 }
-                Err(error) => return tracing::warn!("{} remains: {error}", self.0.dir.display()),
+                Err(error) => {
+                    return tracing::warn!("the cgroup {} cannot be removed: {error}", self.0.dir.display());
+                }
                 Ok(()) => return,
             }
         }
@@ -99,13 +103,13 @@ impl Drop for ChildCgroup {
 }
 
 impl Cgroup {
-    /// The file that takes the ids of processes which move in.
+    /// The file to which the ids of processes are written to move them into the cgroup.
     #[must_use]
     pub fn procs(&self) -> PathBuf {
         self.dir.join("cgroup.procs")
     }
 
-    /// Moves a process in. What it has allocated until then stays charged to where it was.
+    /// Moves a process into the cgroup. Memory that the process has allocated before stays charged to its old cgroup.
     ///
     /// # Errors
     /// [`ChildError::Io`].
@@ -115,21 +119,21 @@ impl Cgroup {
     }
 }
 
-/// Where a child with a memory limit can be made. On v2 a cgroup that has processes passes no controller on to its
-/// children ("no internal process constraint", admin-guide/cgroup-v2.rst): there the child becomes a sibling, or this
-/// process moves into a child first.
+/// The directory in which a child with a memory limit can be created. On v2, a cgroup that has processes cannot delegate controllers
+/// to children ("no internal process constraint", admin-guide/cgroup-v2.rst). There this process moves into a child first, or the
+/// child becomes a sibling.
 fn parent(own: &Cgroup) -> Result<PathBuf, ChildError> {
     if own.version == Version::V1 {
         return Ok(own.dir.clone());
     }
-    if passes_memory_on(&own.dir) {
+    if delegates_memory(&own.dir) {
         return Ok(own.dir.clone());
     }
-    match make_room(own) {
+    match move_into_child(own) {
         Ok(()) => Ok(own.dir.clone()),
-        // Beside it, then: below a parent that is not its own, and whose limit does not bind it.
+        // As a sibling: the limit of this process's cgroup does not apply there.
         Err(error) => match own.dir.parent() {
-            Some(parent) if passes_memory_on(parent) && eaccess(parent, AccessFlags::W_OK).is_ok() => {
+            Some(parent) if delegates_memory(parent) && eaccess(parent, AccessFlags::W_OK).is_ok() => {
                 Ok(parent.to_owned())
             }
             _ => Err(error),
@@ -137,9 +141,8 @@ fn parent(own: &Cgroup) -> Result<PathBuf, ChildError> {
     }
 }
 
-/// Moves this process, which must be alone there, from its cgroup into a child of it, so that the cgroup can pass the
-/// memory controller on.
-fn make_room(own: &Cgroup) -> Result<(), ChildError> {
+/// Moves this process, which must be alone in its cgroup, into a child, so that the cgroup can delegate the memory controller.
+fn move_into_child(own: &Cgroup) -> Result<(), ChildError> {
     own.delegation()?;
     let inside = fs::read_to_string(own.procs()).map_err(at(&own.procs()))?;
     let this = std::process::id().to_string();
@@ -156,7 +159,7 @@ fn make_room(own: &Cgroup) -> Result<(), ChildError> {
     fs::write(&control, "+memory").map_err(at(&control))
 }
 
-fn passes_memory_on(dir: &Path) -> bool {
+fn delegates_memory(dir: &Path) -> bool {
     let controllers = fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
     controllers.split_whitespace().any(|controller| controller == "memory")
 }
@@ -183,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn on_v2_a_child_goes_where_the_memory_controller_is_passed_on() {
+    fn on_v2_a_child_is_created_where_the_memory_controller_is_delegated() {
         let (_root, own) = v2(&[("own/cgroup.subtree_control", "cpu memory")]);
         assert_eq!(parent(&own).unwrap(), own.dir);
         let (_root, own) =
@@ -192,14 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn on_v2_this_process_makes_room_for_children_if_it_is_alone() {
+    fn on_v2_this_process_moves_into_a_child_if_it_is_alone() {
         let this = std::process::id();
         let files = [
             ("own/cgroup.controllers", "memory"),
             ("own/cgroup.subtree_control", ""),
             ("own/cgroup.procs", &format!("{this}\n")),
         ];
-        // Beside it would be a place, too, but the limits of its own cgroup would not hold there.
+        // A sibling is possible too, but the limits of this process's own cgroup would not apply to it.
         let files: Vec<_> = files.into_iter().chain([("cgroup.subtree_control", "memory")]).collect();
         let (_root, own) = v2(&files);
         fs::create_dir(own.dir.join("cofferdam-supervisor")).unwrap();

@@ -1,14 +1,31 @@
-//! From what /proc says about cgroups to a directory that can be opened.
+//! Finding the directory of a cgroup, from the files of /proc.
 //!
-//! /proc/PID/cgroup names a path within a hierarchy, mountinfo says which part of the hierarchy is mounted where.
-//! In a container neither is enough: without a cgroup namespace the path is the host's and the mount shows only
-//! the container's part; with one, both are relative to the namespace.
+//! /proc/PID/cgroup names a path within a hierarchy, and mountinfo says which part of the hierarchy is mounted where. In a container
+//! neither is enough. Without a cgroup namespace, the path is the host's, and the mount shows only the container's part. With a
+//! cgroup namespace, both are relative to the namespace.
 
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use super::Version;
+/// The version of a memory cgroup, which decides the names of its files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// A hierarchy of the `memory` controller.
+    V1,
+    /// The unified hierarchy.
+    V2,
+}
 
-/// The memory hierarchy and the path in it, from /proc/PID/cgroup (lines `id:controllers:path`).
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        })
+    }
+}
+
+/// The memory hierarchy, and the path of the cgroup in it, from /proc/PID/cgroup (lines `id:controllers:path`).
 pub(super) fn membership(text: &str) -> Option<(Version, String)> {
     let mut unified = None;
     for line in text.lines() {
@@ -26,13 +43,13 @@ pub(super) fn membership(text: &str) -> Option<(Version, String)> {
 
 /// One mount of the memory hierarchy.
 struct Mount {
-    /// Which cgroup is mounted: "/" ordinarily, the container's own with a bind mount.
+    /// The cgroup that is mounted: "/" ordinarily, the container's own with a bind mount.
     root: String,
     point: PathBuf,
 }
 
 impl Mount {
-    /// Reads a line of /proc/self/mountinfo (proc_pid_mountinfo(5)) if it mounts the hierarchy looked for.
+    /// Parses a line of /proc/self/mountinfo (proc_pid_mountinfo(5)). None if it does not mount the memory hierarchy.
     fn parse(line: &str, version: Version) -> Option<Self> {
         let (mount, filesystem) = line.split_once(" - ")?;
         let mut filesystem = filesystem.split(' ');
@@ -45,9 +62,9 @@ impl Mount {
         found.then_some(Self { root: fields.next()?, point: PathBuf::from(fields.next()?) })
     }
 
-    /// The path of a cgroup below the mount point, if it is there.
+    /// The path of a cgroup below the mount point, if the cgroup lies there.
     fn below(&self, name: &str) -> Option<PathBuf> {
-        // "/../x" is a cgroup outside our cgroup namespace: joined to a mount point it would leave the mount.
+        // "/../x" is a cgroup outside of our cgroup namespace. Joined to a mount point, it would leave the mount.
         let below = Path::new(name).strip_prefix(&self.root).ok()?;
         (!below.components().any(|part| part == Component::ParentDir)).then(|| below.to_path_buf())
     }
@@ -55,15 +72,15 @@ impl Mount {
 
 /// The mount point through which a cgroup is visible, and the cgroup's path below it.
 ///
-/// When its path is outside every mount (a bind mount seen from within a cgroup namespace) that is the mount
-/// itself: as far as can be told from in here, it is the cgroup or an ancestor, whose limit binds as well.
+/// If the path is outside of every mount (a bind mount seen from within a cgroup namespace), this is the mount itself. As far as
+/// this process can tell, the mount is the cgroup or an ancestor of it, whose limit applies as well.
 pub(super) fn visible(mountinfo: &str, version: Version, name: &str) -> Option<(PathBuf, PathBuf)> {
     let mounts: Vec<_> = mountinfo.lines().filter_map(|line| Mount::parse(line, version)).collect();
     let inside = mounts.iter().find_map(|mount| Some((mount.point.clone(), mount.below(name)?)));
     inside.or_else(|| Some((mounts.first()?.point.clone(), PathBuf::new())))
 }
 
-/// Undoes mountinfo's `\040` for a space, `\134` for a backslash and so on.
+/// Replaces the escapes of mountinfo: `\040` for a space, `\134` for a backslash, and so on.
 fn unescape(field: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()

@@ -1,26 +1,26 @@
-//! Evidence that a worker was killed by the kernel for want of memory.
-//!
-//! A SIGKILL does not say who sent it. The OOM killer alone leaves a trace: it counts.
+//! Evidence that the kernel killed a process because memory ran out. SIGKILL does not say who sent it, but the OOM killer counts
+//! its kills.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{Cgroup, keyed};
+use super::file::keyed;
+use super::hierarchy::Cgroup;
 
-/// How often the OOM killer has struck so far. Read once a second and when a worker has died, see
-/// [`OomCounts::rose_since`].
+/// The numbers of processes that the OOM killer has killed so far. The pool reads them once a second and when a worker has died;
+/// see [`OomCounts::rose_since`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OomCounts {
-    /// The directory of the cgroup that was asked.
+    /// The directory of the cgroup.
     pub path: Option<PathBuf>,
-    /// Kills in that cgroup.
+    /// The kills in that cgroup.
     pub cgroup: Option<u64>,
-    /// Kills on the whole host, other containers included (/proc/vmstat `oom_kill`, 4.13).
+    /// The kills on the whole host, other containers included (/proc/vmstat `oom_kill`, Linux 4.13).
     pub host: Option<u64>,
 }
 
 impl OomCounts {
-    /// The counts now. `cgroup` is the one that the worker lives in.
+    /// Reads the counts. `cgroup` is the cgroup of the workers.
     #[must_use]
     pub fn read(cgroup: Option<&Cgroup>) -> Self {
         Self {
@@ -30,11 +30,11 @@ impl OomCounts {
         }
     }
 
-    /// Evidence that a process of the cgroup was killed for want of memory since `earlier`.
+    /// Evidence that a process of the cgroup was killed after `earlier` because memory ran out.
     ///
-    /// The kernel counts before it sends the signal (`__oom_kill_process` in mm/oom_kill.c), so the counts are
-    /// complete once the death was waited for. It counts in the victim's cgroup even when the whole host ran
-    /// out: the host's count is somebody else's kill wherever the cgroup's is known, and is used only where not.
+    /// The kernel counts a kill before it sends the signal (`__oom_kill_process` in mm/oom_kill.c), so the counts are complete once
+    /// the death was waited for. The kernel counts in the victim's cgroup even when the whole host has run out of memory. So the
+    /// host's count is used only where the cgroup's is not known: a rise of the host's count alone is the kill of another cgroup.
     #[must_use]
     pub fn rose_since(&self, earlier: &Self) -> Option<Evidence> {
         let (place, from, to) = match (&self.path, earlier.cgroup, self.cgroup) {
@@ -45,7 +45,7 @@ impl OomCounts {
     }
 }
 
-/// An OOM kill that was counted. Displayed as a clause: "the oom_kill count of … rose from 3 to 4".
+/// A counted OOM kill. Displayed as a clause: "the oom_kill count of … rose from 3 to 4".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// The cgroup's directory, or `None` for the host.
@@ -73,7 +73,7 @@ mod tests {
 
     use cofferdam_test_skips::skip;
 
-    use super::super::ChildCgroup;
+    use super::super::child::ChildCgroup;
     use super::*;
 
     fn counts(path: Option<&str>, cgroup: Option<u64>, host: Option<u64>) -> OomCounts {
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(child.cgroup().limit_bytes().unwrap().bytes, 32 << 20);
         assert!(child.cgroup().headroom().unwrap().headroom <= 32 << 20);
         let before = OomCounts::read(Some(child.cgroup()));
-        // dd reads into one buffer of its block size: 256 MiB that are really touched, and no more.
+        // dd reads into one buffer of its block size, so it touches exactly 256 MiB.
         let script = "echo 0 > \"$0/cgroup.procs\" && exec dd if=/dev/zero of=/dev/null bs=256M count=1";
         let status = Command::new("sh").args(["-c", script]).arg(child.cgroup().dir()).status().unwrap();
         assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");

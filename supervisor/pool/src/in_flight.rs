@@ -1,0 +1,155 @@
+//! A started job in the hands of its ticket. A runtime of tokio waits for the worker's answer by its own reactor, which waits
+//! for connections anyway: no thread is woken for the job, and none sleeps.
+#![allow(unsafe_code, reason = "a descriptor is registered with a reactor")]
+
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use cofferdam_protocol::wait;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+use tokio::time::{Sleep, sleep_until};
+
+use super::call::Polled;
+use super::deadline::after;
+use super::dispatcher::Dispatcher;
+use super::started::{JobCell, StartedJob};
+
+/// How long the reactor waits for a job. The reactor sees the answer and the end of the worker. It does not see the end of the
+/// job's time, nor a death that does not show on the pipe, so a thread of the pool collects a job that takes longer.
+const REACTOR_TIME: Duration = Duration::from_millis(10);
+
+/// A started job that its ticket collects.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    cell: Arc<JobCell>,
+    dispatcher: Arc<Dispatcher>,
+    /// None before the first poll.
+    reactor: Option<Reactor>,
+}
+
+/// What the reactor waits for.
+#[derive(Debug)]
+struct Reactor {
+    /// A duplicate of the worker's reply pipe: a thread that takes the job over may close the pipe itself.
+    replies: AsyncFd<OwnedFd>,
+    timeout: Pin<Box<Sleep>>,
+}
+
+impl InFlight {
+    /// Leaves `started` to its ticket. None outside of a runtime of tokio: then the job is returned.
+    pub(super) fn new(dispatcher: &Arc<Dispatcher>, started: StartedJob) -> Result<Self, StartedJob> {
+        if Handle::try_current().is_err() {
+            return Err(started);
+        }
+        let cell = dispatcher.started.leave(started);
+        let in_flight = Self { cell, dispatcher: Arc::clone(dispatcher), reactor: None };
+        in_flight.give_way();
+        Ok(in_flight)
+    }
+
+    /// Drives the job. False once there is nothing left to drive: the job is done, or a thread of the pool collects it.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> bool {
+        let timeout = if self.reactor.is_none() { wait::SPIN } else { Duration::ZERO };
+        if !self.drive(timeout) {
+            return false;
+        }
+        if self.reactor.is_none() {
+            self.reactor = self.register();
+        }
+        loop {
+            let Some(reactor) = &mut self.reactor else { return self.hand_over() };
+            if reactor.timeout.as_mut().poll(context).is_ready() {
+                return self.hand_over();
+            }
+            let mut ready = match reactor.replies.poll_read_ready(context) {
+                Poll::Pending => return true,
+                Poll::Ready(Err(_)) => return self.hand_over(),
+                Poll::Ready(Ok(ready)) => ready,
+            };
+            // What comes after this is not cleared: it makes the descriptor ready anew.
+            ready.clear_ready();
+            if !self.drive(Duration::ZERO) {
+                return false;
+            }
+        }
+    }
+
+    /// Completes the ticket if the answer is there.
+    pub(super) fn look(&self) {
+        self.drive(Duration::ZERO);
+    }
+
+    /// Waits for the result in this thread, and completes the ticket.
+    pub(super) fn finish(self) {
+        let Some(started) = self.cell.take() else { return };
+        self.dispatcher.started.forget(&self.cell);
+        self.dispatcher.finish_started(started);
+    }
+
+    /// Looks for the answer for up to `timeout`. Returns whether the job is still in flight here.
+    fn drive(&self, timeout: Duration) -> bool {
+        let Some(StartedJob { job, run, permit, completion }) = self.cell.take() else { return false };
+        match self.dispatcher.poll(run, &job, after(timeout)) {
+            Polled::InFlight(run) => {
+                self.cell.put_back(StartedJob { job, run, permit, completion });
+                self.give_way();
+                true
+            }
+            Polled::Completed(result) => {
+                self.dispatcher.started.forget(&self.cell);
+                drop(permit);
+                completion.complete(Ok(*result));
+                false
+            }
+            Polled::NeedsThread(run) => {
+                self.dispatcher.started.forget(&self.cell);
+                self.dispatcher.started.collect(StartedJob { job, run, permit, completion });
+                false
+            }
+        }
+    }
+
+    /// Has a thread of the pool collect the job if another job waits for a worker. That other job may have found the cell empty
+    /// just before.
+    fn give_way(&self) {
+        if self.dispatcher.is_anyone_waiting() {
+            self.hand_over();
+        }
+    }
+
+    /// Has a thread of the pool collect the job. Returns that nothing is left to drive.
+    fn hand_over(&self) -> bool {
+        if let Some(started) = self.cell.take() {
+            self.dispatcher.started.forget(&self.cell);
+            self.dispatcher.started.collect(started);
+        }
+        false
+    }
+
+    /// Has the reactor wait for the answer. None if it cannot: it takes only so many descriptors.
+    fn register(&self) -> Option<Reactor> {
+        // A ticket can be polled by another executor than the one in which it was made.
+        Handle::try_current().ok()?;
+        let (replies, deadline) = self.cell.with(|started| {
+            let current = started.run.current.as_ref()?;
+            Some((current.descriptor().try_clone_to_owned().ok()?, current.deadline))
+        })?;
+        // SAFETY: the registration owns the descriptor, so the descriptor stays open, and its number the same, for as long as the
+        // registration.
+        let replies = unsafe { AsyncFd::register_with_interest(replies, Interest::READABLE) }.ok()?;
+        let until = deadline.min(Instant::now() + REACTOR_TIME);
+        Some(Reactor { replies, timeout: Box::pin(sleep_until(until.into())) })
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        // A job that is given up in the middle would cost its worker.
+        self.hand_over();
+    }
+}
