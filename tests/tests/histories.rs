@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bitcoin::hashes::Hash as _;
 use cofferdam::blocks::BlockHash;
-use cofferdam::chain::{Batch, ChainError, OnGuestFailure, Pipeline, PipelineSettings, extend_digest};
+use cofferdam::chain::{Batch, ChainError, Pipeline, PipelineSettings, extend_digest};
 use cofferdam::http::Application;
 use cofferdam::node::daemon::{DaemonError, Follower, FollowerSettings};
 use cofferdam::node::feed::FeedError;
@@ -145,7 +145,7 @@ impl History {
     fn run(mut self, seen: &Seen) {
         for _ in 0..3 + below(&mut self.random, 4) {
             let acts: Vec<_> = (0..below(&mut self.random, 5)).map(|_| self.act()).collect();
-            self.faults.step(1 + below(&mut self.random, 3) as usize);
+            self.faults.limit_rollback_step(1 + below(&mut self.random, 3) as usize);
             drop(self.session(&acts, seen));
         }
         // And at last nothing more happens, but that the chain comes back into reach, if it is not.
@@ -213,9 +213,9 @@ impl History {
         is_asked();
         let state = NodeState::new(None, None, ReadinessLimits { max_lag: 2, max_silence: PATIENCE }, true);
         let state = Arc::new(state);
-        let struck = self.faults.struck();
+        let struck = self.faults.injected();
         let ended = self.node(&state, room, &before, &is_asked);
-        let struck = self.faults.struck() - struck;
+        let struck = self.faults.injected() - struck;
         self.faults.clear();
         let rewinds = state.status()["reorgs"].as_u64().expect("a number");
         self.check(&before, &ended, rewinds);
@@ -250,7 +250,7 @@ impl History {
         let store = Arc::new(self.open().with_undo(self.limit).with_faults(Arc::clone(&self.faults)));
         let tip = before.len().checked_sub(1).map(|tip| (u32::try_from(tip).expect("short"), before[tip]));
         let batch = if before.len().is_multiple_of(2) { Batch::SINGLE } else { Batch::CATCHING_UP };
-        let settings = PipelineSettings { policy: OnGuestFailure::Stop, batch, redundant: false };
+        let settings = PipelineSettings { batch, ..PipelineSettings::default() };
         let stand_in = StandIn::new(&store, room);
         let mut pipeline = Pipeline::resume(stand_in, Arc::clone(&store), settings, Box::new(|_| {}))?;
         let indexed = Arc::clone(&store);

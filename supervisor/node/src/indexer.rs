@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use crate::feed::{Feed, FeedError, FeedEvent};
 use crate::node_state::{NodeState, Tip};
-use cofferdam_chain::{ChainError, Hashed, Outcome, Pipeline, Pushed, Workers};
-use cofferdam_pool::{Pool, PoolError};
+use cofferdam_chain::{ChainError, Hashed, Outcome, Pipeline, Pushed};
+use cofferdam_pool::{Pool, PoolError, Runner};
 use cofferdam_store::{Store, StoreError};
 
 /// How long the loop waits for an event before it checks again whether it should stop, and updates the status of the daemon.
@@ -49,9 +49,9 @@ pub enum StopReason {
 
 /// What one indexing thread works on.
 #[allow(missing_debug_implementations, reason = "it holds a closure, and one thread uses it")]
-pub struct Indexer<'a, W = Arc<Pool>> {
+pub struct Indexer<'a, R = Arc<Pool>> {
     /// The pipeline that runs and commits the blocks.
-    pub pipeline: &'a mut Pipeline<W>,
+    pub pipeline: &'a mut Pipeline<R>,
     /// How many blocks one reorganisation may roll back. The feed has a limit, too; this limit holds whatever the feed says.
     pub max_reorg_depth: u32,
     /// The last height to index. Default `None`: all heights.
@@ -66,12 +66,12 @@ pub struct Indexer<'a, W = Arc<Pool>> {
     stop_requested: &'a dyn Fn() -> bool,
 }
 
-impl<'a, W: Workers> Indexer<'a, W> {
+impl<'a, R: Runner> Indexer<'a, R> {
     /// An indexer that commits to `store` by `pipeline`, which was resumed from the same store, and that reports to `state`.
     ///
     /// `stop_requested` is called between two events, and at least every 100 ms while no event comes.
     pub fn new(
-        pipeline: &'a mut Pipeline<W>,
+        pipeline: &'a mut Pipeline<R>,
         store: &'a Store,
         state: &'a NodeState,
         max_reorg_depth: u32,
@@ -154,7 +154,7 @@ impl<'a, W: Workers> Indexer<'a, W> {
     fn record_daemon(&mut self, feed: &dyn Feed) -> Result<(), IndexError> {
         let Some(status) = feed.daemon_status() else { return Ok(()) };
         if let Some(network) = status.network.filter(|_| !self.network_recorded) {
-            self.pipeline.insist(|store| store.set_network(&network.to_string()))?;
+            self.pipeline.write(|store| store.set_network(&network.to_string()))?;
             self.network_recorded = true;
         }
         self.state.set_daemon(status);
@@ -173,13 +173,15 @@ impl<'a, W: Workers> Indexer<'a, W> {
     /// Indexes one block. Returns the reason if indexing stops at it.
     fn index(&mut self, block: Hashed) -> Result<Option<StopReason>, IndexError> {
         match self.pipeline.push(block) {
-            Ok(Pushed::Taken) => Ok(None),
+            Ok(Pushed::Taken(_)) => Ok(None),
             Ok(Pushed::Stopped(outcome)) => {
                 log_failed_block(&outcome);
                 Ok(Some(StopReason::BlockFailed(outcome)))
             }
-            // The block was cut off because the pool drains. The next run begins with it.
-            Err(ChainError::Pool(PoolError::Draining)) if (self.stop_requested)() => {
+            // The block was cut off. The next run begins with this block.
+            Err(ChainError::Pool(PoolError::Draining) | ChainError::Interrupted { .. })
+                if (self.stop_requested)() =>
+            {
                 self.pipeline.flush()?;
                 Ok(Some(StopReason::Requested))
             }

@@ -218,7 +218,7 @@ fn read_all(file: &OwnedFd) -> io::Result<Vec<u8>> {
 /// Compiles the module in a process of its own.
 fn compile(source: &Source<'_>) -> Result<OwnedFd, ArtifactError> {
     let module = arena::sealed_memfd("cofferdam-module", source.binary)?;
-    let target = arena::fillable_memfd("cofferdam-artifact")?;
+    let target = arena::unsealed_memfd("cofferdam-artifact")?;
     let handed: [(&dyn AsFd, _); 2] = [(&module, INPUT), (&target, OUTPUT)];
     let mut compiler = process::start(source.executable, Role::Compiler, &handed)?;
     let request = CompileRequest {
@@ -232,7 +232,7 @@ fn compile(source: &Source<'_>) -> Result<OwnedFd, ArtifactError> {
     let (status, reply) = wait(&mut compiler)?;
     match (status, reply) {
         (WaitStatus::Exited(_, 0), Ok(CompileReply::Compiled { bytes })) => {
-            let file = arena::seal_filled("cofferdam-artifact", target)?;
+            let file = arena::seal_memfd("cofferdam-artifact", target)?;
             let size = fs::File::from(file.try_clone()?).metadata()?.len();
             if size != bytes || size > MAX_ARTIFACT_BYTES {
                 return Err(ArtifactError::Compiler(format!("it wrote {size} bytes and announced {bytes}")));

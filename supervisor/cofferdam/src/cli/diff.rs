@@ -1,5 +1,4 @@
-//! `cofferdam diff`: two modules over the same blocks, each on a worker and a state of its own, until they write
-//! different things.
+//! `cofferdam diff`: runs two modules over the same blocks, each on its own worker and state, until their results differ.
 
 mod report;
 
@@ -22,12 +21,12 @@ use super::logging;
 use super::run::{build_pool, print_json, read_ahead};
 use super::signals::{self, Stop};
 use cofferdam_chain::blocks::BlockSource;
-use cofferdam_chain::{Chain, OnGuestFailure};
-use cofferdam_node::agreement::diff::{Compared, Twins};
+use cofferdam_chain::{OnFullDisk, OnGuestFailure, Pipeline, PipelineSettings};
+use cofferdam_node::agreement::diff::{Compared, Comparison};
 use cofferdam_pool::{Pool, PoolBuilder, PoolError};
 use cofferdam_store::{Durability, Identity, Store};
 
-/// How long a drain waits for workers to end by themselves.
+/// How long a drain waits until workers end by themselves.
 const GRACE: Duration = Duration::from_secs(10);
 
 const AFTER_HELP: &str = "\
@@ -114,7 +113,7 @@ fn compare(args: &DiffArgs) -> Result<CommandExit, CliError> {
     ended.map(|()| report.exit())
 }
 
-/// A module, and the pool that it is to run on.
+/// A module, and the pool that runs it.
 struct Side<'a> {
     path: &'a Path,
     builder: PoolBuilder,
@@ -130,7 +129,7 @@ fn side<'a>(args: &DiffArgs, path: &'a Path) -> Result<Side<'a>, CliError> {
     Ok(Side { path, builder, profile })
 }
 
-/// A state that is thrown away afterwards.
+/// A state that is removed afterwards.
 struct Scratch {
     store: Arc<Store>,
     _directory: TempDir,
@@ -140,14 +139,14 @@ impl Scratch {
     fn new(profile: &Profile) -> Result<Self, CliError> {
         let directory = tempfile::Builder::new().prefix("cofferdam-diff-").tempdir();
         let directory =
-            directory.map_err(CliError::io("a directory for the state; TMPDIR names another place"))?;
+            directory.map_err(CliError::io("a directory for the state (TMPDIR names another place)"))?;
         let identity = Identity { profile: profile.hash(), network: None };
         let store = Store::open(directory.path(), &identity, Durability::None)?;
         Ok(Self { store: Arc::new(store), _directory: directory })
     }
 }
 
-/// Compares block after block, until there is a difference or no further block.
+/// Compares the blocks one by one, until there is a difference or no further block.
 fn compare_on(
     args: &DiffArgs,
     pools: &[Pool; 2],
@@ -156,22 +155,27 @@ fn compare_on(
     stop: &Stop,
     report: &mut DiffReport,
 ) -> Result<(), CliError> {
-    let links = source.links();
-    let chain = |side: usize| -> Result<_, CliError> {
-        let store = Arc::clone(&states[side].store);
-        // What both refuse is no difference, and the blocks after it are to be compared, too.
-        Ok(Chain::resume(&pools[side], store, OnGuestFailure::Skip)?.linked(links))
+    let settings = PipelineSettings {
+        // A block that fails on both sides is no difference, and the blocks after it are compared, too.
+        policy: OnGuestFailure::Skip,
+        linked: source.links(),
+        on_full_disk: OnFullDisk::Fail,
+        ..PipelineSettings::default()
     };
-    let mut twins = Twins::new([chain(0)?, chain(1)?], args.prefix.0.clone());
+    let chain = |side: usize| {
+        let store = Arc::clone(&states[side].store);
+        Pipeline::resume(&pools[side], store, settings, Box::new(|_| {}))
+    };
+    let mut comparison = Comparison::new([chain(0)?, chain(1)?], args.prefix.0.clone());
     let bar = logging::bar(source.total(), "comparing {bar:40} {pos}/{len} {per_sec} {eta}");
-    let result = compare_blocks(args, &mut twins, source, stop, &bar, report);
+    let result = compare_blocks(args, &mut comparison, source, stop, &bar, report);
     bar.finish_and_clear();
     result
 }
 
 fn compare_blocks(
     args: &DiffArgs,
-    twins: &mut Twins<&Pool>,
+    comparison: &mut Comparison<&Pool>,
     source: BlockSource,
     stop: &Stop,
     bar: &ProgressBar,
@@ -183,15 +187,15 @@ fn compare_blocks(
         let block = match blocks.recv_timeout(TICK) {
             Ok(block) => block?,
             Err(RecvTimeoutError::Timeout) => continue,
-            // A reader that panicked has not read them all.
+            // A reader that panicked has not read all blocks.
             Err(RecvTimeoutError::Disconnected) => return reader.join().map_err(|_| CliError::Reader),
         };
         if args.exit_at.is_some_and(|last| block.block.height > last) {
             return Ok(());
         }
-        let compared = match twins.step(block).map_err(CliError::from) {
+        let compared = match comparison.compare(block).map_err(CliError::from) {
             Ok(compared) => compared,
-            // The block was cut off.
+            // The interruption has cut the block off.
             Err(CliError::Pool(PoolError::Draining)) if stop.is_asked() => return Ok(()),
             Err(error) => return Err(error),
         };
@@ -203,13 +207,13 @@ fn compare_blocks(
     Ok(())
 }
 
-/// Takes one block into the report; whether it was equal.
+/// Adds one block to the report. Returns whether the results are equal.
 fn take(report: &mut DiffReport, compared: Compared) -> bool {
     let [outcome, _] = &compared.outcomes;
     let Some(difference) = compared.difference else {
         if !outcome.result.verdict.is_completed() && report.failed() == 0 {
             tracing::warn!(
-                "block {}: both modules end with {}: that is equal, and both go on without its writes",
+                "block {}: both modules end with {}. The results are equal, and both modules go on without writes of this block",
                 outcome.height,
                 outcome.result.verdict
             );
@@ -227,7 +231,7 @@ fn print(args: &DiffArgs, report: &DiffReport) -> Result<(), CliError> {
         false => writeln!(io::stdout(), "{report}").map_err(CliError::io("standard output")),
     };
     match printed {
-        // Whoever reads no further still gets the exit code.
+        // A reader that closed the output still gets the exit code.
         Err(CliError::StdoutClosed) => Ok(()),
         printed => printed,
     }

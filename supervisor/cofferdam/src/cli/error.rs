@@ -64,6 +64,8 @@ pub(super) enum CliError {
     Feed(FeedError),
     #[error("internal error: reading blocks ended before the last block")]
     Reader,
+    #[error("internal error: the thread that prints lines has panicked")]
+    Printer,
     #[error("internal error: the thread that indexes has ended")]
     Indexer,
     /// The reader of the output has closed it, as `head` does. This is no failure.

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use cofferdam_base::size::Bytes;
 use cofferdam_chain::Outcome;
-use cofferdam_pool::{Health, SlotHealth};
+use cofferdam_pool::{Health, JobResult, SlotHealth};
 
 /// A block that is about to run, as a line of `--json`: the process may die in it.
 #[derive(Debug, Serialize)]
@@ -54,7 +54,8 @@ struct LostLine {
 }
 
 impl BlockLine {
-    pub(super) fn new(outcome: &Outcome, reset: Option<ResetReport>) -> Self {
+    /// The line of a block whose reset is not known yet.
+    pub(super) fn new(outcome: &Outcome) -> Self {
         let result = &outcome.result;
         let lost = |attempt: &cofferdam_pool::FailedAttempt| LostLine {
             worker_pid: attempt.worker.pid,
@@ -75,12 +76,18 @@ impl BlockLine {
             committed: outcome.committed,
             exec_us: micros(result.exec),
             overhead_us: micros(result.overhead),
-            reset_us: reset.map(|reset| micros(Duration::from_nanos(reset.nanoseconds))),
+            reset_us: None,
             memory_bytes: result.memory_bytes,
-            dirty_bytes: reset.map(|reset| reset.dirty_bytes),
+            dirty_bytes: None,
             fuel_used: result.fuel_used,
             lost: result.failed_attempts.iter().map(lost).collect(),
         }
+    }
+
+    /// Adds how the reset of the worker went.
+    pub(super) fn add_reset(&mut self, reset: ResetReport) {
+        self.reset_us = Some(micros(Duration::from_nanos(reset.nanoseconds)));
+        self.dirty_bytes = Some(reset.dirty_bytes);
     }
 }
 
@@ -166,6 +173,20 @@ impl WorkerLine {
     }
 }
 
+/// The parts of a block's result that a [`Tally`] counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BlockTimes {
+    verdict: Verdict,
+    exec: Duration,
+    overhead: Duration,
+}
+
+impl BlockTimes {
+    pub(super) fn of(result: &JobResult) -> Self {
+        Self { verdict: result.verdict, exec: result.exec, overhead: result.overhead }
+    }
+}
+
 /// Counts while a run goes on.
 #[derive(Debug)]
 pub(super) struct Tally {
@@ -192,14 +213,14 @@ impl Tally {
         }
     }
 
-    pub(super) fn add(&mut self, outcome: &Outcome) {
-        let result = &outcome.result;
+    pub(super) fn add(&mut self, times: BlockTimes) {
+        let BlockTimes { verdict, exec, overhead } = times;
         self.blocks += 1;
-        self.completed += u64::from(result.verdict.is_completed());
-        *self.verdicts.entry(result.verdict.name()).or_default() += 1;
-        record(&mut self.overhead, nanos(result.overhead));
-        if matches!(result.verdict, Verdict::Guest(_)) {
-            record(&mut self.exec, nanos(result.exec));
+        self.completed += u64::from(verdict.is_completed());
+        *self.verdicts.entry(verdict.name()).or_default() += 1;
+        record(&mut self.overhead, nanos(overhead));
+        if matches!(verdict, Verdict::Guest(_)) {
+            record(&mut self.exec, nanos(exec));
         }
     }
 

@@ -1,8 +1,8 @@
-//! `cofferdam check`: the same blocks under several limits of host memory and several settings of the pool, each in a
-//! process and a memory cgroup of its own; and whether memory made a difference.
+//! `cofferdam check`: runs the same blocks under several limits of host memory and several settings of the pool, and says
+//! whether memory made a difference.
 //!
-//! Every cell of the matrix is a real `cofferdam run` under a real limit: `cell` starts it and reads what it prints,
-//! `matrix` compares, `junit` tells test reporters.
+//! Each cell of the matrix is a `cofferdam run` in its own process and its own memory cgroup. `cell` starts the run and reads
+//! its output, `matrix` compares the cells, and `junit` writes the matrix for test reporters.
 
 mod cell;
 mod junit;
@@ -39,7 +39,7 @@ pub(super) struct CheckArgs {
     #[command(flatten)]
     blocks: BlockArgs,
 
-    /// The limits of host memory: one row of the table for each.
+    /// Limits of host memory. Each limit is a row of the matrix.
     #[arg(long, value_name = "SIZE,…", value_delimiter = ',', default_value = "512MiB,3GiB,5GiB,8GiB")]
     host_memory: Vec<Bytes>,
 
@@ -47,27 +47,27 @@ pub(super) struct CheckArgs {
     #[arg(long, value_name = "SIZE", default_value = "4GiB")]
     memory: Bytes,
 
-    /// The settings of the pool: one column of the table for each. A setting has any of workers, spares, commit, huge-pages and
-    /// reset, with the values that the options of `run` take. Can be given several times.
+    /// A setting of the pool: any of workers, spares, commit, huge-pages and reset, with the values that `run` takes. Each
+    /// setting is a column of the matrix. The option can be given several times.
     #[arg(long, value_name = "NAME=VALUE,…", default_values = setting::DEFAULTS)]
     pool: Vec<Setting>,
 
-    /// Add a column: the blocks run in one process, on memory that is not committed.
+    /// Add a column without a pool: everything runs in one process, on memory that the kernel provides when it is touched.
     #[arg(long)]
     uncommitted: bool,
 
     #[command(flatten)]
     limits: LimitArgs,
 
-    /// What to do when a block ends in a guest verdict other than `completed`. Its verdict is compared in both cases.
+    /// What happens when a block fails with a guest verdict. The verdict is compared either way.
     #[arg(long, value_name = "WHAT", default_value = "skip")]
     on_guest_failure: Policy,
 
-    /// Do not check beforehand that the host has the memory: let the kernel refuse it.
+    /// Do not check the memory budget before a run. The kernel then decides whether the memory is there.
     #[arg(long)]
     skip_admission: bool,
 
-    /// How long one cell of the table may take.
+    /// The longest time that a cell may take.
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = humantime::parse_duration)]
     cell_timeout: Duration,
 
@@ -75,7 +75,7 @@ pub(super) struct CheckArgs {
     #[arg(long)]
     json: bool,
 
-    /// Write a JUnit XML report to this file, too: one test case for each cell.
+    /// Also write the matrix as JUnit XML, with a test case for each cell.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
 }
@@ -85,7 +85,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
     if args.blocks.are_a_stream() {
         return Err(CliError::Usage(
-            "--blocks -: standard input comes once, and every cell needs it".to_owned(),
+            "--blocks -: standard input can be read only once, and every cell reads the blocks".to_owned(),
         ));
     }
     let module = args.module.read()?;
@@ -96,7 +96,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<CommandExit, CliError> {
     drop(args.blocks.open(None)?);
     cell::check_cgroups()?;
     warn_of_small_host(args);
-    // Compiled here, once: a small host is to run the module, not to compile it.
+    // The module is compiled once, here: compiling would take more memory than a small host has.
     let cache = tempfile::Builder::new().prefix("cofferdam-check-").tempdir();
     let cache = cache.map_err(CliError::io("a directory for the compiled module"))?;
     let builder = Pool::builder(module)
@@ -144,7 +144,7 @@ fn run_cells(args: &CheckArgs, cache: &Path, stop: &Stop) -> Result<Vec<Cell>, C
     Ok(cells)
 }
 
-/// The arguments of the `cofferdam run` that a cell is.
+/// The arguments of `cofferdam run` for a cell.
 fn cell_arguments(args: &CheckArgs, setting: Option<&Setting>, cache: &Path) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["run".into(), "--json".into(), "--announce".into()];
     let mut option = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
@@ -169,13 +169,11 @@ fn cell_arguments(args: &CheckArgs, setting: Option<&Setting>, cache: &Path) -> 
     arguments
 }
 
-/// A limit above what there is limits nothing.
+/// Warns of limits above the memory that this host has: they have no effect.
 fn warn_of_small_host(args: &CheckArgs) {
     let available = Bytes(Budget::read(None).available());
     for host in args.host_memory.iter().filter(|host| **host > available) {
-        tracing::warn!(
-            "this host has {available} available: a limit of {host} is above that, and proves nothing more"
-        );
+        tracing::warn!("a limit of {host} has no effect: this host has {available} available");
     }
 }
 

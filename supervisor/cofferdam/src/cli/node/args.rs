@@ -21,7 +21,7 @@ use cofferdam_chain::blocks::{BlockInput, Network};
 use cofferdam_http::server::{Address, Host};
 use cofferdam_node::daemon::{self, Auth};
 use cofferdam_node::rpc::Cors;
-use cofferdam_store::snapshot::{Schedule, Taking};
+use cofferdam_store::snapshot::{Schedule, TakeOptions};
 
 /// When blocks are synced to disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -271,9 +271,9 @@ impl NodeArgs {
 
     /// The snapshots to take, if any. `module` is the hash of the module, which a snapshot names.
     pub(super) fn snapshots(&self, module: Hash) -> Option<Schedule> {
-        let taking = Taking { module: Some(module), keep: Some(self.snapshot_keep) };
+        let options = TakeOptions { module: Some(module), keep: Some(self.snapshot_keep) };
         let (directory, interval_blocks) = (self.snapshot_directory.clone()?, self.snapshot_interval);
-        Some(Schedule { directory, interval_blocks, taking })
+        Some(Schedule { directory, interval_blocks, options })
     }
 
     fn credentials(&self) -> Result<Auth, CliError> {

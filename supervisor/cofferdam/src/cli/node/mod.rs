@@ -216,6 +216,7 @@ fn index(parts: &Parts, pool: &Arc<Pool>, opened: Opened) -> Outcome {
         policy: args.on_guest_failure.into(),
         batch: args.durability.batch(),
         redundant: args.redundancy > 1,
+        ..PipelineSettings::default()
     };
     let observer = {
         let (state, service) = (Arc::clone(state), service.clone());
@@ -251,7 +252,7 @@ fn index_sources(
     let mut ended = StopReason::FeedEnded;
     if let Some(mut files) = files {
         if let Some(network) = files.network() {
-            indexer.pipeline.insist(|store| store.set_network(&network.to_string()))?;
+            indexer.pipeline.write(|store| store.set_network(&network.to_string()))?;
         }
         let keeps_on = args.daemon_rpc_url.is_some();
         indexer.stop_at_tip = exit_at_tip && !keeps_on;

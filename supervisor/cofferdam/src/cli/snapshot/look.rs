@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::error::CliError;
 use super::super::variables;
-use cofferdam_store::snapshot::{self, Inside, SnapshotError, Step, Watch};
+use cofferdam_store::snapshot::{self, Inspection, Observer, SnapshotError, Step};
 
 /// The longest answer, in bytes. A pipe holds all of it, so the process can end before the answer is read.
 const MAX_ANSWER_BYTES: usize = 16 << 10;
@@ -40,7 +40,7 @@ pub(in crate::cli) struct InspectArgs {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
-    Inside(Inside),
+    Inside(Inspection),
     NoStore(String),
 }
 
@@ -48,22 +48,27 @@ enum Answer {
 pub(super) fn inspect(args: &InspectArgs) -> Result<CommandExit, CliError> {
     // This process ends with its parent, and leaves no core file. If the kernel refuses that, the answer is still right.
     let _refused = set_pdeathsig(Signal::SIGKILL).and(setrlimit(Resource::RLIMIT_CORE, 0, 0));
-    let answer = match snapshot::look_here(&args.file, args.content, &mut |_| ControlFlow::Continue(())) {
-        Ok(inside) => Answer::Inside(inside),
-        Err(SnapshotError::Contents { source, .. }) => {
-            // The reason may quote the data, which can be long.
-            Answer::NoStore(source.to_string().chars().take(1000).collect())
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let answer =
+        match snapshot::inspect_in_process(&args.file, args.content, &mut |_| ControlFlow::Continue(())) {
+            Ok(inside) => Answer::Inside(inside),
+            Err(SnapshotError::Data { source, .. }) => {
+                // The reason may quote the data, which can be long.
+                Answer::NoStore(source.to_string().chars().take(1000).collect())
+            }
+            Err(error) => return Err(error.into()),
+        };
     let line = serde_json::to_string(&answer).map_err(io::Error::other);
     line.and_then(|line| writeln!(io::stdout(), "{line}")).map_err(CliError::io("standard output"))?;
     Ok(CommandExit::Success)
 }
 
 /// Inspects a data file in a separate process.
-pub(super) fn look_apart(file: &Path, content: bool, watch: Watch<'_>) -> Result<Inside, SnapshotError> {
-    let failed = |doing| move |source| SnapshotError::File { path: file.to_owned(), doing, source };
+pub(super) fn look_apart(
+    file: &Path,
+    content: bool,
+    watch: Observer<'_>,
+) -> Result<Inspection, SnapshotError> {
+    let failed = |problem| move |source| SnapshotError::File { path: file.to_owned(), problem, source };
     let mut child = Command::new("/proc/self/exe")
         .args(["snapshot", "inspect"])
         .args(content.then_some("--content"))
@@ -80,7 +85,7 @@ pub(super) fn look_apart(file: &Path, content: bool, watch: Watch<'_>) -> Result
         .map_err(failed("a process to inspect it cannot be started"))?;
     let status =
         wait(&mut child, watch).map_err(failed("the process that inspects it cannot be waited for"))?;
-    let status = status.ok_or(SnapshotError::GivenUp)?;
+    let status = status.ok_or(SnapshotError::Cancelled)?;
     let mut answer = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         let read = stdout.take(MAX_ANSWER_BYTES as u64).read_to_end(&mut answer);
@@ -95,13 +100,13 @@ pub(super) fn look_apart(file: &Path, content: bool, watch: Watch<'_>) -> Result
 }
 
 /// Waits for the end of the process; none if a signal asked to stop, and then the process was killed.
-fn wait(child: &mut Child, watch: Watch<'_>) -> io::Result<Option<ExitStatus>> {
+fn wait(child: &mut Child, watch: Observer<'_>) -> io::Result<Option<ExitStatus>> {
     const TICK: Duration = Duration::from_millis(5);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if watch(Step::Looking).is_break() {
+        if watch(Step::Inspecting).is_break() {
             child.kill()?;
             child.wait()?;
             return Ok(None);
