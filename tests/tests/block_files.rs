@@ -36,7 +36,7 @@ fn assert_whole(what: &str, output: &Output, blocks: u64) {
 }
 
 #[test]
-fn what_bitcoind_reads_over_is_read_over() {
+fn what_bitcoind_skips_is_skipped() {
     let records = records(31);
     let (start, rest) = (records[..15].concat(), records[15..].concat());
     let head_alone = [&records[15][..8], &vec![0; records[15].len() - 8]].concat();
@@ -86,7 +86,7 @@ fn what_bitcoind_reads_over_is_read_over() {
     files.add("blk00001.dat", behind);
     let output = run(&files.at("")).output();
     assert_whole("two copies", &output, 31);
-    assert!(output.stderr.contains("another copy is not whole"), "{output}");
+    assert!(output.stderr.contains("another copy is damaged"), "{output}");
 }
 
 /// bitcoind's directory of 31 blocks in two files, of which only the second one is there.

@@ -145,7 +145,7 @@ impl History {
     fn run(mut self, seen: &Seen) {
         for _ in 0..3 + below(&mut self.random, 4) {
             let acts: Vec<_> = (0..below(&mut self.random, 5)).map(|_| self.act()).collect();
-            self.faults.step(1 + below(&mut self.random, 3) as usize);
+            self.faults.limit_rollback_step(1 + below(&mut self.random, 3) as usize);
             drop(self.session(&acts, seen));
         }
         // And at last nothing more happens, but that the chain comes back into reach, if it is not.
@@ -213,9 +213,9 @@ impl History {
         is_asked();
         let state = NodeState::new(None, None, ReadinessLimits { max_lag: 2, max_silence: PATIENCE }, true);
         let state = Arc::new(state);
-        let struck = self.faults.struck();
+        let struck = self.faults.injected();
         let ended = self.node(&state, room, &before, &is_asked);
-        let struck = self.faults.struck() - struck;
+        let struck = self.faults.injected() - struck;
         self.faults.clear();
         let rewinds = state.status()["reorgs"].as_u64().expect("a number");
         self.check(&before, &ended, rewinds);

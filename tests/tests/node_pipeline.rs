@@ -320,7 +320,7 @@ fn room_is_waited_for_by_every_writer_and_a_failing_disk_by_none() {
     const EIO: i32 = 5;
     for call in CALLS {
         let (_directory, store, faults, mut pipeline) = standing_in(10);
-        faults.step(1);
+        faults.limit_rollback_step(1);
         for (height, errno) in (0..).zip([ENOSPC, 122, 27, ENOSPC]) {
             faults.fail(Some(call), 0, 3, errno);
             assert!(matches!(pipeline.push(block(0, height)), Ok(Pushed::Taken(_))));
@@ -332,16 +332,16 @@ fn room_is_waited_for_by_every_writer_and_a_failing_disk_by_none() {
             faults.fail(Some(call), 0, 3, ENOSPC);
             pipeline.write(|store| store.set_network("regtest")).expect("there is room again");
         }
-        assert!(faults.struck() >= 15, "{call:?}: {}", faults.struck());
+        assert!(faults.injected() >= 15, "{call:?}: {}", faults.injected());
         assert_eq!(pipeline.watch().stalled(), None);
 
         assert!(matches!(pipeline.push(block(0, 1)), Ok(Pushed::Taken(_))));
         pipeline.flush().expect("there is room");
-        let before = faults.struck();
+        let before = faults.injected();
         faults.fail(Some(call), 0, 100, EIO);
         let error = pipeline.roll_back(Some(0), 1).expect_err("the disk fails").to_string();
         assert!(error.contains("The disk fails") && !error.contains("Make room"), "{error}");
-        assert_eq!(faults.struck(), before + 1, "it is not tried again");
+        assert_eq!(faults.injected(), before + 1, "it is not tried again");
         assert_eq!(store.tip().expect("it can be read").map(|tip| tip.height), Some(1));
     }
 }

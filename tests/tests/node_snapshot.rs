@@ -303,7 +303,7 @@ fn a_manifest_leads_nowhere_else() {
             manifest.replacen('{', &format!("{{\"data\":{:?},", secret.display().to_string()), 1),
             "unknown field",
         ),
-        (manifest.replace("\"height\":49", "\"height\":-1"), "no manifest"),
+        (manifest.replace("\"height\":49", "\"height\":-1"), "not a manifest"),
         (manifest.replace("\"height\":49", "\"height\":50"), "the manifest says height 50"),
         (manifest.replace("\"format\":1", "\"format\":4000000000"), "format 4000000000"),
         (" ".repeat(100 << 20), "longer than"),

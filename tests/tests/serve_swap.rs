@@ -238,7 +238,7 @@ fn swap_in_little_memory(bytes: u64, workers: usize, arguments: &str) {
     assert_eq!(seen, vec![vec!['a', 'b', 'a']; CLIENTS as usize]);
     assert_back_to_normal(&server, workers, descriptors);
     let output = server.end();
-    let one_by_one = output.stderr.matches("one worker at a time").count();
+    let one_by_one = output.stderr.matches("workers are replaced one at a time").count();
     assert_eq!(one_by_one, 2, "there was memory for both: {output}");
     assert_eq!(cgroup.oom_kills(), 0);
 }

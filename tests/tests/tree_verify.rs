@@ -102,9 +102,9 @@ fn whatever_the_proof_does_not_show_ends_with_1_and_the_reason() {
     let other_root = hex(&[0; 32]);
     let left_value = hex(LEFT_VALUE);
     let cases: [Case<'_>; 5] = [
-        (&root, &state.right, &["--absent"], "one of presence"),
-        (&root, &state.right, &["--value", &left_value], "value with SHA-256"),
-        (&root, &state.absent, &["--value", "0x"], "one of absence"),
+        (&root, &state.right, &["--absent"], "shows a value of the key"),
+        (&root, &state.right, &["--value", &left_value], "value with the SHA-256"),
+        (&root, &state.absent, &["--value", "0x"], "absence of a value"),
         (&root, state.left, &["--absent"], "another key"),
         (&other_root, &state.right, &["--value", "0x"], "leads to the root"),
     ];
@@ -125,7 +125,7 @@ fn what_is_no_proof_ends_with_1() {
     let too_long = json!({"leaf": null, "siblings": vec![hex(&[0; 32]); 257]});
     let endless = Value::String("x".repeat(1 << 20));
     for (proof, reason) in
-        [(json!({}), "no proof"), (too_long, "at most 256"), (endless, "65536 bytes at most")]
+        [(json!({}), "not a proof"), (too_long, "at most 256"), (endless, "at most 65536 bytes")]
     {
         let refused = verify(&state.root(), b"key", &["--absent"], &proof).expect_code(1);
         assert!(refused.reason().contains(reason), "{}", refused.reason());

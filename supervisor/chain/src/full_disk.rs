@@ -1,5 +1,5 @@
 //! Waits for room on a full disk. A write to the store that fails because the disk is full is tried again until it succeeds.
-//! Other failures are not tried again ([`Trouble`] tells them apart).
+//! Other failures are not tried again ([`FailureKind`] tells them apart).
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::settings::OnFullDisk;
 use super::stop::StopRequest;
 use cofferdam_base::sync::lock;
-use cofferdam_store::{StoreError, Trouble};
+use cofferdam_store::{FailureKind, StoreError};
 
 /// The first wait between two tries. Each wait is twice as long as the one before it.
 const FIRST_WAIT: Duration = Duration::from_millis(5);
@@ -52,7 +52,7 @@ impl FullDisk {
     ) -> Result<T, StoreError> {
         let (mut wait, mut logged) = (FIRST_WAIT, None);
         let outcome = loop {
-            if self.policy == OnFullDisk::Fail || error.trouble() != Trouble::NoRoom || stop.is_made() {
+            if self.policy == OnFullDisk::Fail || error.kind() != FailureKind::NoSpace || stop.is_made() {
                 break Err(error);
             }
             self.note(&error, &mut logged);
@@ -94,7 +94,7 @@ mod tests {
 
     fn failure(errno: i32) -> StoreError {
         let source = heed::Error::Io(io::Error::from_raw_os_error(errno));
-        StoreError::Lmdb { path: "/s".into(), doing: "writing", source }
+        StoreError::Lmdb { path: "/s".into(), operation: "writing", source }
     }
 
     fn waiting() -> (FullDisk, StopRequest) {

@@ -152,7 +152,7 @@ impl Inner {
             let generation = self.generation().ok_or_else(|| self.not_serving())?;
             match generation.pool.submit(request.job.clone()) {
                 Ok(ticket) => return Ok(SubmittedRequest { request, generation, ticket }),
-                // The pool was replaced since. The next pool takes the job.
+                // A swap has replaced the pool since. The next pool takes the job.
                 Err(error) if self.is_replaced(&generation, &error) => {}
                 Err(error) => return Err(self.problem(error)),
             }
@@ -216,7 +216,7 @@ impl Inner {
         Ok(answer)
     }
 
-    /// Whether a pool did not begin a job because another has taken its place, or its workers.
+    /// Whether the pool of `generation` did not run a job because a swap has replaced the pool or stopped its workers.
     fn is_replaced(&self, generation: &Arc<Generation>, error: &PoolError) -> bool {
         let has_another = || self.generation().is_some_and(|now| !Arc::ptr_eq(&now, generation));
         matches!(error, PoolError::Draining | PoolError::NoWorker) && has_another()

@@ -12,7 +12,7 @@ use cofferdam_chain::blocks::{BlockHash, Network};
 use cofferdam_chain::hash_of;
 use cofferdam_http::{Call, CallAnswer, CallRejection, Service};
 use cofferdam_pool::StateLayer;
-use cofferdam_store::{BlockRecord, Proven, Store};
+use cofferdam_store::{BlockRecord, ProvenValue, Store};
 
 /// How many times a view is run, at most, because blocks were rolled back while it ran.
 const ATTEMPTS: usize = 3;
@@ -172,7 +172,7 @@ impl Backend for NodeBackend {
     fn proof(&self, key: Vec<u8>, at: StateAt) -> Result<Value, CallError> {
         let height = self.resolve(at)?;
         let proven = self.store.prove(&key, height).map_err(internal)?;
-        let Some(Proven { root, value, proof }) = proven else {
+        let Some(ProvenValue { root, value, proof }) = proven else {
             return Err(CallError::NotEnabled { what: "cofferdam_proof", how: "--state-tree" });
         };
         Ok(json!({

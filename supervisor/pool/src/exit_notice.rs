@@ -3,7 +3,7 @@
 //! The kernel first frees the memory of a process that ends, which takes a tenth of a second or more for 4 GiB. Only then does it
 //! close the pipes and tell the parent (`do_exit` in kernel/exit.c: `exit_mm` comes before `exit_files` and `exit_notify`; a
 //! pidfd waits for the latter too). Before all of that, the kernel releases the robust futexes of the process, among them the
-//! life lock ([`cofferdam_protocol::status`]). At that time the exit status is settled, and /proc shows it.
+//! liveness lock ([`cofferdam_protocol::status`]). At that time the exit status is settled, and /proc shows it.
 //!
 //! The lock lies in memory that the worker can write. So a released lock is only a hint to look: what counts is what the kernel
 //! says of the process.

@@ -84,7 +84,7 @@ mod tests {
         assert!(buffer.lend(3 << 20).is_none(), "it is lent");
         lent.resize(3 << 20, 7);
         assert_eq!(lent.as_ptr(), place, "it did not move");
-        buffer.take_back(lent);
+        buffer.give_back(lent);
         let again = buffer.lend(2 << 20).unwrap();
         assert_eq!((again.as_ptr(), again.len()), (place, 0));
     }

@@ -19,7 +19,7 @@ use super::slots::Slots;
 use super::started::StartedJob;
 use crate::host::admission::{Budget, Need};
 use crate::host::proc_file;
-use cofferdam_base::addresses;
+use cofferdam_base::address_limit;
 use cofferdam_base::size::Bytes;
 
 /// A pool that has started.
@@ -120,7 +120,7 @@ pub(super) fn check_addresses(settings: &Settings) -> Result<(), PoolError> {
         return Ok(());
     }
     let what = if state == 0 { "a worker" } else { "a worker that reads a store" };
-    Err(PoolError::NotCommitted(addresses::too_low(what, need, limit)))
+    Err(PoolError::NotCommitted(address_limit::too_low(what, need, limit)))
 }
 
 /// Adds the need and the available memory to an error that says that memory was not committed.

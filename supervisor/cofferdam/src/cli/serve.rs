@@ -24,7 +24,7 @@ use cofferdam_base::size::Bytes;
 use cofferdam_http::server::{self, Address, Listener};
 use cofferdam_http::{Operator, Phase, Service, Settings};
 use cofferdam_pool::{Pool, PoolBuilder, PoolError};
-use cofferdam_store::{Readable, StoreError};
+use cofferdam_store::{ReadAccess, StoreError};
 
 /// Arguments of `cofferdam serve`.
 #[derive(Clone, Debug, Args)]
@@ -90,7 +90,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<CommandExit, CliError> {
     // What costs nothing to find out comes first.
     let module = args::read_module(args.module.as_deref())?;
     let profile = describe(args, module.clone()).profile()?;
-    let _readable = args.db_path.as_deref().map(Readable::check).transpose()?;
+    let _readable = args.db_path.as_deref().map(ReadAccess::check).transpose()?;
     let state = args.db_path.as_deref().map(StateReader::open).transpose()?;
     check_state(state.as_ref(), profile.hash())?;
     orphans::reap()?;

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use cofferdam_chain::{ChainError, Hashed, Outcome, Pipeline};
 use cofferdam_pool::{JobResult, Runner};
-use cofferdam_store::last_by_key;
+use cofferdam_store::last_write_per_key;
 
 /// The names of the two sides in messages: the module that is compared, and the module that it is compared with.
 pub const NAMES: [&str; 2] = ["A", "B"];
@@ -173,7 +173,7 @@ fn between(results: [&JobResult; 2], prefix: &[u8]) -> (Option<Difference>, u64)
 /// Compares the writes of both sides, key by key in the order of keys, as a merge does.
 fn compare_writes(writes: [&Writes; 2], prefix: &[u8]) -> (Option<KeyDifference>, KeyCounts) {
     let sorted = writes.map(|writes| {
-        let mut pairs = last_by_key(writes);
+        let mut pairs = last_write_per_key(writes);
         pairs.retain(|(key, _)| key.starts_with(prefix));
         pairs
     });

@@ -4,7 +4,7 @@ use cofferdam_protocol::state::MAP_BYTES;
 use cofferdam_worker::memory::address_space::{WORKER_ADDRESS_BYTES, limit};
 
 use super::report::{Finding, Level};
-use cofferdam_base::addresses::too_low;
+use cofferdam_base::address_limit::too_low;
 use cofferdam_base::size::Bytes;
 
 /// The limit on addresses.

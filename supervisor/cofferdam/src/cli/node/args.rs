@@ -20,7 +20,7 @@ use cofferdam_chain::blocks::{BlockInput, Network};
 use cofferdam_http::server::{Address, Host};
 use cofferdam_node::daemon::{self, Auth};
 use cofferdam_node::rpc::Cors;
-use cofferdam_store::snapshot::{Schedule, Taking};
+use cofferdam_store::snapshot::{Schedule, TakeOptions};
 
 /// What is on disk when a block counts as committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -353,9 +353,9 @@ impl NodeArgs {
 
     /// The snapshots to take, if any: of what this module makes of the chain.
     pub(super) fn snapshots(&self, module: Hash) -> Option<Schedule> {
-        let taking = Taking { module: Some(module), keep: Some(self.snapshot_keep) };
+        let options = TakeOptions { module: Some(module), keep: Some(self.snapshot_keep) };
         let (directory, interval_blocks) = (self.snapshot_directory.clone()?, self.snapshot_interval);
-        Some(Schedule { directory, interval_blocks, taking })
+        Some(Schedule { directory, interval_blocks, options })
     }
 
     fn credentials(&self) -> Result<Auth, CliError> {

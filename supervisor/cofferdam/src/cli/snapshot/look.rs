@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::super::error::CliError;
-use cofferdam_store::snapshot::{self, Inside, SnapshotError, Step, Watch};
+use cofferdam_store::snapshot::{self, Inspection, Observer, SnapshotError, Step};
 
 /// The longest answer, all of which a pipe holds: the process can end before it is read.
 const MAX_ANSWER_BYTES: usize = 16 << 10;
@@ -39,7 +39,7 @@ pub(in crate::cli) struct InspectArgs {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
-    Inside(Inside),
+    Inside(Inspection),
     NoStore(String),
 }
 
@@ -47,22 +47,27 @@ enum Answer {
 pub(super) fn inspect(args: &InspectArgs) -> Result<CommandExit, CliError> {
     // It is to die with whoever asked, and to leave no core behind. Where that is refused, it does so later and bigger.
     let _refused = set_pdeathsig(Signal::SIGKILL).and(setrlimit(Resource::RLIMIT_CORE, 0, 0));
-    let answer = match snapshot::look_here(&args.file, args.content, &mut |_| ControlFlow::Continue(())) {
-        Ok(inside) => Answer::Inside(inside),
-        Err(SnapshotError::Contents { source, .. }) => {
-            // What is shown of the data may be as long as the data.
-            Answer::NoStore(source.to_string().chars().take(1000).collect())
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let answer =
+        match snapshot::inspect_in_process(&args.file, args.content, &mut |_| ControlFlow::Continue(())) {
+            Ok(inside) => Answer::Inside(inside),
+            Err(SnapshotError::Data { source, .. }) => {
+                // What is shown of the data may be as long as the data.
+                Answer::NoStore(source.to_string().chars().take(1000).collect())
+            }
+            Err(error) => return Err(error.into()),
+        };
     let line = serde_json::to_string(&answer).map_err(io::Error::other);
     line.and_then(|line| writeln!(io::stdout(), "{line}")).map_err(CliError::io("standard output"))?;
     Ok(CommandExit::Success)
 }
 
 /// Looks into a data file by a process of its own.
-pub(super) fn look_apart(file: &Path, content: bool, watch: Watch<'_>) -> Result<Inside, SnapshotError> {
-    let failed = |doing| move |source| SnapshotError::File { path: file.to_owned(), doing, source };
+pub(super) fn look_apart(
+    file: &Path,
+    content: bool,
+    watch: Observer<'_>,
+) -> Result<Inspection, SnapshotError> {
+    let failed = |problem| move |source| SnapshotError::File { path: file.to_owned(), problem, source };
     let mut child = Command::new("/proc/self/exe")
         .args(["snapshot", "inspect"])
         .args(content.then_some("--content"))
@@ -76,7 +81,7 @@ pub(super) fn look_apart(file: &Path, content: bool, watch: Watch<'_>) -> Result
         .map_err(failed("no process to look into it can be started"))?;
     let status =
         wait(&mut child, watch).map_err(failed("the process that looks into it cannot be waited for"))?;
-    let status = status.ok_or(SnapshotError::GivenUp)?;
+    let status = status.ok_or(SnapshotError::Cancelled)?;
     let mut answer = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         let read = stdout.take(MAX_ANSWER_BYTES as u64).read_to_end(&mut answer);
@@ -91,13 +96,13 @@ pub(super) fn look_apart(file: &Path, content: bool, watch: Watch<'_>) -> Result
 }
 
 /// Waits for its end; none if somebody asked to stop, and then there is no process any more.
-fn wait(child: &mut Child, watch: Watch<'_>) -> io::Result<Option<ExitStatus>> {
+fn wait(child: &mut Child, watch: Observer<'_>) -> io::Result<Option<ExitStatus>> {
     const TICK: Duration = Duration::from_millis(5);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if watch(Step::Looking).is_break() {
+        if watch(Step::Inspecting).is_break() {
             child.kill()?;
             child.wait()?;
             return Ok(None);

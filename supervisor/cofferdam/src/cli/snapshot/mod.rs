@@ -20,8 +20,8 @@ use super::logging;
 use super::output;
 use super::signals::Stop;
 use cofferdam_base::size::Bytes;
-use cofferdam_store::Readable;
-use cofferdam_store::snapshot::{self, Manifest, SnapshotError, Step, Taking, Wanted};
+use cofferdam_store::ReadAccess;
+use cofferdam_store::snapshot::{self, Expected, Manifest, SnapshotError, Step, TakeOptions};
 
 /// What to do with snapshots.
 #[derive(Debug, Subcommand)]
@@ -195,10 +195,10 @@ impl<'a> Line<'a> {
 
 fn take(args: &TakeArgs) -> Result<CommandExit, CliError> {
     let mut progress = Progress::begin("copying", args.plant_kill)?;
-    let readable = Readable::check(&args.db_path).map_err(SnapshotError::from)?;
+    let readable = ReadAccess::check(&args.db_path).map_err(SnapshotError::from)?;
     let reader = StateReader::open(readable.path()).map_err(SnapshotError::from)?;
-    let taking = Taking { module: None, keep: args.keep };
-    let taken = snapshot::take(&reader, &args.to, &taking, &mut |step| progress.show(step))?;
+    let options = TakeOptions { module: None, keep: args.keep };
+    let taken = snapshot::take(&reader, &args.to, &options, &mut |step| progress.show(step))?;
     progress.bar.finish_and_clear();
     let line = Line {
         is_new: Some(taken.is_new),
@@ -213,18 +213,18 @@ fn verify(args: &VerifyArgs) -> Result<CommandExit, CliError> {
     let verified =
         snapshot::verify(&args.snapshot, args.content, &look::look_apart, &mut |step| progress.show(step))?;
     progress.bar.finish_and_clear();
-    let content = verified.inside.content.map(|hash| hash.to_string());
+    let content = verified.inspection.content.map(|hash| hash.to_string());
     Line { content, ..Line::of(&verified.path, &verified.manifest) }.print(args.json, "whole")
 }
 
 fn restore(args: &RestoreArgs) -> Result<CommandExit, CliError> {
     let mut progress = Progress::begin("copying", args.plant_kill)?;
     let wanted =
-        Wanted { height: args.height, digest: args.digest, sha256: args.sha256, content: args.content };
+        Expected { height: args.height, digest: args.digest, sha256: args.sha256, content: args.content };
     let watch = &mut |step| progress.show(step);
     let restored = snapshot::restore(&args.snapshot, &args.db_path, &wanted, &look::look_apart, watch)?;
     progress.bar.finish_and_clear();
-    let content = restored.inside.content.map(|hash| hash.to_string());
+    let content = restored.inspection.content.map(|hash| hash.to_string());
     Line { content, ..Line::of(&restored.path, &restored.manifest) }.print(args.json, "restored")
 }
 
@@ -249,8 +249,8 @@ impl Progress {
                 self.bar.set_length(total);
                 self.bar.set_position(done);
             }
-            Step::Looking => self.bar.set_message("looking into it"),
-            Step::Naming | Step::Done => {}
+            Step::Inspecting => self.bar.set_message("looking into it"),
+            Step::Renaming | Step::Done => {}
         }
         if self.kill_at.is_some_and(|at| at.is(step)) {
             // It does not return from this one.
@@ -264,8 +264,8 @@ impl KillAt {
     fn is(self, step: Step) -> bool {
         match step {
             Step::Data { done, total } => self == Self::Data && done >= total / 2,
-            Step::Looking => self == Self::Looking,
-            Step::Naming => self == Self::Naming,
+            Step::Inspecting => self == Self::Looking,
+            Step::Renaming => self == Self::Naming,
             Step::Done => self == Self::Done,
         }
     }

@@ -7,14 +7,14 @@ use cofferdam_worker::state::StateReader;
 
 use super::source::{ChainDigest, DigestSource, ProfileInfo, SourceError, SourceInfo};
 use cofferdam_chain::blocks::BlockHash;
-use cofferdam_store::Readable;
+use cofferdam_store::ReadAccess;
 
 /// A local store, opened for reading.
 #[derive(Debug)]
 pub struct LocalStore {
     name: String,
     reader: StateReader,
-    _readable: Readable,
+    _readable: ReadAccess,
 }
 
 impl LocalStore {
@@ -23,7 +23,7 @@ impl LocalStore {
     /// # Errors
     /// [`SourceError::NotReadable`] if there is no store, or it cannot be opened; [`SourceError::Store`] if it cannot be read.
     pub fn open(directory: &Path) -> Result<Self, SourceError> {
-        let readable = Readable::check(directory)?;
+        let readable = ReadAccess::check(directory)?;
         let reader = StateReader::open(readable.path())?;
         Ok(Self { name: directory.display().to_string(), reader, _readable: readable })
     }

@@ -1,43 +1,46 @@
-//! Holding a snapshot against its manifest.
+//! Comparing a snapshot with its manifest.
 
 use std::path::{Path, PathBuf};
 
-use super::manifest::{DATA_FILE, Manifest, open_plain};
+use super::error::SnapshotError;
+use super::format::DATA_FILE;
+use super::inspection::{Inspection, Inspector};
+use super::manifest::{Manifest, open_plain};
+use super::progress::{Observer, Step, report};
 use super::transfer::{Transfer, Transferred, length};
-use super::{Inside, Look, SnapshotError, Step, Watch, tell};
 
-/// A snapshot that is what its manifest says.
+/// A snapshot that matches its manifest.
 #[derive(Clone, Debug)]
-pub struct Verified {
-    /// The snapshot, as it was given.
+pub struct VerifiedSnapshot {
+    /// The snapshot, as the caller named it.
     pub path: PathBuf,
-    /// What it says of itself.
+    /// The manifest.
     pub manifest: Manifest,
-    /// What its data says.
-    pub inside: Inside,
+    /// What the data says about itself.
+    pub inspection: Inspection,
 }
 
-/// Checks that the snapshot is whole and undamaged: the data has the length and hash of the manifest, and is a store whose
-/// profile, network and newest block are those of the manifest. With `content`, every value is read and hashed, too.
+/// Checks that the snapshot is complete and undamaged: the data has the length and the hash of the manifest, and is a store with
+/// the manifest's profile, network and newest block. If `hash_content` is true, every value is read and hashed too.
 ///
 /// # Errors
-/// [`SnapshotError`], which says in what it is not.
+/// [`SnapshotError`], which says what is wrong.
 pub fn verify(
     snapshot: &Path,
-    content: bool,
-    look: Look<'_>,
-    watch: Watch<'_>,
-) -> Result<Verified, SnapshotError> {
+    hash_content: bool,
+    inspector: Inspector<'_>,
+    observer: Observer<'_>,
+) -> Result<VerifiedSnapshot, SnapshotError> {
     let manifest = Manifest::read(snapshot)?;
     let path = snapshot.join(DATA_FILE);
     let mut file = open_plain(&path)?;
     check_length(&manifest, length(&file, &path)?, &path)?;
     let transfer = Transfer { source: &mut file, from: &path, target: None, total: manifest.data_bytes };
-    check_data(&manifest, &transfer.run(watch)?, &path)?;
-    tell(watch, Step::Looking)?;
-    let inside = look(&path, content, watch)?;
-    manifest.check(&inside, snapshot)?;
-    Ok(Verified { path: snapshot.to_owned(), manifest, inside })
+    check_data(&manifest, &transfer.run(observer)?, &path)?;
+    report(observer, Step::Inspecting)?;
+    let inspection = inspector(&path, hash_content, observer)?;
+    manifest.check(&inspection, snapshot)?;
+    Ok(VerifiedSnapshot { path: snapshot.to_owned(), manifest, inspection })
 }
 
 pub(super) fn check_length(manifest: &Manifest, found: u64, path: &Path) -> Result<(), SnapshotError> {

@@ -1,4 +1,5 @@
-//! What a data file says of itself, read where no store is opened: in a copy.
+//! Reads what the data file of a store says about itself, without opening the store: for a finished copy, such as the data of a
+//! snapshot.
 
 #![allow(unsafe_code, reason = "heed's open is unsafe: LMDB maps a file into memory")]
 
@@ -11,107 +12,108 @@ use heed::types::Bytes;
 use heed::{Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, WithoutTls};
 use thiserror::Error;
 
-use super::hash_values;
+use crate::content_hash::content_hash;
 
-/// The longest name that a network has; those of Bitcoin have ten bytes at most.
-const NETWORK_BYTES: usize = 64;
+/// The longest name of a network, in bytes. The names of Bitcoin's networks have at most ten.
+const MAX_NETWORK_BYTES: usize = 64;
 
-/// What the data file of a store says of itself.
+/// What the data file of a store says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Contents {
+pub struct DataFileSummary {
     /// The newest block.
     pub tip: BlockRecord,
-    /// The profile that its results are of.
+    /// Hash of the profile that the results belong to.
     pub profile: Hash,
-    /// The network that its blocks are of, if that is known.
+    /// The network that the blocks come from, if the store knows it.
     pub network: Option<String>,
-    /// What [`super::Store::content_hash`] gives for it, if that was asked for.
+    /// The result of [`crate::Store::content_hash`] for this data, if the caller asked for it.
     pub content: Option<Hash>,
 }
 
 /// Why a file is not the data of a store.
 #[derive(Debug, Error)]
-pub enum ContentsError {
-    /// LMDB cannot open or read it.
-    #[error("it is no LMDB data, or damaged ({0})")]
+pub enum DataFileError {
+    /// LMDB cannot open or read the file.
+    #[error("it is not LMDB data, or it is damaged ({0})")]
     Lmdb(heed::Error),
     /// LMDB data of another program.
-    #[error("it has no table {0:?}, which every store of Cofferdam has")]
+    #[error("it has no table {0:?}, which every Cofferdam store has")]
     Table(&'static str),
-    /// It does not say what it is.
-    #[error("it says {what} in {found} bytes")]
+    /// An entry about the store is missing, or has the wrong length.
+    #[error("{what} has {found} bytes, which is not a valid length")]
     Meta {
-        /// What it should say.
+        /// The entry.
         what: &'static str,
         /// Bytes found; 0 if there is no entry.
         found: usize,
     },
     /// A store of another format.
-    #[error("it has the store's format {0}, this build knows format {known}", known = state::FORMAT)]
+    #[error("it has the store format {0}, but this build reads format {known}", known = state::FORMAT)]
     Format(u32),
     /// A store without a block.
     #[error("it holds no block")]
     NoBlock,
-    /// A record that does not decode.
+    /// A block record that cannot be decoded.
     #[error(transparent)]
     Layout(#[from] LayoutError),
 }
 
-impl From<heed::Error> for ContentsError {
+impl From<heed::Error> for DataFileError {
     fn from(source: heed::Error) -> Self {
         Self::Lmdb(source)
     }
 }
 
-/// Looks into a data file that nobody writes, with a hash over all of its values if `content`. Makes no other file.
+/// Reads the data file `file`, which nobody may write meanwhile. Also hashes all values if `hash_content` is true. Creates no
+/// other file.
 ///
-/// LMDB trusts its pages: one that was made to mislead it can end this process.
+/// LMDB trusts the pages that it reads: data that was made to mislead LMDB can end this process.
 ///
 /// # Errors
-/// [`ContentsError`] if it is not the data of a store with a block.
-pub fn contents(file: &Path, content: bool) -> Result<Contents, ContentsError> {
+/// [`DataFileError`] if the file is not the data of a store with at least one block.
+pub fn inspect_data_file(file: &Path, hash_content: bool) -> Result<DataFileSummary, DataFileError> {
     let env = open_file(file)?;
     let txn = env.read_txn()?;
     let [meta, blocks, values] = tables(&env, &txn)?;
     let profile = meta_entry(meta, &txn, state::PROFILE_KEY, "its profile")?;
     let format = u32::from_le_bytes(meta_entry(meta, &txn, state::FORMAT_KEY, "its format")?);
     if format != state::FORMAT {
-        return Err(ContentsError::Format(format));
+        return Err(DataFileError::Format(format));
     }
     let network = meta.get(&txn, state::NETWORK_KEY)?;
-    if let Some(name) = network.filter(|name| name.len() > NETWORK_BYTES) {
-        return Err(ContentsError::Meta { what: "its network", found: name.len() });
+    if let Some(name) = network.filter(|name| name.len() > MAX_NETWORK_BYTES) {
+        return Err(DataFileError::Meta { what: "the name of its network", found: name.len() });
     }
-    Ok(Contents {
-        tip: newest(blocks, &txn)?.ok_or(ContentsError::NoBlock)?,
+    Ok(DataFileSummary {
+        tip: newest(blocks, &txn)?.ok_or(DataFileError::NoBlock)?,
         profile: Hash(profile),
         network: network.map(|name| String::from_utf8_lossy(name).into_owned()),
-        content: content.then(|| hash_values(values, &txn)).transpose()?,
+        content: hash_content.then(|| content_hash(values, &txn)).transpose()?,
     })
 }
 
 /// The newest block of a store that is open for reading; none in a new store.
 ///
 /// # Errors
-/// [`ContentsError`] if the store cannot be read.
-pub fn tip(reader: &StateReader) -> Result<Option<BlockRecord>, ContentsError> {
+/// [`DataFileError`] if the store cannot be read.
+pub fn newest_block(reader: &StateReader) -> Result<Option<BlockRecord>, DataFileError> {
     let txn = reader.environment().read_txn()?;
     let [_, blocks, _] = tables(reader.environment(), &txn)?;
     newest(blocks, &txn)
 }
 
-fn newest(blocks: Table, txn: &RoTxn<'_>) -> Result<Option<BlockRecord>, ContentsError> {
+fn newest(blocks: Table, txn: &RoTxn<'_>) -> Result<Option<BlockRecord>, DataFileError> {
     let Some((key, bytes)) = blocks.last(txn)? else { return Ok(None) };
     Ok(Some(BlockRecord::decode(state::block_height(key)?, bytes)?))
 }
 
-fn tables(env: &Env<WithoutTls>, txn: &RoTxn<'_>) -> Result<[Table; 3], ContentsError> {
+fn tables(env: &Env<WithoutTls>, txn: &RoTxn<'_>) -> Result<[Table; 3], DataFileError> {
     let table = |name| {
         let opened = env.open_database::<Bytes, Bytes>(txn, Some(name));
         match opened {
             Ok(Some(table)) => Ok(table),
-            // A plain entry stands where the table should.
-            Ok(None) | Err(heed::Error::Mdb(MdbError::Incompatible)) => Err(ContentsError::Table(name)),
+            // Incompatible: a plain entry has the name of the table.
+            Ok(None) | Err(heed::Error::Mdb(MdbError::Incompatible)) => Err(DataFileError::Table(name)),
             Err(source) => Err(source.into()),
         }
     };
@@ -123,18 +125,18 @@ fn meta_entry<const N: usize>(
     txn: &RoTxn<'_>,
     key: &[u8],
     what: &'static str,
-) -> Result<[u8; N], ContentsError> {
+) -> Result<[u8; N], DataFileError> {
     let bytes = meta.get(txn, key)?.unwrap_or_default();
-    bytes.try_into().map_err(|_| ContentsError::Meta { what, found: bytes.len() })
+    bytes.try_into().map_err(|_| DataFileError::Meta { what, found: bytes.len() })
 }
 
 fn open_file(file: &Path) -> heed::Result<Env<WithoutTls>> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(state::MAP_BYTES).max_dbs(state::TABLES);
-    // SAFETY: without locks a reader must not meet a writer (lmdb.h, MDB_NOLOCK). There is none: the file is a finished
-    // copy, under a name that no store is opened by.
+    // SAFETY: without locks a reader must not run beside a writer (lmdb.h, MDB_NOLOCK). There is no writer: the file is a
+    // finished copy, and its name is one that no store is opened by.
     unsafe { options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK | EnvFlags::NO_SUB_DIR) };
-    // SAFETY: as above, nothing changes the file. One that somebody truncates ends this process with SIGBUS.
+    // SAFETY: as above, nothing changes the file. If somebody truncates it, SIGBUS ends this process.
     unsafe { options.open(file) }
 }
 
@@ -142,17 +144,17 @@ fn open_file(file: &Path) -> heed::Result<Env<WithoutTls>> {
 mod tests {
     use std::fs;
 
-    use super::super::tests::open;
     use super::*;
+    use crate::test_support::open;
 
     #[test]
-    fn what_is_no_store_is_said() {
+    fn the_reason_why_a_file_is_not_a_store_is_reported() {
         let dir = tempfile::tempdir().unwrap();
-        let said = |file: &Path| contents(file, true).unwrap_err().to_string();
+        let reason = |file: &Path| inspect_data_file(file, true).unwrap_err().to_string();
         let file = dir.path().join("file");
         for bytes in [&[][..], &[0; 100], &[7; 100_000]] {
             fs::write(&file, bytes).unwrap();
-            assert!(said(&file).contains("LMDB"), "{}", said(&file));
+            assert!(reason(&file).contains("LMDB"), "{}", reason(&file));
         }
         let foreign = tempfile::tempdir().unwrap();
         // SAFETY: a new directory of this test's own.
@@ -162,9 +164,9 @@ mod tests {
         plain.put(&mut txn, b"meta", b"an entry").unwrap();
         txn.commit().unwrap();
         drop(env);
-        assert!(said(&foreign.path().join("data.mdb")).contains("meta"));
+        assert!(reason(&foreign.path().join("data.mdb")).contains("meta"));
         let store = tempfile::tempdir().unwrap();
         drop(open(&store).unwrap());
-        assert!(said(&store.path().join("data.mdb")).contains("no block"));
+        assert!(reason(&store.path().join("data.mdb")).contains("no block"));
     }
 }

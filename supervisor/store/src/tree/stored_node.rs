@@ -1,28 +1,29 @@
-//! The bytes of one stored node, and of the key that it is stored under.
+//! The bytes of a stored node, and the bytes of the key that the node is stored under.
 //!
-//! A node stands for the subtree below a [`Path`], four levels at a time. A block writes every node on the way from the
-//! root to what it changed, and no node is changed later, so a node is named by the block that wrote it and its path:
+//! A node represents the subtree below a [`NibblePath`] and covers four levels. A block writes every node on the path from the
+//! root to each value that the block changed, and no node is changed later. So the height of the block that wrote a node and
+//! the path of the node identify it:
 //!
 //! - key: height (u32 big-endian) ‖ nibbles in the path (1 byte) ‖ the nibbles, two to a byte, high one first;
-//! - an empty tree: `00`; only a root can be one;
+//! - an empty tree: `00`; only a root can be an empty tree;
 //! - a leaf: `01` ‖ SHA-256 of the key ‖ SHA-256 of the value;
-//! - an inner node: `02` ‖ which of the 16 children there are ‖ which of those are leaves (u16 big-endian each, child 0
-//!   the lowest bit) ‖ for every child its hash and the height that wrote it (u32 big-endian).
+//! - an inner node: `02` ‖ a bitmap of the children that exist ‖ a bitmap of the children that are leaves (u16 big-endian
+//!   each, child 0 is the lowest bit) ‖ for every child its hash and the height that wrote it (u32 big-endian).
 //!
-//! The blocks are in order and a block's root is its first node; so new nodes go to the table's end, and what a block
-//! and its successors wrote is one range. Decoding never panics, and accepts what encoding can give alone.
+//! The keys are ordered by block, and the first node of a block is its root. So new nodes are appended to the table, and the
+//! nodes of a block and all later blocks are one range. Decoding never panics, and accepts only what encoding can produce.
 
 use std::fmt;
 
 use cofferdam_protocol::profile::Hash;
 
-use super::TreeError;
+use super::error::TreeError;
 use super::hashing::Leaf;
 
-/// Children of an inner node: one for each value of a nibble.
+/// Number of children of an inner node: one for each value of a nibble.
 pub(super) const WIDTH: usize = 16;
 
-/// Nibbles of a whole key hash.
+/// Number of nibbles in a whole key hash.
 const NIBBLES: usize = 64;
 
 const HEIGHT_BYTES: usize = 4;
@@ -32,15 +33,15 @@ const EMPTY_TAG: u8 = 0;
 const LEAF_TAG: u8 = 1;
 const INNER_TAG: u8 = 2;
 
-/// The way from the root to a node: the nibbles that the key hashes below it begin with.
+/// The path from the root to a node: the nibbles that all key hashes below the node begin with.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Path {
+pub(super) struct NibblePath {
     bytes: [u8; NIBBLES / 2],
     length: usize,
 }
 
-impl Path {
-    /// One nibble further down. Only an inner node has children, and none is as deep as a whole key hash.
+impl NibblePath {
+    /// The path of the child `nibble`. Only an inner node has children, and no inner node is as deep as a whole key hash.
     pub(super) fn child(mut self, nibble: u8) -> Self {
         if let Some(byte) = self.bytes.get_mut(self.length / 2) {
             *byte |= if self.length.is_multiple_of(2) { nibble << 4 } else { nibble };
@@ -49,76 +50,77 @@ impl Path {
         self
     }
 
-    /// The nibble by which `key_hash` goes on from here.
+    /// The nibble of `key_hash` that follows this path.
     pub(super) fn next_of(&self, key_hash: &Hash) -> u8 {
         let byte = key_hash.0.get(self.length / 2).copied().unwrap_or_default();
         if self.length.is_multiple_of(2) { byte >> 4 } else { byte & 0x0F }
     }
 
-    fn begins(&self, key_hash: &Hash) -> bool {
-        let mut way = Self::default();
-        while way.length < self.length {
-            way = way.child(way.next_of(key_hash));
+    /// Whether `key_hash` begins with this path.
+    fn is_prefix_of(&self, key_hash: &Hash) -> bool {
+        let mut prefix = Self::default();
+        while prefix.length < self.length {
+            prefix = prefix.child(prefix.next_of(key_hash));
         }
-        way == *self
+        prefix == *self
     }
 }
 
-impl fmt::Display for Path {
+impl fmt::Display for NibblePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = self.bytes.iter().flat_map(|byte| [byte >> 4, byte & 0x0F]);
         digits.take(self.length).try_for_each(|digit| write!(f, "{digit:x}"))
     }
 }
 
-/// Which node: the block that wrote it, and where it stands.
+/// The identity of a node: the block that wrote it, and its path.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct NodeKey {
     pub(super) height: u32,
-    pub(super) path: Path,
+    pub(super) path: NibblePath,
 }
 
-impl Place {
+impl NodeKey {
     pub(super) fn root(height: u32) -> Self {
-        Self { height, path: Path::default() }
+        Self { height, path: NibblePath::default() }
     }
 
     pub(super) fn damaged(&self, reason: &'static str) -> TreeError {
         TreeError::Damaged { height: self.height, path: self.path.to_string(), reason }
     }
 
-    /// The key that the node is stored under.
-    pub(super) fn key(&self) -> StoredKey {
+    /// The bytes that the node is stored under.
+    pub(super) fn encode(&self) -> EncodedKey {
         let mut bytes = [0; KEY_BYTES];
         let packed = self.path.length.div_ceil(2);
         let (height, rest) = bytes.split_at_mut(HEIGHT_BYTES);
         height.copy_from_slice(&self.height.to_be_bytes());
         rest[0] = u8::try_from(self.path.length).unwrap_or(u8::MAX);
         rest[1..=packed].copy_from_slice(&self.path.bytes[..packed]);
-        StoredKey { bytes, length: HEIGHT_BYTES + 1 + packed }
+        EncodedKey { bytes, length: HEIGHT_BYTES + 1 + packed }
     }
 }
 
-/// The key of a stored node.
-pub(super) struct StoredKey {
+/// The bytes of a [`NodeKey`].
+pub(super) struct EncodedKey {
     bytes: [u8; KEY_BYTES],
     length: usize,
 }
 
-impl StoredKey {
+impl EncodedKey {
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 }
 
-/// After every key of the block at `height`, and before those of all blocks above: no path has 255 nibbles.
+/// A key that sorts after every key of the block at `height` and before the keys of all later blocks: no path has 255 nibbles.
 pub(super) fn last_key(height: u32) -> [u8; HEIGHT_BYTES + 1] {
     let mut key = [0xFF; HEIGHT_BYTES + 1];
     key[..HEIGHT_BYTES].copy_from_slice(&height.to_be_bytes());
     key
 }
 
-/// The height that wrote the node with this key.
+/// The height of the block that wrote the node with this key.
 pub(super) fn height_of(key: &[u8]) -> Result<u32, TreeError> {
     let height = key.first_chunk().ok_or(TreeError::Key { length: key.len() })?;
     Ok(u32::from_be_bytes(*height))
@@ -135,11 +137,11 @@ pub(super) enum Node {
 /// The children of an inner node, by nibble.
 pub(super) type Children = [Option<Child>; WIDTH];
 
-/// A child as its parent knows it. Its path is that of the parent and one nibble more.
+/// A child as its parent stores it. The path of the child is the path of the parent and one more nibble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Child {
     pub(super) hash: Hash,
-    /// The block that wrote it.
+    /// Height of the block that wrote the child.
     pub(super) height: u32,
     pub(super) is_leaf: bool,
 }
@@ -153,27 +155,27 @@ impl Node {
         }
     }
 
-    /// The node at `place` from what [`Node::encode`] gave.
+    /// Decodes the node with this key from the bytes that [`Node::encode`] returned.
     ///
     /// # Errors
-    /// [`TreeError::Damaged`] if it did not give these bytes, or not for a node at this place.
-    pub(super) fn decode(place: &Place, bytes: &[u8]) -> Result<Self, TreeError> {
+    /// [`TreeError::Damaged`] if [`Node::encode`] cannot have returned these bytes for a node with this key.
+    pub(super) fn decode(key: &NodeKey, bytes: &[u8]) -> Result<Self, TreeError> {
         let node = match bytes.split_first() {
-            Some((&EMPTY_TAG, [])) if place.path.length == 0 => Some(Self::Empty),
-            Some((&LEAF_TAG, rest)) => decode_leaf(place, rest).map(Self::Leaf),
-            Some((&INNER_TAG, rest)) if place.path.length < NIBBLES => {
-                decode_inner(place, rest).map(Box::new).map(Self::Inner)
+            Some((&EMPTY_TAG, [])) if key.path.length == 0 => Some(Self::Empty),
+            Some((&LEAF_TAG, rest)) => decode_leaf(key, rest).map(Self::Leaf),
+            Some((&INNER_TAG, rest)) if key.path.length < NIBBLES => {
+                decode_inner(key, rest).map(Box::new).map(Self::Inner)
             }
             _ => None,
         };
-        node.ok_or_else(|| place.damaged("does not decode"))
+        node.ok_or_else(|| key.damaged("cannot be decoded"))
     }
 }
 
-fn decode_leaf(place: &Place, bytes: &[u8]) -> Option<Leaf> {
+fn decode_leaf(key: &NodeKey, bytes: &[u8]) -> Option<Leaf> {
     let (&key_hash, rest) = bytes.split_first_chunk()?;
     let leaf = Leaf { key_hash: Hash(key_hash), value_hash: Hash(rest.try_into().ok()?) };
-    place.path.begins(&leaf.key_hash).then_some(leaf)
+    key.path.is_prefix_of(&leaf.key_hash).then_some(leaf)
 }
 
 fn encode_inner(children: &Children) -> Vec<u8> {
@@ -192,11 +194,11 @@ fn encode_inner(children: &Children) -> Vec<u8> {
     bytes
 }
 
-fn decode_inner(place: &Place, bytes: &[u8]) -> Option<Children> {
+fn decode_inner(key: &NodeKey, bytes: &[u8]) -> Option<Children> {
     let (&present, rest) = bytes.split_first_chunk()?;
     let (&leaves, mut rest) = rest.split_first_chunk()?;
     let (present, leaves) = (u16::from_be_bytes(present), u16::from_be_bytes(leaves));
-    // An only child is a node of its own: were it a leaf, the leaf would stand in its parent's place.
+    // An only child is never a leaf: the leaf would have replaced its parent.
     if leaves & !present != 0 || present == 0 || (present.count_ones() == 1 && leaves != 0) {
         return None;
     }
@@ -205,7 +207,7 @@ fn decode_inner(place: &Place, bytes: &[u8]) -> Option<Children> {
         let (&hash, after_hash) = rest.split_first_chunk()?;
         let (&height, after_height) = after_hash.split_first_chunk()?;
         let (height, is_leaf) = (u32::from_be_bytes(height), leaves >> nibble & 1 == 1);
-        *child = (height <= place.height).then_some(Child { hash: Hash(hash), height, is_leaf });
+        *child = (height <= key.height).then_some(Child { hash: Hash(hash), height, is_leaf });
         child.as_ref()?;
         rest = after_height;
     }

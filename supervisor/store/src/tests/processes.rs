@@ -1,18 +1,20 @@
-//! Tests of what two processes see of one store. LMDB cannot be opened twice in a process, so the tests run their own
-//! binary again as the second one.
+//! What two processes see of one store. A process cannot open an LMDB environment twice, so these tests start their own binary
+//! again as the second process.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use cofferdam_worker::state::StateReader;
 
-use super::tests::{commit, identity, open};
-use super::*;
+use crate::identity::Durability;
+use crate::store::Store;
+use crate::test_support::{commit, identity, open};
 
 const DIRECTORY: &str = "COFFERDAM_TEST_STORE";
 
-/// The second process. It says a line after each step and waits for one before the next.
+/// The second process. It prints a line after each step, and reads a line before it continues.
 struct Second {
     child: Child,
     input: ChildStdin,
@@ -20,7 +22,7 @@ struct Second {
 }
 
 impl Second {
-    /// Runs the test `name` of this file in a shell that first runs `setup`.
+    /// Starts the test `name` of this file in a shell that first runs `setup`.
     fn start(name: &str, setup: &str, dir: &Path) -> Self {
         let mut child = Command::new("sh")
             .args(["-c", &format!("{setup}\nexec \"$@\""), "sh"])
@@ -37,11 +39,11 @@ impl Second {
     }
 
     fn expect(&mut self, wanted: &str) {
-        let said = self.lines.by_ref().map(Result::unwrap).find(|line| line.contains("SECOND: "));
-        assert!(said.as_ref().is_some_and(|line| line.contains(wanted)), "{wanted:?}, not {said:?}");
+        let line = self.lines.by_ref().map(Result::unwrap).find(|line| line.contains("SECOND: "));
+        assert!(line.as_ref().is_some_and(|line| line.contains(wanted)), "{wanted:?}, not {line:?}");
     }
 
-    fn go_on(&mut self) {
+    fn resume(&mut self) {
         writeln!(self.input).unwrap();
     }
 
@@ -58,15 +60,15 @@ fn wait() {
     std::io::stdin().lock().lines().next().unwrap().unwrap();
 }
 
-/// The directory that the second process was given; none if somebody runs all ignored tests.
-fn given() -> Option<PathBuf> {
+/// The directory for the second process; none if somebody runs all ignored tests.
+fn given_directory() -> Option<PathBuf> {
     std::env::var_os(DIRECTORY).map(PathBuf::from)
 }
 
 #[test]
 #[ignore = "the second process of other tests"]
 fn second_reads() {
-    let Some(dir) = given() else { return };
+    let Some(dir) = given_directory() else { return };
     let reader = StateReader::open(&dir).unwrap();
     let old = reader.snapshot().unwrap();
     assert_eq!((old.tip().unwrap(), old.get(b"key", 9).unwrap()), (Some(1), Some(b"one".as_slice())));
@@ -83,27 +85,27 @@ fn second_reads() {
 #[test]
 #[ignore = "the second process of other tests"]
 fn second_writes() {
-    let Some(dir) = given() else { return };
+    let Some(dir) = given_directory() else { return };
     say(Store::open(&dir, &identity(), Durability::None).unwrap_err());
 }
 
 #[test]
 #[ignore = "the second process of other tests"]
-fn second_runs_into_a_limit() {
-    let Some(dir) = given() else { return };
+fn second_reaches_a_file_size_limit() {
+    let Some(dir) = given_directory() else { return };
     let store = Store::open(&dir, &identity(), Durability::None).unwrap();
     commit(&store, 1, &[("key", "one")]).unwrap();
     let hash = store.content_hash().unwrap();
     say(commit(&store, 2, &[("key", &vec![2; 4 << 20])]).unwrap_err());
     assert_eq!((store.tip().unwrap().unwrap().height, store.content_hash().unwrap()), (1, hash));
     commit(&store, 2, &[("key", "two")]).unwrap();
-    say("went on");
+    say("continued");
 }
 
 #[test]
 #[ignore = "the second process of other tests"]
 fn second_commits_until_it_is_killed() {
-    let Some(dir) = given() else { return };
+    let Some(dir) = given_directory() else { return };
     let store = Store::open(&dir, &identity(), Durability::None).unwrap();
     for height in store.tip().unwrap().map_or(0, |tip| tip.height) + 1.. {
         let pairs: Vec<_> = (0..500u16).map(|key| (key.to_be_bytes(), height.to_be_bytes())).collect();
@@ -134,14 +136,14 @@ fn a_reader_keeps_its_snapshot_and_sees_commits_in_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir).unwrap();
     commit(&store, 1, &[("key", "one")]).unwrap();
-    // A worker may write no file at all: opening must do without.
+    // A worker may not write any file, so opening must not write one.
     let mut reader = Second::start("second_reads", "ulimit -f 0", store.path());
     reader.expect("has a snapshot");
     commit(&store, 2, &[("key", "two")]).unwrap();
     assert_eq!(store.clear_stale_readers().unwrap(), 0, "the reader lives");
-    reader.go_on();
+    reader.resume();
     reader.expect("has seen both");
-    reader.go_on();
+    reader.resume();
     reader.finish();
 }
 
@@ -159,7 +161,7 @@ fn a_dead_reader_is_cleared() {
 }
 
 #[test]
-fn no_descriptor_of_the_store_is_handed_on() {
+fn no_descriptor_of_the_store_is_inherited_by_children() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir).unwrap();
     let listed = Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap();
@@ -177,12 +179,13 @@ fn a_writer_in_another_process_is_refused() {
 }
 
 #[test]
-fn a_full_disk_leaves_the_store_as_it_was() {
+fn a_full_disk_leaves_the_store_unchanged() {
     let dir = tempfile::tempdir().unwrap();
-    // A file size limit stands in for the full disk; with the signal ignored, write(2) fails with EFBIG.
-    let mut second = Second::start("second_runs_into_a_limit", "trap '' XFSZ; ulimit -f 2048", dir.path());
+    // A file size limit replaces the full disk. The signal is ignored, so write(2) fails with EFBIG.
+    let mut second =
+        Second::start("second_reaches_a_file_size_limit", "trap '' XFSZ; ulimit -f 2048", dir.path());
     second.expect("Make room on the disk");
-    second.expect("went on");
+    second.expect("continued");
     second.finish();
     let store = open(&dir).unwrap();
     assert_eq!(store.get(b"key", 9).unwrap().unwrap(), b"two");
