@@ -53,12 +53,14 @@ pub struct Fault {
 }
 
 /// A text that does not describe a fault.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 #[error(
     "fault {0:?}: expected HEIGHT:KIND or HEIGHTxATTEMPTS:KIND with KIND one of kill, segv, abort, exit=CODE, \
      garbage, long-frame, wrong-span, wrong-job, wrong-pairs, lie, hang, forge, half"
 )]
 pub struct ParseFaultError(String);
+
+crate::debug_as_display!(ParseFaultError);
 
 impl FromStr for Fault {
     type Err = ParseFaultError;

@@ -22,7 +22,7 @@ const CONFIGURATION: Configuration<LittleEndian, Varint, Limit<MAX_FRAME_BYTES>>
     bincode::config::standard().with_limit::<MAX_FRAME_BYTES>();
 
 /// Why a message could not be read or written.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum FrameError {
     /// The other side closed the pipe between two frames.
     #[error("the pipe was closed")]
@@ -49,6 +49,8 @@ pub enum FrameError {
     #[error("the pipe failed: {0}")]
     Io(#[from] io::Error),
 }
+
+crate::debug_as_display!(FrameError);
 
 /// A type that can be sent in a frame.
 pub trait Message: Encode + Decode<()> {}

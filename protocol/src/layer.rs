@@ -55,7 +55,7 @@ pub struct Layer {
 }
 
 /// Why bytes are not a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 pub enum LayerError {
     /// The table does not fit, or its number of slots is not a power of two.
     #[error("a layer of {bytes} bytes cannot have a table of {slots} slots")]
@@ -72,6 +72,8 @@ pub enum LayerError {
         offset: u64,
     },
 }
+
+crate::debug_as_display!(LayerError);
 
 /// Number of slots of the layer of `writes`. At most three in four are used.
 pub fn slots_for(writes: &Writes) -> u64 {

@@ -21,6 +21,7 @@
 //! `README.md` of this crate states the wire format.
 
 pub mod arena;
+mod debug;
 pub mod descriptors;
 pub mod digest;
 pub mod exit;

@@ -33,7 +33,7 @@ impl fmt::Debug for Hash {
 }
 
 /// What a result depends on. Two nodes with equal profiles compute equal verdicts and writes for equal chains of blocks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct Profile {
     /// SHA-256 of the module in its binary form.
     pub module: Hash,
@@ -64,6 +64,35 @@ impl Profile {
         hasher.update(self.engine.as_bytes());
         Hash(hasher.finalize().into())
     }
+
+    /// The profile as bytes, to be kept beside its hash.
+    pub fn encode(&self) -> Vec<u8> {
+        // Encoding plain fields into memory cannot fail; no bytes decode to no profile.
+        bincode::encode_to_vec(self, bincode::config::standard()).unwrap_or_default()
+    }
+
+    /// The profile that [`Profile::encode`] made these bytes of; none if it did not.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        /// A profile has two hashes' worth of numbers and the engine's description. Longer claims are not believed.
+        const LIMIT: usize = 64 << 10;
+        let config = bincode::config::standard().with_limit::<LIMIT>();
+        let (profile, length) = bincode::decode_from_slice(bytes, config).ok()?;
+        (length == bytes.len()).then_some(profile)
+    }
+
+    /// One sentence for each part in which this profile differs from `stored`, the profile of a store.
+    pub fn differences(&self, stored: &Self) -> Vec<String> {
+        let fuel = |fuel: Option<u64>| fuel.map_or("not metered".to_owned(), |fuel| fuel.to_string());
+        let parts = [
+            ("the module (SHA-256)", stored.module.to_string(), self.module.to_string()),
+            ("the memory limit (bytes)", stored.memory_bytes.to_string(), self.memory_bytes.to_string()),
+            ("the fuel limit", fuel(stored.fuel), fuel(self.fuel)),
+            ("the output limit (bytes)", stored.output_bytes.to_string(), self.output_bytes.to_string()),
+            ("the engine", stored.engine.clone(), self.engine.clone()),
+        ];
+        let differ = parts.into_iter().filter(|(_, stored, own)| stored != own);
+        differ.map(|(part, stored, own)| format!("{part} was {stored} and is now {own}")).collect()
+    }
 }
 
 #[cfg(test)]
@@ -90,6 +119,18 @@ mod tests {
             assert_ne!(other.hash(), base.hash(), "{other:?}");
         }
         assert_eq!(base.hash(), base.clone().hash());
+        for other in &others {
+            assert_eq!(other.differences(&base).len(), 1, "{other:?}");
+            assert_eq!(Profile::decode(&other.encode()).as_ref(), Some(other));
+        }
+        assert_eq!(
+            others[1].differences(&base),
+            ["the memory limit (bytes) was 4294967296 and is now 2147483648"]
+        );
+        assert!(base.differences(&base).is_empty());
+        assert!(
+            Profile::decode(&[]).is_none() && Profile::decode(&[&base.encode()[..], &[0]].concat()).is_none()
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::profile::Hash;
 
 /// Why bytes are not a list of pairs.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 pub enum WritesError {
     /// A field reaches beyond the end of the bytes.
     #[error("the field at byte {at} of {total} reaches beyond the end")]
@@ -27,6 +27,8 @@ pub enum WritesError {
     #[error("the last key has no value")]
     Odd,
 }
+
+crate::debug_as_display!(WritesError);
 
 /// A pool that lends buffers and takes them back.
 pub trait BufferPool: fmt::Debug + Send + Sync {
@@ -72,10 +74,17 @@ impl Drop for PooledBytes {
 }
 
 /// A list of pairs whose encoding has been checked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Writes {
     bytes: PooledBytes,
     count: u64,
+}
+
+impl fmt::Debug for Writes {
+    /// Prints how many pairs and bytes there are, and not the bytes: a block can write many megabytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writes").field("count", &self.count).field("bytes", &self.bytes.len()).finish()
+    }
 }
 
 impl Writes {

@@ -168,7 +168,7 @@ fn where_files_end_in_damage_a_node_goes_on_with_the_daemon() {
         Node::start(node(&db).path("--blocks", &file).with(&format!("--daemon-rpc-url {}", daemon.url())));
     node.await_tip(&chain[34]);
     let output = node.end();
-    assert!(output.stderr.contains("The daemon is asked for the blocks from here on"), "{output}");
+    assert!(output.stderr.contains("The Bitcoin node is asked for the blocks from here on"), "{output}");
     assert_eq!(daemon.calls("getblock"), 15, "the others were in the file");
 }
 

@@ -115,7 +115,7 @@ fn a_later_start_is_the_lower_end() {
     let output = audit(&[&a, &b]).output().expect_code(1);
     assert!(output.stdout().contains("differ from height 800 on"), "{output}");
     assert!(
-        output.stdout().contains(&format!("the lower end is height 300, where {} begins", b.url())),
+        output.stdout().contains(&format!("the comparison begins at height 300, where {} begins", b.url())),
         "{output}"
     );
     assert!([&a, &b].iter().all(|peer| peer.heights().iter().all(|height| *height >= 300)));

@@ -192,9 +192,9 @@ fn a_block_that_traps_stops_the_chain_or_is_skipped() {
     };
     let output = Node::to_the_end(command("stop")).expect_code(1);
     assert!(output.stderr.contains("block 7") && output.stderr.contains("trap"), "{output}");
-    assert!(output.stderr.contains("ended at block Some(6)"), "{output}");
+    assert!(output.stderr.contains("ended: the newest block is 6"), "{output}");
     let output = Node::to_the_end(command("skip").with("--on-guest-failure skip")).expect_code(0);
-    assert!(output.stderr.contains("ended at block Some(11)"), "{output}");
+    assert!(output.stderr.contains("ended: the newest block is 11"), "{output}");
 }
 
 #[test]

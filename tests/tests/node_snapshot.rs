@@ -135,7 +135,7 @@ fn what_is_said_to_people_names_what_matters() {
     for part in [name.as_str(), ": taken", "block    9 of bitcoin", "digest ", "profile ", "SHA-256 "] {
         assert!(first.contains(part), "no {part:?} in {first}");
     }
-    assert!(take().expect_code(0).stdout().contains("was there already"));
+    assert!(take().expect_code(0).stdout().contains("already there"));
     let whole = snapshot("verify").arg(files.at("to").join(&name)).output().expect_code(0);
     assert!(whole.stdout().contains(": whole"), "{whole}");
 }

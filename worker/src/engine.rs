@@ -37,9 +37,11 @@ const INSTRUCTION_SETS: [&str; 6] =
 const INSTRUCTION_SETS: [&str; 0] = [];
 
 /// The engine could not be built.
-#[derive(Debug, Error)]
+#[derive(Error)]
 #[error("the WebAssembly engine could not be set up: {0}")]
 pub struct EngineError(String);
+
+cofferdam_protocol::debug_as_display!(EngineError);
 
 /// The part of the profile that describes the engine: its name, its version and every setting that can affect a result.
 pub fn description() -> String {

@@ -46,7 +46,7 @@ impl HostImport {
 }
 
 /// Why host imports cannot be registered.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 pub enum ImportError {
     /// The import would replace a function of the indexer ABI.
     #[error(
@@ -70,6 +70,8 @@ pub enum ImportError {
     #[error("host imports can be registered once in a process, before anything else")]
     Late,
 }
+
+cofferdam_protocol::debug_as_display!(ImportError);
 
 static REGISTERED: OnceLock<Vec<HostImport>> = OnceLock::new();
 

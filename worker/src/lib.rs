@@ -57,7 +57,7 @@ pub struct Readme;
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 /// Why a program cannot start workers. A worker is the same program, started again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 pub enum InitError {
     /// The program has not called [`init`]. A process that it starts would not become a worker, but run `main` again.
     #[error(
@@ -78,6 +78,8 @@ pub enum InitError {
         threads: usize,
     },
 }
+
+cofferdam_protocol::debug_as_display!(InitError);
 
 /// Turns this process into a worker or a compiler if it was started as one. Otherwise returns at once.
 ///

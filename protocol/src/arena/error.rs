@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::span::Span;
 
 /// Why an arena could not be made or used.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum ArenaError {
     /// The kernel refused to make, size, seal or map the memfd.
     #[error("arena {name}: {source}")]
@@ -49,3 +49,5 @@ pub enum ArenaError {
         source: io::Error,
     },
 }
+
+crate::debug_as_display!(ArenaError);

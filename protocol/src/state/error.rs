@@ -5,7 +5,7 @@ use thiserror::Error;
 use super::layout::{HEIGHT_BYTES, RECORD_VERSION};
 
 /// Stored bytes that this module never wrote: the store is damaged, or another program has written to it.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 pub enum LayoutError {
     /// A record of a version that this build does not know.
     #[error("the record of block {height} has version {version}; this build knows version {RECORD_VERSION}")]
@@ -48,3 +48,5 @@ pub enum LayoutError {
         length: usize,
     },
 }
+
+crate::debug_as_display!(LayoutError);

@@ -6,6 +6,7 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | [`META`] | [`FORMAT_KEY`], [`PROFILE_KEY`], [`NETWORK_KEY`] | [`FORMAT`] as u32 LE; 32 bytes; UTF-8, absent until known |
+//! | [`META`] | [`PROFILE_PARTS_KEY`] | [`Profile::encode`](crate::profile::Profile::encode), absent in older stores |
 //! | [`BLOCKS`] | height, u32 big-endian | [`BlockRecord::encode`] |
 //! | [`VALUES`] | [`VersionKey`] | [`VersionKey::stored`] |
 //! | [`UNDO`] | [`undo_key`] | for each recent block, the keys that it added to [`VALUES`], each after its length, u16 LE |
@@ -34,8 +35,8 @@ mod record;
 pub use error::LayoutError;
 pub use key::{VersionKey, block_height, undo_key, version_height};
 pub use layout::{
-    BLOCKS, FORMAT, FORMAT_KEY, KEY_LIMIT, MAP_BYTES, MAX_READERS, META, NETWORK_KEY, PROFILE_KEY, TABLES,
-    TREE_KEY, UNDO, VALUES,
+    BLOCKS, FORMAT, FORMAT_KEY, KEY_LIMIT, MAP_BYTES, MAX_READERS, META, NETWORK_KEY, PROFILE_KEY,
+    PROFILE_PARTS_KEY, TABLES, TREE_KEY, UNDO, VALUES,
 };
 pub use record::BlockRecord;
 

@@ -63,7 +63,7 @@ impl fmt::Display for Bytes {
 }
 
 /// Why a text is not a size.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
     /// The text does not start with a number.
     #[error("'{text}' does not start with a number: write a size like 4GiB, 512MiB or 1073741824")]
@@ -111,6 +111,13 @@ pub enum SizeError {
         /// The text that was parsed.
         text: String,
     },
+}
+
+impl fmt::Debug for SizeError {
+    /// Prints the sentence, so that `unwrap` does.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl FromStr for Bytes {

@@ -7,7 +7,7 @@ use cofferdam_pool::PoolError;
 use cofferdam_store::StoreError;
 
 /// Why a chain cannot go on. Nothing of the block in question was committed.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum ChainError {
     /// The store failed.
     #[error(transparent)]
@@ -88,3 +88,5 @@ pub enum ChainError {
         stored: BlockHash,
     },
 }
+
+cofferdam_protocol::debug_as_display!(ChainError);

@@ -81,7 +81,7 @@ pub struct Run {
 }
 
 /// The first difference between two runs of the same blocks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Difference {
     /// The block in words: "block 3 (80 bytes)". The height of a block is its place in the list of blocks.
     pub job: String,
@@ -92,6 +92,8 @@ pub struct Difference {
 }
 
 impl std::error::Error for Difference {}
+
+cofferdam_protocol::debug_as_display!(Difference);
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -14,7 +14,7 @@ use cofferdam_pool::host::cgroup::ChildError;
 use cofferdam_store::StoreError;
 
 /// Why a case could not be run, or why compared runs do not agree.
-#[derive(Debug, Error)]
+#[derive(Error)]
 #[non_exhaustive]
 pub enum HarnessError {
     /// The module's file could not be read.
@@ -82,6 +82,8 @@ pub enum HarnessError {
     #[error(transparent)]
     NotDeterministic(Box<Difference>),
 }
+
+cofferdam_protocol::debug_as_display!(HarnessError);
 
 impl HarnessError {
     /// Whether memory could not be committed. In this case the command ends with exit code 137.

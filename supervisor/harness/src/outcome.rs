@@ -7,17 +7,20 @@ use cofferdam_pool::{JobResult, Limits};
 use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::verdict::Verdict;
 
-use super::words::{Shown, counted, last_lines, meaning};
+use super::words::{Shown, counted, cut, last_lines, meaning};
 use super::writes_difference::{WritesDifference, collect};
 
 /// The number of lines at the end of the guest's log that a report shows.
 const LOG_LINES: usize = 5;
 
+/// How many characters of such a line are shown.
+const LINE_CHARS: usize = 400;
+
 /// The result of a block or a view. Its `Display` form is a report of several lines.
 ///
 /// An assertion that fails panics at the line of the caller, with that report. An assertion that holds returns the outcome, so that
 /// assertions can be chained.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Outcome {
     /// What was run, in words: "block 3 (80 bytes)".
     pub job: String,
@@ -129,6 +132,9 @@ impl Outcome {
     }
 }
 
+// The report, and not the fields: a failed `unwrap_err` would print everything that the block wrote.
+cofferdam_protocol::debug_as_display!(Outcome);
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let JobResult { verdict, detail, failed_attempts, log, .. } = &self.result;
@@ -151,7 +157,7 @@ impl fmt::Display for Outcome {
         if total > 0 {
             write!(f, "\n  log, the end of {}:", counted(total as u64, "line"))?;
         }
-        lines.try_for_each(|line| write!(f, "\n    {line}"))
+        lines.try_for_each(|line| write!(f, "\n    {}", cut(line, LINE_CHARS)))
     }
 }
 

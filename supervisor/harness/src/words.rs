@@ -57,6 +57,14 @@ pub(super) const fn meaning(verdict: Verdict) -> &'static str {
     }
 }
 
+/// The start of a text that has more than `chars` characters; all of a shorter text.
+pub(super) fn cut(text: &str, chars: usize) -> std::borrow::Cow<'_, str> {
+    match text.char_indices().nth(chars) {
+        None => text.into(),
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()).into(),
+    }
+}
+
 /// The last `count` lines of a log, and the number of all its lines.
 pub(super) fn last_lines(log: &str, count: usize) -> (impl Iterator<Item = &str>, usize) {
     let total = log.lines().count();
@@ -66,6 +74,12 @@ pub(super) fn last_lines(log: &str, count: usize) -> (impl Iterator<Item = &str>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        assert_eq!(cut("éé", 2), "éé");
+        assert_eq!(cut("ééé", 2), "éé… (6 bytes)");
+    }
 
     #[test]
     fn text_is_quoted_and_anything_else_is_hexadecimal() {

@@ -36,7 +36,7 @@ pub struct BodyLimits {
 /// Why a body was not read. As a response ([`IntoResponse`](axum::response::IntoResponse)) it is a problem document with
 /// the right status and headers. After most of these errors the connection is closed, because the rest of the body was not
 /// read.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Error, PartialEq, Eq)]
 pub enum BodyError {
     /// The body has more bytes than allowed. Status 413.
     #[error("the body is larger than the limit of {}", Size(*limit))]
@@ -62,6 +62,8 @@ pub enum BodyError {
         retry_after: u64,
     },
 }
+
+cofferdam_protocol::debug_as_display!(BodyError);
 
 impl BodyError {
     /// A name for programs: the last part of the problem document's `type`. It does not change between versions.

@@ -44,7 +44,7 @@ pub struct CallAnswer {
 }
 
 /// Why a [`Call`] has no answer.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Error, PartialEq, Eq)]
 pub enum CallRejection {
     /// The queue is full, or the call waited in it for [`Settings::queue_wait`](crate::Settings::queue_wait).
     #[error("the queue is full, or no worker became free in time")]
@@ -62,6 +62,8 @@ pub enum CallRejection {
     #[error("{0}")]
     Other(String),
 }
+
+cofferdam_protocol::debug_as_display!(CallRejection);
 
 impl Service {
     /// Runs `call` on a worker, after the requests that wait already. The job runs to its end even if the returned future

@@ -20,7 +20,7 @@ const STOP_TIMEOUT_BEYOND_DEADLINE: Duration = Duration::from_secs(5);
 const GRACE_BEYOND_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why a module was not swapped. The old module still serves, with all its workers.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum SwapError {
     /// Another swap is in progress.
     #[error("another swap is in progress: try again when it is over")]
@@ -38,6 +38,8 @@ pub enum SwapError {
     #[error("no worker of the old module became idle within {0:?}, and there is no memory for both modules")]
     NoRoom(Duration),
 }
+
+cofferdam_protocol::debug_as_display!(SwapError);
 
 /// The swap that is in progress, as the status shows it. Dropping it ends the swap.
 struct Progress<'a>(&'a Service);

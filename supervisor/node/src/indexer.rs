@@ -19,7 +19,7 @@ const TICK: Duration = Duration::from_millis(100);
 const LOGGED_LINES: usize = 5;
 
 /// Why indexing failed.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum IndexError {
     /// The feed cannot give more blocks.
     #[error(transparent)]
@@ -31,6 +31,8 @@ pub enum IndexError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+cofferdam_protocol::debug_as_display!(IndexError);
 
 /// Why indexing stopped without an error.
 #[derive(Debug)]

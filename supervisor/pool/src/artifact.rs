@@ -51,7 +51,7 @@ pub enum ArtifactOrigin {
 }
 
 /// Why there is no artifact.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum ArtifactError {
     /// The compiler refused the module: it is not valid, or uses features that are not supported.
     #[error("{0}")]
@@ -69,6 +69,8 @@ pub enum ArtifactError {
     #[error("the module cannot be compiled or cached: {0}")]
     Io(#[from] io::Error),
 }
+
+cofferdam_protocol::debug_as_display!(ArtifactError);
 
 /// A compiled module in a sealed memfd.
 #[derive(Debug)]

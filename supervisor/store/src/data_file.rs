@@ -31,7 +31,7 @@ pub struct DataFileSummary {
 }
 
 /// Why a file is not the data of a store.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum DataFileError {
     /// LMDB cannot open or read the file.
     #[error("it is not LMDB data, or it is damaged ({0})")]
@@ -57,6 +57,8 @@ pub enum DataFileError {
     #[error(transparent)]
     Layout(#[from] LayoutError),
 }
+
+cofferdam_protocol::debug_as_display!(DataFileError);
 
 impl From<heed::Error> for DataFileError {
     fn from(source: heed::Error) -> Self {

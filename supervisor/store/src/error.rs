@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use cofferdam_base::address_limit;
-use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::profile::{Hash, Profile};
 use cofferdam_protocol::state::{self, FORMAT, LayoutError};
 use thiserror::Error;
 
@@ -13,7 +13,7 @@ use crate::failure::{FailureKind, advice, advice_io};
 use crate::tree::TreeError;
 
 /// Why a store could not be opened, written or read.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum StoreError {
     /// The directory cannot be created, listed, locked or synced, or a file in it cannot be opened.
     #[error("the store's directory {}: {problem}: {source}{}", path.display(), advice_io(source))]
@@ -85,9 +85,10 @@ pub enum StoreError {
     },
     /// The results in the store belong to another profile.
     #[error(
-        "the store in {} holds results of the profile {stored}, but the profile now is {wanted}: the module, a limit or the \
-         engine is different, and results of two profiles must not be mixed; index into a new directory",
-        path.display()
+        "the store in {} was made with another profile: {}. Results of two profiles must not be mixed: use the module and the \
+         limits that the store was made with, or index into a new directory (the profile of the store is {stored}, this one is {wanted})",
+        path.display(),
+        differences(parts.as_deref())
     )]
     Profile {
         /// The directory.
@@ -96,6 +97,8 @@ pub enum StoreError {
         stored: Hash,
         /// The profile that was asked for.
         wanted: Hash,
+        /// What both consist of, if that is known: that of the stored results, and that asked for.
+        parts: Option<Box<[Profile; 2]>>,
     },
     /// The blocks in the store belong to another network.
     #[error(
@@ -247,6 +250,8 @@ pub enum StoreError {
     },
 }
 
+cofferdam_protocol::debug_as_display!(StoreError);
+
 impl StoreError {
     /// Whether the failed call can succeed when it is tried again.
     pub fn kind(&self) -> FailureKind {
@@ -260,6 +265,12 @@ impl StoreError {
             _ => FailureKind::Permanent,
         }
     }
+}
+
+/// Which parts of two profiles differ, in words.
+fn differences(parts: Option<&[Profile; 2]>) -> String {
+    let parts = parts.map(|[stored, wanted]| wanted.differences(stored)).filter(|parts| !parts.is_empty());
+    parts.map_or_else(|| "the module, a limit or the engine differs".to_owned(), |parts| parts.join("; "))
 }
 
 /// The height that a rollback returns to, in words.

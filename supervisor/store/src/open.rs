@@ -190,7 +190,7 @@ fn check_profile(stored: Option<&[u8]>, wanted: Hash, path: &Path) -> Result<(),
     if stored == wanted {
         return Ok(());
     }
-    Err(StoreError::Profile { path: path.to_owned(), stored, wanted })
+    Err(StoreError::Profile { path: path.to_owned(), stored, wanted, parts: None })
 }
 
 /// Records the network's name in a store that has none yet. Refuses a name that differs from the recorded one.

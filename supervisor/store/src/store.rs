@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::profile::{Hash, Profile};
 use cofferdam_protocol::state::{self, BlockRecord, LayoutError, VersionKey};
 use cofferdam_worker::state::{StateReader, Table};
 use heed::{Env, RoTxn, WithoutTls};
@@ -45,6 +45,49 @@ impl Store {
     /// holds something else, or if a file cannot be opened.
     pub fn open(dir: &Path, identity: &Identity, durability: Durability) -> Result<Self, StoreError> {
         Self::open_with_map(dir, identity, durability, state::MAP_BYTES)
+    }
+
+    /// Opens a store as [`Store::open`] does, and keeps the parts of the profile in the store. If the store has another profile, the
+    /// error says which part differs.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with_profile(
+        dir: &Path,
+        profile: &Profile,
+        network: Option<String>,
+        durability: Durability,
+    ) -> Result<Self, StoreError> {
+        let identity = Identity { profile: profile.hash(), network };
+        let store = Self::open(dir, &identity, durability).map_err(|error| match error {
+            StoreError::Profile { path, stored, wanted, .. } => {
+                // The failed open has closed the store, so that a reader can open it.
+                let reader = StateReader::open(&path).and_then(|reader| reader.profile_parts());
+                let parts = reader.ok().flatten().map(|parts| Box::new([parts, profile.clone()]));
+                StoreError::Profile { path, stored, wanted, parts }
+            }
+            error => error,
+        })?;
+        if let Err(error) = store.keep_profile_parts(profile) {
+            // Only the text of a later error depends on the parts.
+            tracing::warn!("the store in {} lacks the parts of its profile: {error}", store.path.display());
+        }
+        Ok(store)
+    }
+
+    /// Stores the parts of the profile, if the store does not have them yet.
+    fn keep_profile_parts(&self, profile: &Profile) -> Result<(), StoreError> {
+        let fail = |source| self.lmdb("storing the parts of the profile", write_error(&self.path, source));
+        let is_kept = {
+            let txn = self.env.read_txn().map_err(fail)?;
+            self.meta.get(&txn, state::PROFILE_PARTS_KEY).map_err(fail)?.is_some()
+        };
+        if is_kept {
+            return Ok(());
+        }
+        let mut txn = self.env.write_txn().map_err(fail)?;
+        self.meta.put(&mut txn, state::PROFILE_PARTS_KEY, &profile.encode()).map_err(fail)?;
+        txn.commit().map_err(fail)
     }
 
     /// Like [`Store::open`], for a store that can grow to `map_bytes` bytes.

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use cofferdam_protocol::message::Call;
 use cofferdam_protocol::verdict::GuestVerdict;
 use thiserror::Error;
-use wasmtime::{Engine, ExternType, Instance, InstancePre, Linker, Memory, MemoryType, Module, Store};
+use wasmtime::{
+    Engine, ExternType, FuncType, Instance, InstancePre, Linker, Memory, MemoryType, Module, Store,
+};
 
 use super::context::Context;
 use super::input::JobInput;
@@ -14,7 +16,7 @@ use super::output::OutputBuffer;
 use super::{classify, functions, memory_access};
 
 /// A failure of the host. It says nothing about the guest, and this process should not run another job.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum GuestError {
     /// The module cannot be linked.
     #[error("the module cannot be linked: {0}")]
@@ -23,6 +25,8 @@ pub enum GuestError {
     #[error("the guest could not be run: {0}")]
     Host(String),
 }
+
+cofferdam_protocol::debug_as_display!(GuestError);
 
 /// A loaded module, ready to be instantiated any number of times.
 pub struct Guest {
@@ -217,10 +221,10 @@ fn call_export(
 }
 
 fn index_block(store: &mut Store<Context>, instance: Instance) -> wasmtime::Result<(GuestVerdict, String)> {
-    let Some(function) = instance.get_func(&mut *store, "_start") else {
-        return Ok(no_export("_start", "()"));
+    let function = instance.get_func(&mut *store, "_start");
+    let Some(Ok(function)) = function.map(|function| function.typed::<(), ()>(&*store)) else {
+        return Ok(no_export(instance.module(&*store), "_start", "()"));
     };
-    let Ok(function) = function.typed::<(), ()>(&*store) else { return Ok(no_export("_start", "()")) };
     function.call(&mut *store, ())?;
     let (_, output) = store.data_mut().job()?;
     Ok(match output.flushed() {
@@ -234,10 +238,10 @@ fn view(
     instance: Instance,
     export: &str,
 ) -> wasmtime::Result<(GuestVerdict, String)> {
-    let Some(function) = instance.get_func(&mut *store, export) else {
-        return Ok(no_export(export, "() -> i32"));
+    let function = instance.get_func(&mut *store, export);
+    let Some(Ok(function)) = function.map(|function| function.typed::<(), i32>(&*store)) else {
+        return Ok(no_export(instance.module(&*store), export, "() -> i32"));
     };
-    let Ok(function) = function.typed::<(), i32>(&*store) else { return Ok(no_export(export, "() -> i32")) };
     let pointer = memory_access::address(function.call(&mut *store, ())?);
     let (memory, context) = match store.data().memory {
         Some(memory) => memory.data_and_store_mut(&mut *store),
@@ -249,6 +253,33 @@ fn view(
     Ok((GuestVerdict::Completed, String::new()))
 }
 
-fn no_export(name: &str, ty: &str) -> (GuestVerdict, String) {
-    (GuestVerdict::NoSuchExport, format!("the module exports no function `{name}` of type {ty}"))
+/// The verdict for a function that the module does not export, with the functions that it does export.
+fn no_export(module: &Module, name: &str, ty: &str) -> (GuestVerdict, String) {
+    /// The most functions that are listed, and the most characters of a name.
+    const LISTED: usize = 40;
+    const NAME_CHARS: usize = 60;
+    let functions: Vec<_> = module
+        .exports()
+        .filter_map(|export| export.ty().func().map(|ty| (export.name().to_owned(), signature(ty))))
+        .collect();
+    let shown = |(name, ty): &(String, String)| {
+        format!("`{}` {ty}", name.chars().take(NAME_CHARS).collect::<String>().escape_debug())
+    };
+    let listed: Vec<_> = functions.iter().take(LISTED).map(shown).collect();
+    let others = match (functions.len(), functions.len().saturating_sub(LISTED)) {
+        (0, _) => "it exports no function at all".to_owned(),
+        (_, 0) => format!("it exports {}", listed.join(", ")),
+        (_, more) => format!("it exports {} and {more} more", listed.join(", ")),
+    };
+    (GuestVerdict::NoSuchExport, format!("the module exports no function `{name}` of type {ty}; {others}"))
+}
+
+/// The type of a function, as WebAssembly text has it: `(i32, i32) -> i32`.
+fn signature(ty: &FuncType) -> String {
+    let list = |types: Vec<String>| types.join(", ");
+    let parameters = list(ty.params().map(|ty| ty.to_string()).collect());
+    match list(ty.results().map(|ty| ty.to_string()).collect()).as_str() {
+        "" => format!("({parameters})"),
+        results => format!("({parameters}) -> {results}"),
+    }
 }

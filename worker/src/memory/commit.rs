@@ -23,7 +23,7 @@ use super::residency::{self, ResidencyUnknown};
 const STEP_BYTES: usize = 64 << 20;
 
 /// Why the memory could not be committed.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum CommitError {
     /// The limit is not a size that a guest's memory can have.
     #[error("a memory limit of {bytes} bytes is not possible: it must be a multiple of 64 KiB, up to 4 GiB")]
@@ -66,6 +66,8 @@ pub enum CommitError {
         resident: u64,
     },
 }
+
+cofferdam_protocol::debug_as_display!(CommitError);
 
 /// The result of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use super::reservation::Reservation;
 const CHUNK_BYTES: usize = 64 << 20;
 
 /// The kernel reports in neither way what is resident.
-#[derive(Debug, Error)]
+#[derive(Error)]
 #[error("the kernel does not report what is resident: mincore: {mincore}; /proc/self/pagemap: {pagemap}")]
 pub struct ResidencyUnknown {
     /// The error of mincore(2).
@@ -25,6 +25,8 @@ pub struct ResidencyUnknown {
     /// The error of reading the page map.
     pub pagemap: io::Error,
 }
+
+cofferdam_protocol::debug_as_display!(ResidencyUnknown);
 
 /// Number of bytes of `range` that are resident.
 pub(super) fn resident_bytes(

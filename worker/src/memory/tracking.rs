@@ -91,7 +91,7 @@ nix::ioctl_readwrite!(ioctl_uffd_register, 0xAA, 0x00, UffdRegister);
 nix::ioctl_readwrite!(ioctl_uffd_writeprotect, 0xAA, 0x06, UffdWriteProtect);
 
 /// Why writes cannot be tracked on this host, or can no longer be tracked.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum TrackingError {
     /// The kernel or a sandbox refuses userfaultfd, as in most containers.
     #[error("userfaultfd is refused ({0})")]
@@ -114,6 +114,8 @@ pub enum TrackingError {
     #[error("the kernel does not report the pages that were written")]
     Wrong,
 }
+
+cofferdam_protocol::debug_as_display!(TrackingError);
 
 fn call(call: &'static str) -> impl Fn(Errno) -> TrackingError {
     move |errno| TrackingError::Call { call, errno }

@@ -24,7 +24,7 @@ use host_dependent::Search;
 pub const MAX_MODULE_BYTES: u64 = 64 << 20;
 
 /// Why a module is refused.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum ModuleError {
     /// The bytes are neither a binary module nor the text of one.
     #[error("the module is not valid WebAssembly: {0}")]
@@ -101,6 +101,8 @@ pub enum ModuleError {
     )]
     HostDependent(HostDependentOperation),
 }
+
+cofferdam_protocol::debug_as_display!(ModuleError);
 
 /// The binary form of `source`, which may be binary or text (`.wat`).
 ///

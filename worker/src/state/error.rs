@@ -8,7 +8,7 @@ use cofferdam_protocol::state::{self, LayoutError};
 use thiserror::Error;
 
 /// Why the state could not be read.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum StateError {
     /// One of LMDB's two files is missing. A reader must not make it.
     #[error("no state store at {}: {file} is missing; the supervisor makes it before it starts a worker", path.display())]
@@ -69,3 +69,5 @@ pub enum StateError {
     #[error("a layer over the state: {0}")]
     Layer(#[from] LayerError),
 }
+
+cofferdam_protocol::debug_as_display!(StateError);

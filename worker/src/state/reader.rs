@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::profile::{Hash, Profile};
 use cofferdam_protocol::state::{self, BlockRecord, LayoutError, VersionKey};
 use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
@@ -69,6 +69,31 @@ impl StateReader {
         let stored = self.meta.get(&txn, state::PROFILE_KEY).map_err(read)?;
         let hash = stored.and_then(|bytes| bytes.try_into().ok()).map(Hash);
         hash.ok_or_else(|| StateError::NoProfile { path: self.path.to_path_buf() })
+    }
+
+    /// What that profile consists of; none in a store that was made before stores kept it.
+    ///
+    /// # Errors
+    /// [`StateError::Read`].
+    pub fn profile_parts(&self) -> Result<Option<Profile>, StateError> {
+        let parts = self.meta(state::PROFILE_PARTS_KEY, "reading the parts of the profile")?;
+        Ok(parts.as_deref().and_then(Profile::decode))
+    }
+
+    /// The name of the network that the blocks in the store are of, if it is known.
+    ///
+    /// # Errors
+    /// [`StateError::Read`].
+    pub fn network(&self) -> Result<Option<String>, StateError> {
+        let name = self.meta(state::NETWORK_KEY, "reading the network")?;
+        Ok(name.map(|name| String::from_utf8_lossy(&name).into_owned()))
+    }
+
+    /// An entry about the store as a whole.
+    fn meta(&self, key: &[u8], doing: &'static str) -> Result<Option<Vec<u8>>, StateError> {
+        let read = |source| StateError::Read { path: self.path.to_path_buf(), doing, source };
+        let txn = self.env.read_txn().map_err(read)?;
+        Ok(self.meta.get(&txn, key).map_err(read)?.map(<[u8]>::to_vec))
     }
 
     /// The store's directory, as it was given.

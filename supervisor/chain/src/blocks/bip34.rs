@@ -27,7 +27,7 @@ pub(super) struct HeightClaim {
 }
 
 /// Why a block cannot have the height that it would be indexed at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeightMismatch {
     /// A block without a previous block, at a height above 0.
@@ -43,6 +43,8 @@ pub enum HeightMismatch {
     #[error("its coinbase states no height, and each block from height {0} on does (BIP34)")]
     NotStated(u32),
 }
+
+cofferdam_protocol::debug_as_display!(HeightMismatch);
 
 impl HeightClaim {
     /// Reads what a block says.

@@ -13,7 +13,7 @@ use super::framing::{RecordDefect, XOR_KEY_BYTES, network_name};
 use super::verify::BlockDefect;
 
 /// Why blocks could not be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BlockError {
     /// A `--blocks` argument is empty.
@@ -344,6 +344,8 @@ pub enum BlockError {
         mismatch: HeightMismatch,
     },
 }
+
+cofferdam_protocol::debug_as_display!(BlockError);
 
 /// Says which heights are missing, from `from` to below `to`.
 fn missing(from: u32, to: u32) -> String {

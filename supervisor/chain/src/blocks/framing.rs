@@ -19,7 +19,7 @@ pub(super) const XOR_KEY_BYTES: usize = 8;
 pub(super) const MIN_BLOCK_BYTES: u64 = 81;
 
 /// Why bytes are not a record with an intact block.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordDefect {
     /// The file ends inside the record.
@@ -59,6 +59,8 @@ pub enum RecordDefect {
     #[error("its block is damaged: {0}")]
     Block(BlockDefect),
 }
+
+cofferdam_protocol::debug_as_display!(RecordDefect);
 
 /// The head and the block header of a record whose block may be intact.
 #[derive(Debug, Clone, Copy)]

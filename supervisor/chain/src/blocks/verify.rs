@@ -9,7 +9,7 @@ use bitcoin::hashes::{Hash, sha256d};
 use bitcoin::{Block, BlockHash, CompactTarget, Target, merkle_tree};
 
 /// Why bytes are not an intact block.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BlockDefect {
     /// The bytes do not decode.
@@ -61,6 +61,8 @@ pub enum BlockDefect {
         hash: BlockHash,
     },
 }
+
+cofferdam_protocol::debug_as_display!(BlockDefect);
 
 /// Decodes the bytes of exactly one block and checks the block.
 ///

@@ -4,7 +4,6 @@ mod report;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use indicatif::ProgressBar;
 use tempfile::TempDir;
 
 use self::report::{DiffReport, Found};
-use super::args::{self, BlockArgs, CacheArgs, LimitArgs, MemoryArgs};
+use super::args::{self, BlockArgs, CacheArgs, HexBytes, LimitArgs, MemoryArgs, ModuleArgs};
 use super::error::CliError;
 use super::logging;
 use super::run::{build_pool, print_json, read_ahead};
@@ -32,32 +31,32 @@ const GRACE: Duration = Duration::from_secs(10);
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0    the modules are equal over all blocks
+  0    the modules write the same in all blocks
   1    the modules differ: the first difference is printed
-  2    the modules were not compared to the end: a wrong command line, a bad block, an interruption
-  69, 137  as for every command";
+  2    the comparison did not finish: a wrong command line, a bad block, or an interruption
+  69   no healthy worker is left
+  137  memory could not be committed";
 
 /// Arguments of `cofferdam diff`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct DiffArgs {
-    /// The module to compare (A), as .wasm or .wat.
-    #[arg(long, value_name = "FILE")]
-    indexer: PathBuf,
+    #[command(flatten)]
+    pub(super) module: ModuleArgs,
 
-    /// The module to compare it with (B).
+    /// The second module (B), as .wasm or .wat.
     #[arg(long, value_name = "FILE")]
     compare: PathBuf,
 
-    /// Compare only the keys that begin with these bytes, in hexadecimal.
-    #[arg(long, value_name = "0xHEX", default_value = "0x")]
-    prefix: Prefix,
+    /// Compare only keys that begin with these bytes, in hexadecimal, with or without 0x.
+    #[arg(long, value_name = "HEX", default_value = "0x")]
+    prefix: HexBytes,
 
     #[command(flatten)]
     blocks: BlockArgs,
 
-    /// The last height to compare.
-    #[arg(long, value_name = "H")]
+    /// The last height that is compared.
+    #[arg(long, value_name = "HEIGHT")]
     exit_at: Option<u32>,
 
     #[command(flatten)]
@@ -69,22 +68,13 @@ pub(super) struct DiffArgs {
     #[command(flatten)]
     cache: CacheArgs,
 
-    /// Print one JSON object with the whole result, instead of text.
+    /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
 }
 
-/// The bytes that the compared keys begin with.
-#[derive(Clone, Debug)]
-struct Prefix(Vec<u8>);
-
-impl FromStr for Prefix {
-    type Err = hex::FromHexError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        hex::decode(text.strip_prefix("0x").unwrap_or(text)).map(Self)
-    }
-}
+const NO_MODULE: &str =
+    "diff compares two modules: give the first as MODULE or --module, the second as --compare";
 
 /// Runs the command.
 pub(super) fn run(args: &DiffArgs) -> Result<CommandExit, CliError> {
@@ -94,7 +84,8 @@ pub(super) fn run(args: &DiffArgs) -> Result<CommandExit, CliError> {
 fn compare(args: &DiffArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
     // The checks that cost little come first.
-    let sides = [side(args, &args.indexer)?, side(args, &args.compare)?];
+    let indexer = args.module.path().ok_or_else(|| CliError::Usage(NO_MODULE.to_owned()))?;
+    let sides = [side(args, indexer)?, side(args, &args.compare)?];
     let source = args.blocks.open(None)?;
     args.memory.admit(2, &args.limits.limits(args.blocks.max_block_bytes))?;
     let mut report = DiffReport::new(sides.each_ref().map(|side| (side.path, &side.profile)), &args.prefix.0);
@@ -243,19 +234,5 @@ fn print(args: &DiffArgs, report: &DiffReport) -> Result<(), CliError> {
         // A reader that closed the output still gets the exit code.
         Err(CliError::StdoutClosed) => Ok(()),
         printed => printed,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_is_hexadecimal_with_or_without_its_mark() {
-        let parse = |text: &str| text.parse::<Prefix>().map(|prefix| prefix.0);
-        assert_eq!(parse("0x2f6B"), Ok(b"/k".to_vec()));
-        assert_eq!(parse("2f6b"), Ok(b"/k".to_vec()));
-        assert_eq!(parse("0x"), Ok(Vec::new()));
-        assert!(parse("0x2").is_err() && parse("/k").is_err());
     }
 }

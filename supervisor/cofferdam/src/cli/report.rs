@@ -1,4 +1,4 @@
-//! What `run` prints: one JSON object a block and a last one, or a table.
+//! The output of `run`: one JSON object for each block and a last one, or a table.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use cofferdam_base::size::Bytes;
 use cofferdam_chain::Outcome;
 use cofferdam_pool::{Health, JobResult, SlotHealth};
 
-/// A block that is about to run in the command's own process, which may not live to say more.
+/// A block that is about to run, as a line of `--json`: the process may die in it.
 #[derive(Debug, Serialize)]
 pub(super) struct RunningLine {
     pub(super) running: u32,
@@ -45,7 +45,7 @@ pub(super) struct BlockLine {
     lost: Vec<LostLine>,
 }
 
-/// An attempt that was lost to the host.
+/// An attempt that ended in a host verdict.
 #[derive(Debug, Serialize)]
 struct LostLine {
     worker_pid: u32,
@@ -110,7 +110,7 @@ pub(super) struct SummaryLine<'a> {
     pub(super) summary: &'a Summary,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
     pub(super) blocks: u64,
@@ -123,7 +123,7 @@ pub(super) struct Summary {
     pub(super) profile: String,
     pub(super) db_path: Option<String>,
     pub(super) interrupted: bool,
-    /// Why not all blocks were run, if not for a block's own verdict.
+    /// Why the run ended before its last block; none if a block's own verdict ended it.
     pub(super) error: Option<String>,
     pub(super) seconds: f64,
     pub(super) workers: Vec<WorkerLine>,
@@ -148,7 +148,7 @@ pub(super) struct WorkerLine {
 }
 
 impl WorkerLine {
-    /// A slot's worker; none if the slot has none that is ready.
+    /// The worker of a slot; none if no worker is ready there.
     fn new(slot: &SlotHealth) -> Option<Self> {
         Some(Self {
             pid: slot.pid?,
@@ -163,7 +163,7 @@ impl WorkerLine {
         })
     }
 
-    /// Bytes that are missing now of those that were committed, if the kernel tells.
+    /// Committed bytes that are not resident now, if the kernel tells.
     pub(super) fn missing_bytes(&self) -> Option<u64> {
         self.resident_now_bytes.map(|now| self.resident_bytes.saturating_sub(now))
     }
@@ -200,7 +200,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Nothing yet but `skipped` blocks that the store has already.
+    /// Zero, except for `skipped` blocks, which the store has already.
     pub(super) fn new(skipped: u64) -> Self {
         Self {
             blocks: 0,
@@ -266,15 +266,15 @@ pub(super) struct ChainEnd {
     pub(super) elapsed: Duration,
 }
 
-/// Three significant digits over any range: what a latency is read with.
+/// A histogram with three significant digits over any range.
 fn histogram() -> Histogram<u64> {
-    // Three digits are always possible, and an automatic range needs no bound.
+    // Three digits are always accepted, and an automatic range has no bound.
     Histogram::new(3).unwrap_or_else(|_| unreachable!("3 is within hdrhistogram's 0..=5"))
 }
 
-/// Counts `value`, and makes room for it if need be.
+/// Counts `value`. The histogram grows to its range.
 fn record(histogram: &mut Histogram<u64>, value: u64) {
-    // Fails only where a histogram cannot grow, which these can.
+    // This fails only for histograms that cannot grow, and these can.
     if histogram.record(value).is_err() {
         histogram.saturating_record(value);
     }

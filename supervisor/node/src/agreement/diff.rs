@@ -72,7 +72,7 @@ pub struct Compared {
 }
 
 /// Why a block could not be compared.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum DiffError {
     /// The chain of one side cannot go on.
     #[error("{}: {source}", NAMES[*side])]
@@ -104,6 +104,8 @@ pub enum DiffError {
     #[error("internal error: the thread of the second module has panicked")]
     Panicked,
 }
+
+cofferdam_protocol::debug_as_display!(DiffError);
 
 /// Two chains that run the same blocks.
 #[derive(Debug)]

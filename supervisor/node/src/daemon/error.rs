@@ -10,7 +10,7 @@ use crate::event::LookupError;
 const METHODS: &str = "getblockchaininfo, getbestblockhash, getblockhash and getblock";
 
 /// Why a node can no longer be followed. None of these errors passes by itself.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum DaemonError {
     /// The URL is wrong.
@@ -204,3 +204,5 @@ pub enum DaemonError {
     #[error("the node is no longer followed, because of an earlier error")]
     Ended,
 }
+
+cofferdam_protocol::debug_as_display!(DaemonError);

@@ -6,7 +6,7 @@ use crate::daemon::DaemonError;
 use crate::event::LookupError;
 
 /// Why a feed cannot go on. The feed gives nothing after this error.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum FeedError {
     /// The files or the stream of blocks cannot be read, or a block in them is damaged or missing.
     #[error(transparent)]
@@ -48,3 +48,5 @@ pub enum FeedError {
     #[error("the feed has given all of its blocks")]
     Ended,
 }
+
+cofferdam_protocol::debug_as_display!(FeedError);

@@ -145,7 +145,7 @@ impl NodeInfo {
 }
 
 /// Why a call has no result. The table in the [module](super) has the codes that clients receive.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Error, PartialEq, Eq)]
 pub enum CallError {
     /// No block is indexed yet.
     #[error("no block is indexed yet")]
@@ -219,3 +219,5 @@ pub enum CallError {
     #[error("internal error: {0}")]
     Internal(String),
 }
+
+cofferdam_protocol::debug_as_display!(CallError);

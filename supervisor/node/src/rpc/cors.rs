@@ -22,7 +22,7 @@ pub enum Cors {
 }
 
 /// Why a text cannot be read as origins.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Error, PartialEq, Eq)]
 pub enum CorsError {
     /// The text names no origin.
     #[error("no origin is given; write *, or origins such as https://example.org, separated by commas")]
@@ -31,6 +31,8 @@ pub enum CorsError {
     #[error("{0:?} is not an origin; write only scheme, host and port, as in https://example.org:8443")]
     NotAnOrigin(String),
 }
+
+cofferdam_protocol::debug_as_display!(CorsError);
 
 impl FromStr for Cors {
     type Err = CorsError;

@@ -13,7 +13,7 @@ use crate::error::StoreError;
 use crate::failure::{FailureKind, advice_io};
 
 /// Why a snapshot was not taken, not verified, or not restored.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum SnapshotError {
     /// The caller cancelled the work.
     #[error("cancelled; no incomplete snapshot or store is left")]
@@ -165,6 +165,8 @@ pub enum SnapshotError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+cofferdam_protocol::debug_as_display!(SnapshotError);
 
 impl SnapshotError {
     /// Whether the failed call can succeed when it is tried again.

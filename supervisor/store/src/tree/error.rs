@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 /// Why the tree could not be written or read. A write transaction in which this error occurred must be dropped, not committed.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum TreeError {
     /// There is a version at or above the height of the block.
     #[error(
@@ -60,3 +60,5 @@ pub enum TreeError {
         source: heed::Error,
     },
 }
+
+cofferdam_protocol::debug_as_display!(TreeError);

@@ -47,7 +47,7 @@ pub struct Proof {
 }
 
 /// Why bytes are not a proof.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum ProofError {
     /// There are more bytes than a proof can have.
     #[error("this is not a proof: it has {bytes} bytes, and a proof has at most {MAX_PROOF_BYTES} bytes")]
@@ -59,6 +59,8 @@ pub enum ProofError {
     #[error("this is not a proof: {0}")]
     Malformed(#[from] serde_json::Error),
 }
+
+cofferdam_protocol::debug_as_display!(ProofError);
 
 impl Proof {
     pub(super) fn new(leaf: Option<Leaf>, siblings: Vec<Hash>) -> Self {

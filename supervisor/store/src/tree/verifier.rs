@@ -8,7 +8,7 @@ use super::hashing::{EMPTY, common_bits, goes_right, inner};
 use super::proof::Proof;
 
 /// Why a proof does not show what is claimed.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 pub enum VerifyError {
     /// The claim is a value, but the proof shows that the key has none, or is about another key.
     #[error(
@@ -46,6 +46,8 @@ pub enum VerifyError {
         wanted: Hash,
     },
 }
+
+cofferdam_protocol::debug_as_display!(VerifyError);
 
 /// Checks that the state with the root `root` has `value` for `key`, or has no value for `key` if `value` is none. A value of
 /// zero bytes is a value.

@@ -1,4 +1,4 @@
-//! What `cofferdam audit` found out, for people and as JSON.
+//! The result of `cofferdam audit`, for people and as JSON.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use cofferdam_node::agreement::audit::{Audit, AuditError, ChainDigest, Divergenc
 /// The result as one JSON object.
 #[derive(Debug, Serialize)]
 pub(super) struct AuditReport {
-    /// None where digests cannot tell.
+    /// Whether the nodes agree; none if digests cannot tell.
     agree: Option<bool>,
     profile: String,
     floor: u32,
@@ -96,7 +96,7 @@ impl PartingLine {
     }
 }
 
-/// An audit that came to nothing, as one JSON object.
+/// An audit without a result, as one JSON object.
 #[derive(Debug, Serialize)]
 pub(super) struct Failed {
     agree: Option<bool>,
@@ -152,13 +152,13 @@ fn tell_groups(f: &mut fmt::Formatter<'_>, audit: &Audit) -> fmt::Result {
     Ok(())
 }
 
-/// Which heights were compared, where that is not all from the first to the last.
+/// Which heights each node has, and which of them were compared.
 fn tell_range(f: &mut fmt::Formatter<'_>, audit: &Audit) -> fmt::Result {
     let starts = audit.nodes.iter().map(|node| node.info.start_height);
     if starts.clone().min() != starts.max() {
         let latest = audit.nodes.iter().max_by_key(|node| node.info.start_height);
         let name = latest.map_or("", |node| node.name.as_str());
-        writeln!(f, "the lower end is height {}, where {name} begins", audit.floor)?;
+        writeln!(f, "the comparison begins at height {}, where {name} begins", audit.floor)?;
     }
     for node in &audit.nodes {
         if let Some(tip) = node.info.tip {
@@ -181,22 +181,22 @@ fn name(cause: DivergenceCause) -> &'static str {
     }
 }
 
-/// What it means that two nodes part there.
+/// What the difference between two nodes means, and what to do.
 fn meaning(parting: &Divergence) -> String {
     let height = parting.height;
     match parting.cause {
         DivergenceCause::Results => format!(
-            "the same block gave different results: one of the two is wrong about block {height}, and nothing that it says \
-             from there on can be relied on; run the block again (`cofferdam run`) and index that node anew"
+            "the same block gave different results: one of the two nodes is wrong about block {height}, and about every block \
+             after it. Run the block again with `cofferdam run` to find out which one, and index that node again"
         ),
         DivergenceCause::Blocks => format!(
-            "they indexed different blocks at height {height}: they follow different branches, for a moment or for good, \
-             and nothing is said about their results; ask again when both have caught up"
+            "they indexed different blocks at height {height}: they follow different branches of the chain, and their results \
+             cannot be compared there. Run the audit again when both have caught up"
         ),
         DivergenceCause::Start => format!(
             "they began at different heights, and already differ at height {height}, the first that both have: a digest \
-             covers everything since the first block of its node, so that these say nothing about results; index both from \
-             the same height"
+             covers every block since the first block of its node, so these digests say nothing about results. Index both \
+             nodes from the same height"
         ),
     }
 }
@@ -218,7 +218,13 @@ mod tests {
         let profile = ProfileInfo { hash: Hash([9; 32]), module: None, settings: None };
         let nodes = starts.iter().zip('a'..).map(|(start, name)| AuditedNode {
             name: name.to_string(),
-            info: SourceInfo { version: None, profile: profile.clone(), start_height: *start, tip: Some(50) },
+            info: SourceInfo {
+                version: None,
+                profile: profile.clone(),
+                start_height: *start,
+                tip: Some(50),
+                network: None,
+            },
         });
         let groups: Vec<_> = (0..)
             .zip(groups)
@@ -260,7 +266,7 @@ mod tests {
         for (cause, part) in [
             (
                 DivergenceCause::Results,
-                "the same block gave different results: one of the two is wrong about block 7",
+                "the same block gave different results: one of the two nodes is wrong about block 7",
             ),
             (DivergenceCause::Blocks, "they indexed different blocks at height 7"),
         ] {
@@ -274,7 +280,7 @@ mod tests {
             text.contains("they began at different heights") && !text.contains("they agree up"),
             "{text}"
         );
-        assert!(text.contains("the lower end is height 7, where b begins"), "{text}");
+        assert!(text.contains("the comparison begins at height 7, where b begins"), "{text}");
     }
 
     #[test]

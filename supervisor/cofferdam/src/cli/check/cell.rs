@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Bytes, CliError, Stop};
+use crate::cli::variables;
 use cofferdam_pool::host::cgroup::{ChildCgroup, ChildError};
 
 /// The longest line of a cell's standard output that is read, in bytes.
@@ -97,6 +98,9 @@ pub(super) fn run(host: Bytes, pool: String, runs: &Runs, stop: &Stop) -> Result
         .args(["--log=warn", "--join-cgroup"])
         .arg(cgroup.cgroup().procs())
         .args(&runs.arguments)
+        // The arguments say everything. A variable such as COFFERDAM_DB_PATH is meant for other commands.
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| !variables::is_ours(name)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(messages)

@@ -21,7 +21,7 @@ use cofferdam_protocol::exit::CommandExit;
 use self::cell::{Cell, Runs};
 use self::matrix::Matrix;
 use self::setting::Setting;
-use super::args::{self, BlockArgs, LimitArgs, Policy};
+use super::args::{BlockArgs, LimitArgs, ModuleArgs, Policy};
 use super::error::CliError;
 use super::logging;
 use super::output;
@@ -33,9 +33,8 @@ use cofferdam_pool::host::admission::Budget;
 /// Arguments of `cofferdam check`.
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// The indexer, as .wasm or .wat [default: the bundled sample indexer].
-    #[arg(value_name = "MODULE")]
-    module: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) module: ModuleArgs,
 
     #[command(flatten)]
     blocks: BlockArgs,
@@ -44,7 +43,7 @@ pub(super) struct CheckArgs {
     #[arg(long, value_name = "SIZE,…", value_delimiter = ',', default_value = "512MiB,3GiB,5GiB,8GiB")]
     host_memory: Vec<Bytes>,
 
-    /// Memory that each worker commits and a guest may grow to, up to 4GiB.
+    /// Memory that each worker commits, and that a guest may grow to: at most 4GiB.
     #[arg(long, value_name = "SIZE", default_value = "4GiB")]
     memory: Bytes,
 
@@ -89,7 +88,10 @@ pub(super) fn run(args: &CheckArgs) -> Result<CommandExit, CliError> {
             "--blocks -: standard input can be read only once, and every cell reads the blocks".to_owned(),
         ));
     }
-    let module = args::read_module(args.module.as_deref())?;
+    let module = args.module.read()?;
+    if let Some(report) = &args.junit {
+        check_directory(report)?;
+    }
     // An error in the blocks would occur in every cell. It is reported once.
     drop(args.blocks.open(None)?);
     cell::check_cgroups()?;
@@ -108,6 +110,13 @@ pub(super) fn run(args: &CheckArgs) -> Result<CommandExit, CliError> {
     let matrix = Matrix::new(profile.to_string(), cells, complete);
     report(args, &matrix)?;
     Ok(matrix.exit())
+}
+
+/// Checks that a report can be written to `path`: better now than after every cell has run.
+fn check_directory(path: &Path) -> Result<(), CliError> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let found = directory.map_or(Ok(()), |directory| std::fs::read_dir(directory).map(drop));
+    found.map_err(|source| CliError::File { path: path.to_owned(), source })
 }
 
 fn run_cells(args: &CheckArgs, cache: &Path, stop: &Stop) -> Result<Vec<Cell>, CliError> {
@@ -142,8 +151,8 @@ fn cell_arguments(args: &CheckArgs, setting: Option<&Setting>, cache: &Path) -> 
         arguments.push(name.into());
         arguments.push(value.as_ref().to_owned());
     };
-    if let Some(module) = &args.module {
-        option("--module", module);
+    if let Some(module) = args.module.path() {
+        option("--module", &module);
     }
     option("--cache-dir", &cache);
     option("--memory", &args.memory.0.to_string());

@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 use cofferdam_protocol::fault::Fault;
 
-use super::super::args::{BlockArgs, Policy, PoolArgs};
+use super::super::args::{BlockArgs, ModuleArgs, Policy, PoolArgs};
 
 /// Arguments of `cofferdam run`.
 #[derive(Debug, Args)]
 pub(in super::super) struct RunArgs {
-    /// The indexer, as .wasm or .wat [default: the bundled sample indexer].
-    #[arg(long, value_name = "FILE")]
-    pub(super) module: Option<PathBuf>,
+    #[command(flatten)]
+    pub(in super::super) module: ModuleArgs,
 
     #[command(flatten)]
     pub(super) blocks: BlockArgs,

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 pub(super) use arguments::RunArgs;
 use cofferdam_protocol::exit::CommandExit;
+use cofferdam_protocol::profile::Profile;
 pub(super) use lines::print_json;
 pub(super) use reader::read_ahead;
 use session::Session;
@@ -36,11 +37,11 @@ const GRACE: Duration = Duration::from_secs(10);
 pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
     // The checks that cost little come first: a misspelt path is reported before 4 GiB are committed.
-    let module = args::read_module(args.module.as_deref())?;
+    let module = args.module.read()?;
     let builder = args.pool.builder(module, args.blocks.max_block_bytes).faults(args.plant_fault.clone());
     let profile = builder.profile()?;
     let builder = builder.layer_bytes(layer_bytes(profile.memory_bytes));
-    let home = Home::open(args, &Identity { profile: profile.hash(), network: None })?;
+    let home = Home::open(args, &profile)?;
     let known = home.known()?;
     // Blocks below the first block of a store cannot be added to it.
     if let (Some(IndexedRange { first, .. }), Some(asked)) = (known, args.blocks.start_height())
@@ -115,15 +116,16 @@ struct Home {
 }
 
 impl Home {
-    fn open(args: &RunArgs, identity: &Identity) -> Result<Self, CliError> {
+    fn open(args: &RunArgs, profile: &Profile) -> Result<Self, CliError> {
         if let Some(path) = &args.db_path {
-            let store = Store::open(path, identity, Durability::Block)?;
+            let store = Store::open_with_profile(path, profile, None, Durability::Block)?;
             return Ok(Self { store: Arc::new(store), _temporary: None });
         }
         let directory = tempfile::Builder::new().prefix("cofferdam-").tempdir();
         let directory =
-            directory.map_err(CliError::io("a directory for the state (--db-path names another place)"))?;
-        let store = Store::open(directory.path(), identity, Durability::None)?;
+            directory.map_err(CliError::io("a directory for the state; --db-path names another place"))?;
+        let identity = Identity { profile: profile.hash(), network: None };
+        let store = Store::open(directory.path(), &identity, Durability::None)?;
         Ok(Self { store: Arc::new(store), _temporary: Some(directory) })
     }
 

@@ -25,6 +25,7 @@ pub(super) struct InfoResult {
     fuel: Option<u64>,
     output_bytes: Option<u64>,
     engine: Option<String>,
+    network: Option<String>,
     start_height: u32,
     tip: Option<TipResult>,
 }
@@ -48,6 +49,7 @@ impl InfoResult {
             version: self.version.as_deref().map(plain),
             profile: ProfileInfo { hash: hash("profile", &self.profile)?, module, settings },
             start_height: self.start_height,
+            network: self.network.as_deref().map(plain),
             tip: self.tip.map(|tip| tip.height),
         })
     }
@@ -83,6 +85,7 @@ pub(super) struct Reason {
 
 fn hash(field: &str, digits: &str) -> Result<Hash, String> {
     let mut bytes = [0; 32];
+    let digits = digits.strip_prefix("0x").unwrap_or(digits);
     hex::decode_to_slice(digits, &mut bytes)
         .map_err(|error| format!("{field:?} is not a SHA-256 ({error})"))?;
     Ok(Hash(bytes))

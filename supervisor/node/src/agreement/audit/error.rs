@@ -10,7 +10,7 @@ use super::source::{ProfileInfo, SourceError, SourceInfo};
 use cofferdam_base::size::Bytes;
 
 /// Why nodes could not be compared.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum AuditError {
     /// Fewer than two nodes were given.
     #[error("an audit needs two nodes or more: give --peer twice, or --peer and --db-path")]
@@ -32,6 +32,18 @@ pub enum AuditError {
     /// Two nodes have different profiles. Digests start from the profile, and so cannot be compared.
     #[error("{0}")]
     Profiles(Box<DifferentProfiles>),
+    /// Two nodes are on different networks. Their chains have no block in common.
+    #[error(
+        "{} is on {} and {} is on {}: chains of two networks have no block in common, so there is nothing to compare; give \
+         nodes of one network",
+        names[0], networks[0], names[1], networks[1]
+    )]
+    Networks {
+        /// The names of the nodes.
+        names: [String; 2],
+        /// The network of each node.
+        networks: [String; 2],
+    },
     /// A node has not indexed any block yet.
     #[error("{0} has not indexed any block yet")]
     NothingIndexed(String),
@@ -64,6 +76,8 @@ pub enum AuditError {
     #[error("internal error: a thread that asks a node panicked")]
     Panicked,
 }
+
+cofferdam_protocol::debug_as_display!(AuditError);
 
 /// Two nodes of different profiles.
 #[derive(Debug)]
@@ -127,6 +141,19 @@ fn unanswered(nodes: &[(String, SourceError)]) -> String {
     text
 }
 
+/// Refuses nodes that say that they are on different networks.
+pub(super) fn check_networks(names: &[&str], info: &[SourceInfo]) -> Result<(), AuditError> {
+    let mut known = names.iter().zip(info).filter_map(|(name, info)| Some((*name, info.network.as_deref()?)));
+    let Some((first, network)) = known.next() else { return Ok(()) };
+    match known.find(|(_, other)| *other != network) {
+        None => Ok(()),
+        Some((name, other)) => Err(AuditError::Networks {
+            names: [first, name].map(str::to_owned),
+            networks: [network, other].map(str::to_owned),
+        }),
+    }
+}
+
 /// Returns the profile that all nodes have. The error names the first node with another profile.
 pub(super) fn check_profiles(names: &[&str], info: &[SourceInfo]) -> Result<Hash, AuditError> {
     let first = info.first().ok_or(AuditError::TooFew)?;
@@ -147,7 +174,13 @@ mod tests {
     fn info(hash: u8, module: Option<u8>, settings: Option<ProfileSettings>) -> SourceInfo {
         let profile =
             ProfileInfo { hash: Hash([hash; 32]), module: module.map(|byte| Hash([byte; 32])), settings };
-        SourceInfo { version: Some("0.1.0".to_owned()), profile, start_height: 0, tip: Some(1) }
+        SourceInfo {
+            version: Some("0.1.0".to_owned()),
+            profile,
+            start_height: 0,
+            tip: Some(1),
+            network: None,
+        }
     }
 
     fn settings() -> ProfileSettings {
@@ -161,6 +194,16 @@ mod tests {
 
     fn message(left: SourceInfo, right: SourceInfo) -> String {
         check_profiles(&["a", "b"], &[left, right]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn nodes_of_two_networks_are_named_with_both() {
+        let on =
+            |network: Option<&str>| SourceInfo { network: network.map(str::to_owned), ..info(1, None, None) };
+        let all = [on(None), on(Some("bitcoin")), on(Some("bitcoin")), on(Some("signet"))];
+        check_networks(&["a", "b", "c"], &all[..3]).unwrap();
+        let text = check_networks(&["a", "b", "c", "d"], &all).unwrap_err().to_string();
+        assert!(text.starts_with("b is on bitcoin and d is on signet: "), "{text}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use bitcoin::hashes::Hash as _;
 use cofferdam_worker::state::StateReader;
 
-use super::source::{ChainDigest, DigestSource, ProfileInfo, SourceError, SourceInfo};
+use super::source::{ChainDigest, DigestSource, ProfileInfo, ProfileSettings, SourceError, SourceInfo};
 use cofferdam_chain::blocks::BlockHash;
 use cofferdam_store::ReadAccess;
 
@@ -36,9 +36,20 @@ impl DigestSource for LocalStore {
 
     fn info(&self) -> Result<SourceInfo, SourceError> {
         let snapshot = self.reader.snapshot()?;
-        let profile = ProfileInfo { hash: self.reader.profile()?, module: None, settings: None };
+        let parts = self.reader.profile_parts()?;
+        let profile = ProfileInfo {
+            hash: self.reader.profile()?,
+            module: parts.as_ref().map(|parts| parts.module),
+            settings: parts.map(|parts| ProfileSettings {
+                memory_bytes: parts.memory_bytes,
+                fuel: parts.fuel,
+                output_bytes: parts.output_bytes,
+                engine: parts.engine,
+            }),
+        };
         let start_height = snapshot.first()?.unwrap_or(0);
-        Ok(SourceInfo { version: None, profile, start_height, tip: snapshot.tip()? })
+        let network = self.reader.network()?;
+        Ok(SourceInfo { version: None, profile, start_height, tip: snapshot.tip()?, network })
     }
 
     fn digest(&self, height: u32) -> Result<ChainDigest, SourceError> {

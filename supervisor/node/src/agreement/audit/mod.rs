@@ -124,6 +124,7 @@ pub fn audit(nodes: &[&dyn DigestSource], at: Option<u32>) -> Result<Audit, Audi
     check_names(&names)?;
     let mut querier = Querier::new(nodes);
     let info = querier.info()?;
+    error::check_networks(&names, &info)?;
     let profile = error::check_profiles(&names, &info)?;
     let (floor, top) = common_heights(&names, &info)?;
     let height = at.unwrap_or(top);

@@ -39,6 +39,8 @@ pub struct SourceInfo {
     pub start_height: u32,
     /// The newest height, if any block is indexed.
     pub tip: Option<u32>,
+    /// The network of the blocks, if it is known: `bitcoin`, `testnet`, `testnet4`, `signet` or `regtest`.
+    pub network: Option<String>,
 }
 
 /// What a source says about its profile.
@@ -46,7 +48,7 @@ pub struct SourceInfo {
 pub struct ProfileInfo {
     /// The hash of the profile.
     pub hash: Hash,
-    /// SHA-256 of the module. A store does not know it.
+    /// SHA-256 of the module. An older store does not know it.
     pub module: Option<Hash>,
     /// The rest of the profile, if the source tells it.
     pub settings: Option<ProfileSettings>,
@@ -66,7 +68,7 @@ pub struct ProfileSettings {
 }
 
 /// Why a source did not answer. The text follows the name of the source: "http://host: …".
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum SourceError {
     /// The node cannot be reached.
     #[error("the node cannot be reached: {0}")]
@@ -150,3 +152,5 @@ pub enum SourceError {
     #[error(transparent)]
     NotReadable(#[from] StoreError),
 }
+
+cofferdam_protocol::debug_as_display!(SourceError);

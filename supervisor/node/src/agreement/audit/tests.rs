@@ -23,7 +23,7 @@ struct InventedNode {
 
 fn invented(name: &str, tip: u32) -> InventedNode {
     let profile = ProfileInfo { hash: Hash([9; 32]), module: None, settings: None };
-    let info = SourceInfo { version: None, profile, start_height: 0, tip: Some(tip) };
+    let info = SourceInfo { version: None, profile, start_height: 0, tip: Some(tip), network: None };
     let (name, queried) = (name.to_owned(), Mutex::default());
     InventedNode { name, info, diverges_at: None, forks_at: None, begins: 0, queried }
 }
