@@ -73,7 +73,7 @@ impl Profile {
 
     /// The profile that [`Profile::encode`] made these bytes of; none if it did not.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        /// A profile has two hashes' worth of numbers and the engine's description. Longer claims are not believed.
+        /// The most bytes of an encoded profile. Longer claims are not believed.
         const LIMIT: usize = 64 << 10;
         let config = bincode::config::standard().with_limit::<LIMIT>();
         let (profile, length) = bincode::decode_from_slice(bytes, config).ok()?;
@@ -123,14 +123,11 @@ mod tests {
             assert_eq!(other.differences(&base).len(), 1, "{other:?}");
             assert_eq!(Profile::decode(&other.encode()).as_ref(), Some(other));
         }
-        assert_eq!(
-            others[1].differences(&base),
-            ["the memory limit (bytes) was 4294967296 and is now 2147483648"]
-        );
+        let told = others[1].differences(&base);
+        assert_eq!(told, ["the memory limit (bytes) was 4294967296 and is now 2147483648"]);
         assert!(base.differences(&base).is_empty());
-        assert!(
-            Profile::decode(&[]).is_none() && Profile::decode(&[&base.encode()[..], &[0]].concat()).is_none()
-        );
+        let longer = [&base.encode()[..], &[0]].concat();
+        assert!(Profile::decode(&[]).is_none() && Profile::decode(&longer).is_none());
     }
 
     #[test]

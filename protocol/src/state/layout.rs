@@ -31,6 +31,9 @@ pub const FORMAT_KEY: &[u8] = b"format";
 /// Key in [`META`] of the profile's hash, 32 bytes.
 pub const PROFILE_KEY: &[u8] = b"profile";
 
+/// Key in [`META`] of the parts of the profile, so that a message can say which part differs. Older stores do not have it.
+pub const PROFILE_PARTS_KEY: &[u8] = b"profile-parts";
+
 /// Key in [`META`] of the network's name, UTF-8.
 pub const NETWORK_KEY: &[u8] = b"network";
 

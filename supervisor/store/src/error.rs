@@ -86,7 +86,8 @@ pub enum StoreError {
     /// The results in the store belong to another profile.
     #[error(
         "the store in {} was made with another profile: {}. Results of two profiles must not be mixed: use the module and the \
-         limits that the store was made with, or index into a new directory (the profile of the store is {stored}, this one is {wanted})",
+         limits that the store was made with, or index into a new directory (the profile of the store is {stored}, this one \
+         is {wanted})",
         path.display(),
         differences(parts.as_deref())
     )]
@@ -97,7 +98,7 @@ pub enum StoreError {
         stored: Hash,
         /// The profile that was asked for.
         wanted: Hash,
-        /// What both consist of, if that is known: that of the stored results, and that asked for.
+        /// The parts of both profiles, if they are known: those of the stored results, and those that were asked for.
         parts: Option<Box<[Profile; 2]>>,
     },
     /// The blocks in the store belong to another network.
@@ -252,6 +253,12 @@ pub enum StoreError {
 
 cofferdam_protocol::debug_as_display!(StoreError);
 
+/// Which parts of two profiles differ, in words.
+fn differences(parts: Option<&[Profile; 2]>) -> String {
+    let parts = parts.map(|[stored, wanted]| wanted.differences(stored)).filter(|parts| !parts.is_empty());
+    parts.map_or_else(|| "the module, a limit or the engine differs".to_owned(), |parts| parts.join("; "))
+}
+
 impl StoreError {
     /// Whether the failed call can succeed when it is tried again.
     pub fn kind(&self) -> FailureKind {
@@ -265,12 +272,6 @@ impl StoreError {
             _ => FailureKind::Permanent,
         }
     }
-}
-
-/// Which parts of two profiles differ, in words.
-fn differences(parts: Option<&[Profile; 2]>) -> String {
-    let parts = parts.map(|[stored, wanted]| wanted.differences(stored)).filter(|parts| !parts.is_empty());
-    parts.map_or_else(|| "the module, a limit or the engine differs".to_owned(), |parts| parts.join("; "))
 }
 
 /// The height that a rollback returns to, in words.

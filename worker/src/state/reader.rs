@@ -71,7 +71,7 @@ impl StateReader {
         hash.ok_or_else(|| StateError::NoProfile { path: self.path.to_path_buf() })
     }
 
-    /// What that profile consists of; none in a store that was made before stores kept it.
+    /// The parts of that profile; none in a store that was made before stores kept them.
     ///
     /// # Errors
     /// [`StateError::Read`].
@@ -80,7 +80,7 @@ impl StateReader {
         Ok(parts.as_deref().and_then(Profile::decode))
     }
 
-    /// The name of the network that the blocks in the store are of, if it is known.
+    /// The name of the network of the blocks in the store, if it is known.
     ///
     /// # Errors
     /// [`StateError::Read`].
