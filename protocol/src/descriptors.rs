@@ -1,6 +1,7 @@
-//! Where a new process finds what it was given: descriptors at fixed numbers, and its role on the command line.
+//! What a new process is given: file descriptors at fixed numbers, and its role on the command line.
 //!
-//! A worker is this same executable, started again with an empty environment, so the role travels in the arguments.
+//! A worker is the same executable as its supervisor, started again with an empty environment. So the role is passed in the
+//! arguments.
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -9,7 +10,7 @@ use std::os::fd::RawFd;
 pub const REQUESTS: RawFd = 3;
 /// Write end of the pipe that carries replies.
 pub const REPLIES: RawFd = 4;
-/// A worker's input arena, or the compiler's module; read-only by seal.
+/// A worker's input arena, or the module for the compiler. Sealed, so the process can only read it.
 pub const INPUT: RawFd = 5;
 /// A worker's output arena, or the memfd that the compiler writes its artifact to.
 pub const OUTPUT: RawFd = 6;
@@ -17,12 +18,12 @@ pub const OUTPUT: RawFd = 6;
 pub const ARTIFACT: RawFd = 7;
 /// The status page. Workers only.
 pub const STATUS: RawFd = 8;
-/// The arena of layers, which all workers of a pool share; read-only by seal. Workers only.
+/// The arena of layers, which all workers of a pool share. Sealed, so a worker can only read it. Workers only.
 pub const LAYERS: RawFd = 9;
-/// Every descriptor from here on is closed by the new process before anything else.
+/// The first thing that a new process does is to close every descriptor from this number on.
 pub const FIRST_UNUSED: RawFd = 10;
 
-/// What a process of ours was started as.
+/// The role of a process that a supervisor starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Commits memory and runs jobs.
@@ -32,7 +33,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// `argv[0]` of the process: the name that `ps` shows.
+    /// `argv[0]` of the process, which is the name that `ps` shows.
     pub const fn process_name(self) -> &'static str {
         match self {
             Self::Worker => "cofferdam-worker",
@@ -40,7 +41,15 @@ impl Role {
         }
     }
 
-    /// Name of the process in `/proc/PID/comm`, which takes 15 bytes.
+    /// Numbers of the descriptors that the process is given.
+    pub const fn descriptors(self) -> &'static [RawFd] {
+        match self {
+            Self::Worker => &[REQUESTS, REPLIES, INPUT, OUTPUT, ARTIFACT, STATUS, LAYERS],
+            Self::Compiler => &[REQUESTS, REPLIES, INPUT, OUTPUT],
+        }
+    }
+
+    /// Name of the process in `/proc/PID/comm`, which holds at most 15 bytes.
     pub const fn short_name(self) -> &'static CStr {
         match self {
             Self::Worker => c"cofferdam-work",
@@ -48,7 +57,7 @@ impl Role {
         }
     }
 
-    /// `argv[1]` of the process: long and odd enough that nobody passes it by accident.
+    /// `argv[1]` of the process. It is long and unusual, so nobody passes it by accident.
     pub const fn argument(self) -> &'static str {
         match self {
             Self::Worker => "__cofferdam_become_worker",
@@ -56,7 +65,7 @@ impl Role {
         }
     }
 
-    /// The role that the arguments of a process (with `argv[0]`) ask for; none for an ordinary start.
+    /// The role in the arguments of a process (starting with `argv[0]`); none if the process was started by a user.
     pub fn from_arguments<I, S>(arguments: I) -> Option<Self>
     where
         I: IntoIterator<Item = S>,

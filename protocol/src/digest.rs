@@ -1,4 +1,4 @@
-//! The digest of a chain: two nodes agree on everything up to a height exactly when their digests at that height agree.
+//! The digest of a chain. Two nodes agree on all results up to a height exactly if their digests at that height are equal.
 
 use crate::profile::Hash;
 use crate::verdict::GuestVerdict;
@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 /// The digest after one more block:
 /// `SHA-256(previous ‖ height ‖ SHA-256(block) ‖ verdict ‖ SHA-256(writes))`.
 ///
-/// The height is u32 little-endian, the verdict its name in ASCII, the writes as in [`crate::writes`] (none for a block
-/// that did not complete). The digest before the first block is the profile's hash.
+/// The height is a u32 little-endian. The verdict is its name in ASCII. The writes are encoded as in [`crate::writes`]; a block that did
+/// not complete has none. The digest before the first block is the profile's hash.
 pub fn extend(previous: Hash, height: u32, block: Hash, verdict: GuestVerdict, writes: Hash) -> Hash {
     let mut hasher = Sha256::new();
     hasher.update(previous.0);
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_counts() {
+    fn the_digest_depends_on_every_part() {
         let (a, b) = (Hash::of(b"a"), Hash::of(b"b"));
         let base = extend(a, 1, a, GuestVerdict::Completed, a);
         for other in [

@@ -1,23 +1,23 @@
-//! What Cofferdam's processes end with: one documented number per reason, unique within each enum.
+//! Exit codes of Cofferdam's processes: one documented number for each reason, unique within each enum.
 //!
-//! Numbers of 64 to 78 follow `sysexits.h`. 137 is what a shell, Docker and Kubernetes show for a process that the
-//! kernel killed for memory (128 + SIGKILL), so a refused commit has the same number at every layer.
+//! Numbers from 64 to 78 follow `sysexits.h`. A shell, Docker and Kubernetes show 137 (128 + SIGKILL) for a process that the
+//! kernel killed because memory ran out. A refused commit exits with 137 too, so both have the same number at every layer.
 
-/// What a worker process, or a compiler process, exits with.
+/// Exit code of a worker process or a compiler process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum WorkerExit {
-    /// Told to stop, or the supervisor closed the request pipe.
+    /// The supervisor told the process to stop, or closed the request pipe.
     Stopped = 0,
-    /// Started with arguments or descriptors that it cannot use (`EX_USAGE`).
+    /// The process was started with arguments or descriptors that it cannot use (`EX_USAGE`).
     Usage = 64,
-    /// The artifact does not load or does not fit the profile (`EX_DATAERR`).
+    /// The artifact does not load, or does not match the profile (`EX_DATAERR`).
     ArtifactRefused = 65,
-    /// A defect of the worker itself, such as a panic (`EX_SOFTWARE`).
+    /// The worker itself has a defect, for example it panicked (`EX_SOFTWARE`).
     Internal = 70,
-    /// A hardening step was refused (`EX_OSERR`).
+    /// The kernel refused a hardening step (`EX_OSERR`).
     NotHardened = 71,
-    /// The supervisor sent a frame that does not parse, or that contradicts the store (`EX_PROTOCOL`).
+    /// The supervisor sent a frame that does not parse or that contradicts the store (`EX_PROTOCOL`).
     ProtocolViolated = 76,
     /// The memory could not be committed.
     NotCommitted = 137,
@@ -35,12 +35,12 @@ impl WorkerExit {
         Self::NotCommitted,
     ];
 
-    /// The number that the process ends with.
+    /// The number that the process exits with.
     pub const fn code(self) -> i32 {
         self as i32
     }
 
-    /// The reason that `code` stands for, if it is one of ours.
+    /// The reason that `code` stands for; none if no process of Cofferdam exits with it.
     pub fn from_code(code: i32) -> Option<Self> {
         Self::ALL.into_iter().find(|exit| exit.code() == code)
     }
@@ -59,19 +59,19 @@ impl WorkerExit {
     }
 }
 
-/// What the `cofferdam` command exits with.
+/// Exit code of the `cofferdam` command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum CommandExit {
-    /// Everything that was asked for was done.
+    /// The command did all that it was asked to do.
     Success = 0,
     /// A block failed, an input was bad, or an expectation did not hold.
     Failure = 1,
-    /// The command line is wrong; of a command that compares, also: it did not come to a result.
+    /// The command line is wrong. For a command that compares: also, the comparison could not be completed.
     Usage = 2,
-    /// No worker is healthy any more (`EX_UNAVAILABLE`).
+    /// No worker is healthy (`EX_UNAVAILABLE`).
     NoWorker = 69,
-    /// Memory could not be committed: refused by the budget or the kernel, or killed by it.
+    /// Memory could not be committed: the memory budget or the kernel refused it, or the kernel killed the worker.
     NotCommitted = 137,
 }
 
@@ -80,7 +80,7 @@ impl CommandExit {
     pub const ALL: [Self; 5] =
         [Self::Success, Self::Failure, Self::Usage, Self::NoWorker, Self::NotCommitted];
 
-    /// The number that the process ends with.
+    /// The number that the process exits with.
     pub const fn code(self) -> u8 {
         self as u8
     }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn worker_codes_are_unique_and_lead_back() {
+    fn worker_codes_are_unique_and_convert_back() {
         for exit in WorkerExit::ALL {
             assert_eq!(WorkerExit::from_code(exit.code()), Some(exit));
         }

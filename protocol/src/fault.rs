@@ -1,63 +1,66 @@
-//! Planted faults: ways for a test to make a worker die or lie at a chosen job.
+//! Fault injection: a test can make a worker die, or send a wrong reply, at a chosen job.
 //!
-//! A host failure cannot be written in WebAssembly, so the tests of supervision need a worker that fails on request.
-//! Plans travel in [`crate::message::Configure`] and are empty unless somebody asked for them by name.
+//! A WebAssembly module cannot cause a host failure, so the tests of supervision need a worker that fails on request. The
+//! faults are sent in [`crate::message::Configure`]. Their list is empty unless a test or an option of the command line asks for
+//! faults.
 
 use std::str::FromStr;
 
 use bincode::{Decode, Encode};
 use thiserror::Error;
 
-/// What the worker does instead of answering.
+/// What the worker does instead of sending the right reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum FaultKind {
-    /// Kills itself with SIGKILL.
+    /// The worker kills itself with SIGKILL.
     Kill,
-    /// Raises SIGSEGV.
+    /// The worker raises SIGSEGV.
     Segv,
-    /// Raises SIGABRT.
+    /// The worker raises SIGABRT.
     Abort,
-    /// Exits with this code.
+    /// The worker exits with this code.
     Exit(u8),
-    /// Sends a frame that does not decode.
+    /// The worker sends a frame that does not decode.
     Garbage,
-    /// Announces a frame longer than the cap.
+    /// The worker announces a frame longer than the cap.
     LongFrame,
-    /// Answers with a span outside the output arena.
+    /// The reply names a span outside the output arena.
     WrongSpan,
-    /// Answers another job than it was asked.
+    /// The reply names another job.
     WrongJob,
-    /// Answers with output that is no list of pairs.
+    /// The reply names output that is not a list of pairs.
     WrongPairs,
-    /// Answers that the guest gave nothing, whatever it gave. The worker of a pool's first slot alone does, so that there
-    /// is somebody to hold it against.
+    /// The reply says that the guest's output is empty, whatever it was. Only the worker of a pool's first slot does this, so
+    /// that the other workers give the right result to compare with.
     Lie,
-    /// Does not answer.
+    /// The worker does not reply.
     Hang,
-    /// Overwrites its life lock (see [`crate::status`]), then kills itself with SIGKILL.
+    /// The worker overwrites its liveness lock (see [`crate::status`]), then kills itself with SIGKILL.
     Forge,
-    /// Ends its main thread with exit code 1, and lives on in another.
+    /// The worker's main thread ends with exit code 1, and the process goes on in another thread.
     Half,
 }
 
-/// A fault at one height.
+/// A fault to inject at one height.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Fault {
-    /// The height of the job that it strikes.
+    /// Height of the job that fails.
     pub height: u32,
-    /// How many attempts at that job it strikes; a later attempt is answered truly.
+    /// Number of attempts at that job that fail. Later attempts get the right reply.
     pub attempts: u32,
-    /// What happens.
+    /// How the job fails.
     pub kind: FaultKind,
 }
 
-/// A fault plan that does not parse.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+/// A text that does not describe a fault.
+#[derive(Clone, PartialEq, Eq, Error)]
 #[error(
     "fault {0:?}: expected HEIGHT:KIND or HEIGHTxATTEMPTS:KIND with KIND one of kill, segv, abort, exit=CODE, \
      garbage, long-frame, wrong-span, wrong-job, wrong-pairs, lie, hang, forge, half"
 )]
 pub struct ParseFaultError(String);
+
+crate::debug_as_display!(ParseFaultError);
 
 impl FromStr for Fault {
     type Err = ParseFaultError;
@@ -99,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plans_parse() {
+    fn texts_are_parsed() {
         assert_eq!("7:kill".parse(), Ok(Fault { height: 7, attempts: 1, kind: FaultKind::Kill }));
         assert_eq!("7x3:exit=9".parse(), Ok(Fault { height: 7, attempts: 3, kind: FaultKind::Exit(9) }));
         for bad in ["", "7", "7:", "x:kill", "7:exit=", "7:exit=300", "7x:kill"] {

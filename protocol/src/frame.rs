@@ -1,9 +1,10 @@
-//! Frames on the pipes: a length as u32 little-endian, capped before anything is allocated, then that many bytes of
-//! bincode 2 in its standard configuration (little-endian, variable-length integers), decoded under the same cap.
+//! Frames on the pipes. A frame is a length as u32 little-endian, followed by that many bytes of bincode 2 in its standard
+//! configuration (little-endian, variable-length integers). The length is capped before anything is allocated, and the bytes
+//! are decoded under the same cap.
 //!
-//! The crate bincode is pinned to 2.0.1, its last release that builds; its wire format is specified
-//! (<https://docs.rs/bincode/2.0.1/bincode/spec/index.html>), and this file is the only one that names it, so that
-//! another implementation of that format can take its place.
+//! The crate bincode is pinned to 2.0.1, the last release that compiles. Its wire format is specified
+//! (<https://docs.rs/bincode/2.0.1/bincode/spec/index.html>), and `README.md` of this crate states the part that is used. Only
+//! this file calls the codec; the message types derive its two traits. So another implementation of the format can replace it.
 
 use std::io::{self, Read, Write};
 
@@ -11,25 +12,24 @@ use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{Decode, Encode};
 use thiserror::Error;
 
-/// Bytes of the length in front of every frame.
+/// Bytes of the length at the start of every frame.
 pub const HEADER_BYTES: usize = 4;
 
-/// The most that one frame may carry behind its header, in bytes. Bulk bytes pass through arenas; what is left for a
-/// pipe is far below this.
+/// The most bytes that one frame may carry behind its header. Bulk bytes pass through arenas, so every message is far shorter.
 pub const MAX_FRAME_BYTES: usize = 64 * 1024;
 
 const CONFIGURATION: Configuration<LittleEndian, Varint, Limit<MAX_FRAME_BYTES>> =
     bincode::config::standard().with_limit::<MAX_FRAME_BYTES>();
 
-/// Why no message could be read or written.
-#[derive(Debug, Error)]
+/// Why a message could not be read or written.
+#[derive(Error)]
 pub enum FrameError {
     /// The other side closed the pipe between two frames.
     #[error("the pipe was closed")]
     Closed,
-    /// The other side closed the pipe inside a frame.
+    /// The other side closed the pipe in the middle of a frame.
     #[error("the pipe was closed after {got} bytes of a frame")]
-    Torn {
+    Truncated {
         /// Bytes of the frame, header included, that had arrived.
         got: usize,
     },
@@ -39,10 +39,10 @@ pub enum FrameError {
         /// The length in the header.
         announced: u32,
     },
-    /// The message to send does not fit a frame.
+    /// The message to send does not fit into a frame.
     #[error("the message does not encode into a frame: {0}")]
     Encode(String),
-    /// The bytes are no message of this type.
+    /// The bytes are not a message of this type.
     #[error("the frame does not decode: {0}")]
     Decode(String),
     /// The pipe failed.
@@ -50,7 +50,9 @@ pub enum FrameError {
     Io(#[from] io::Error),
 }
 
-/// What can be sent in a frame.
+crate::debug_as_display!(FrameError);
+
+/// A type that can be sent in a frame.
 pub trait Message: Encode + Decode<()> {}
 
 impl<M: Encode + Decode<()>> Message for M {}
@@ -58,7 +60,7 @@ impl<M: Encode + Decode<()>> Message for M {}
 /// Appends `message` to `buffer` as one frame.
 ///
 /// # Errors
-/// [`FrameError::Encode`] if it is longer than [`MAX_FRAME_BYTES`]; `buffer` is then as it was.
+/// [`FrameError::Encode`] if the message is longer than [`MAX_FRAME_BYTES`]. `buffer` is then unchanged.
 pub fn encode<M: Message>(message: &M, buffer: &mut Vec<u8>) -> Result<(), FrameError> {
     let start = buffer.len();
     buffer.extend_from_slice(&[0; HEADER_BYTES]);
@@ -79,11 +81,11 @@ pub fn encode<M: Message>(message: &M, buffer: &mut Vec<u8>) -> Result<(), Frame
     Ok(())
 }
 
-/// Decodes the body of one frame; every byte must be used.
+/// Decodes the body of one frame. The message must use every byte.
 ///
 /// # Errors
-/// [`FrameError::Decode`] if the bytes are no message of this type. Never panics, and never allocates more than the
-/// cap, whatever the bytes are.
+/// [`FrameError::Decode`] if the bytes are not a message of this type. No bytes make this function panic or allocate more
+/// than the cap.
 pub fn decode<M: Message>(body: &[u8]) -> Result<M, FrameError> {
     let (message, used) = bincode::decode_from_slice(body, CONFIGURATION)
         .map_err(|error| FrameError::Decode(error.to_string()))?;
@@ -93,7 +95,7 @@ pub fn decode<M: Message>(body: &[u8]) -> Result<M, FrameError> {
     Ok(message)
 }
 
-/// Writes `message` to `pipe` as one frame, in one `write` where the pipe takes it whole.
+/// Writes `message` to `pipe` as one frame. It makes one call of `write` if the pipe accepts the whole frame.
 ///
 /// # Errors
 /// [`FrameError::Encode`] or [`FrameError::Io`].
@@ -104,9 +106,9 @@ pub fn send<M: Message>(pipe: &mut impl Write, message: &M) -> Result<(), FrameE
     Ok(())
 }
 
-/// Takes frames out of a byte stream, with one `read` for a small frame and its header.
+/// Takes frames out of a byte stream. A small frame and its header take one call of `read`.
 ///
-/// Holds at most one frame and what came behind it; the buffer is allocated once, at the cap.
+/// The reader holds at most one frame and the bytes that arrived behind it. Its buffer is allocated once, at the cap.
 #[derive(Debug)]
 pub struct FrameReader {
     buffer: Box<[u8]>,
@@ -126,10 +128,10 @@ impl FrameReader {
         Self { buffer: vec![0; HEADER_BYTES + MAX_FRAME_BYTES].into_boxed_slice(), start: 0, end: 0 }
     }
 
-    /// Reads from `pipe` until one whole frame is there, and decodes it.
+    /// Reads from `pipe` until one whole frame has arrived, and decodes it.
     ///
     /// # Errors
-    /// Any [`FrameError`] but `Encode`.
+    /// Any [`FrameError`] except `Encode`.
     pub fn receive<M: Message>(&mut self, pipe: &mut impl Read) -> Result<M, FrameError> {
         loop {
             if let Some(message) = self.take()? {
@@ -139,7 +141,7 @@ impl FrameReader {
         }
     }
 
-    /// Decodes the next frame if all of it has been read already.
+    /// Decodes the next frame if all of it has arrived; none if not.
     ///
     /// # Errors
     /// [`FrameError::TooLong`] or [`FrameError::Decode`].
@@ -159,19 +161,19 @@ impl FrameReader {
         Ok(Some(message))
     }
 
-    /// Reads once from `pipe`, waiting if it is a blocking one.
+    /// Reads once from `pipe`. If the pipe is a blocking one, this waits.
     ///
     /// # Errors
-    /// [`FrameError::Closed`] or [`FrameError::Torn`] at its end, [`FrameError::Io`] if it failed.
+    /// [`FrameError::Closed`] or [`FrameError::Truncated`] at the end of the stream, [`FrameError::Io`] if the read failed.
     pub fn fill(&mut self, pipe: &mut impl Read) -> Result<(), FrameError> {
-        // The unread part is at most one incomplete frame, so moving it to the front always leaves room.
+        // The unread part is at most one incomplete frame, so there is always room behind it once it is at the front.
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
         loop {
             match pipe.read(&mut self.buffer[self.end..]) {
                 Ok(0) if self.end == 0 => return Err(FrameError::Closed),
-                Ok(0) => return Err(FrameError::Torn { got: self.end }),
+                Ok(0) => return Err(FrameError::Truncated { got: self.end }),
                 Ok(count) => {
                     self.end += count;
                     return Ok(());
@@ -192,7 +194,7 @@ mod tests {
     use crate::verdict::GuestVerdict;
     use proptest::prelude::*;
 
-    /// Gives out at most `step` bytes a read, as a pipe may.
+    /// Returns at most `step` bytes for each read, as a pipe may.
     struct Dripping<'a> {
         bytes: &'a [u8],
         step: usize,
@@ -308,11 +310,11 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_frame_and_left_over_bytes_are_errors() {
+    fn a_truncated_frame_and_trailing_bytes_are_errors() {
         let mut bytes = Vec::new();
         encode(&Request::Stop, &mut bytes).unwrap();
-        let torn = FrameReader::new().receive::<Request>(&mut &bytes[..bytes.len() - 1]);
-        assert!(matches!(torn, Err(FrameError::Torn { got: 4 })));
+        let truncated = FrameReader::new().receive::<Request>(&mut &bytes[..bytes.len() - 1]);
+        assert!(matches!(truncated, Err(FrameError::Truncated { got: 4 })));
         let mut body = bytes[HEADER_BYTES..].to_vec();
         body.push(0);
         assert!(matches!(decode::<Request>(&body), Err(FrameError::Decode(_))));

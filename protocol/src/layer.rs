@@ -1,22 +1,22 @@
-//! Layers: what blocks wrote that the store does not hold yet, where every worker finds it without asking.
+//! Layers: the writes of blocks that the store does not hold yet, in memory that every worker can read.
 //!
-//! A block runs on the state of the block before it, and committing that takes longer than many a block. So the pairs of a
-//! block whose commit is still under way lie as a *layer* in an arena that all workers of a pool map read-only, and a job
-//! names the layers that lie over the state it reads. Whichever worker gets the job, it sees the same.
+//! A block runs on the state of the block before it. Committing that state to the store often takes longer than the next block
+//! runs. So the supervisor writes the pairs of a block whose commit is not finished as a *layer* into an arena that all workers
+//! of a pool map read-only. A job names the layers that cover the state it reads. Every worker sees the same state.
 //!
-//! A layer is a hash table of u64 (little-endian), and behind it the pairs as they were flushed ([`crate::writes`]):
+//! A layer is a hash table of u64 (little-endian), followed by the pairs in flush order ([`crate::writes`]):
 //!
 //! ```text
 //! ┌──────────────────────────────┬──────────────────────────┐
-//! │ slots: 0, or tag ‖ place + 1 │ pairs, in flush order    │
+//! │ slots: 0, or tag ‖ offset + 1│ pairs, in flush order    │
 //! └──────────────────────────────┴──────────────────────────┘
 //! ```
 //!
-//! A slot's upper 16 bits are those of the key's hash, its lower 48 the pair's offset behind the table, plus one. Keys are
-//! found by linear probing. They are hashed by SipHash-1-3 under a key that a pool draws for itself, because a module
-//! chooses its keys, and must not be able to choose them so that they collide.
+//! The upper 16 bits of a slot, its tag, are the upper 16 bits of the key's hash. The lower 48 bits are the pair's offset behind
+//! the table, plus one. Keys are found by linear probing. The hash function is SipHash-1-3 under a random key of the pool: a
+//! module chooses its keys, and must not be able to choose keys that collide.
 //!
-//! The supervisor writes a layer before it names it, and nothing while a job that names it runs.
+//! The supervisor writes a layer before it names the layer in a job, and does not change the layer while such a job runs.
 
 use bincode::{Decode, Encode};
 use siphasher::sip::SipHasher13;
@@ -25,100 +25,104 @@ use thiserror::Error;
 use crate::arena::Span;
 use crate::writes::{Writes, pair_at};
 
-/// The most layers that one job may name. Each that lies over a key costs its reader one probe.
+/// The most layers that one job may name. A read searches each layer above the one that has the key.
 pub const MAX_LAYERS: usize = 32;
 
 const SLOT_BYTES: u64 = 8;
-const PLACE_BITS: u32 = 48;
-const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
+const OFFSET_BITS: u32 = 48;
+const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
 
-/// The key of the hash function; the same for all layers of a pool.
+/// The key of the hash function, which is the same for all layers of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Seed(pub u64, pub u64);
 
 impl Seed {
-    /// The hash by which every layer is searched for `key`.
+    /// The hash of `key`, by which a layer is searched.
     pub fn hash(self, key: &[u8]) -> u64 {
         SipHasher13::new_with_keys(self.0, self.1).hash(key)
     }
 }
 
-/// A layer, as a job names it.
+/// The description of a layer in a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Layer {
-    /// The height of the block that wrote it.
+    /// Height of the block that wrote the pairs.
     pub height: u32,
-    /// Where it is in the arena of layers.
+    /// Where the layer is in the arena of layers.
     pub span: Span,
-    /// How many slots its table has; a power of two.
+    /// Number of slots of the hash table, a power of two.
     pub slots: u64,
 }
 
-/// Bytes that are not a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+/// Why bytes are not a layer.
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 pub enum LayerError {
-    /// The table does not fit, or has a number of slots that is no power of two.
+    /// The table does not fit, or its number of slots is not a power of two.
     #[error("a layer of {bytes} bytes cannot have a table of {slots} slots")]
     Table {
-        /// Bytes of the layer.
+        /// Size of the layer in bytes.
         bytes: u64,
-        /// Slots announced.
+        /// Number of slots in the description.
         slots: u64,
     },
-    /// A slot leads to no pair.
-    #[error("a slot leads to byte {place}, where no pair is")]
+    /// A slot names an offset at which there is no pair.
+    #[error("a slot of a layer names byte {offset}, where there is no pair")]
     Slot {
-        /// Where it leads, in bytes from the first pair.
-        place: u64,
+        /// The offset in bytes from the first pair.
+        offset: u64,
     },
 }
 
-/// How many slots the layer of `writes` has: at most three in four are taken.
+crate::debug_as_display!(LayerError);
+
+/// Number of slots of the layer of `writes`. At most three in four are used.
 pub fn slots_for(writes: &Writes) -> u64 {
     (writes.count().saturating_mul(4) / 3 + 1).next_power_of_two()
 }
 
-/// Bytes that the layer of `writes` takes.
+/// Size in bytes of the layer of `writes`.
 pub fn bytes_for(writes: &Writes) -> u64 {
     slots_for(writes).saturating_mul(SLOT_BYTES).saturating_add(writes.as_bytes().len() as u64)
 }
 
-/// Writes the layer of `writes` into `target`. Of pairs with equal keys the last one counts.
+/// Writes the layer of `writes` into `target`. Among pairs with equal keys the last one counts.
 ///
 /// # Panics
-/// If `target` has not exactly [`bytes_for`] bytes.
+/// If the length of `target` is not [`bytes_for`].
 pub fn write(target: &mut [u8], writes: &Writes, seed: Seed) {
     let pairs = writes.as_bytes();
-    assert_eq!(target.len() as u64, bytes_for(writes), "the room for a layer is measured before");
+    assert_eq!(target.len() as u64, bytes_for(writes), "the target of a layer has the size of the layer");
     let (table, copy) = target.split_at_mut(target.len() - pairs.len());
     table.fill(0);
     copy.copy_from_slice(pairs);
-    let mut place = 0;
-    while let Some((key, _, next)) = pair_at(pairs, place) {
+    let mut offset = 0;
+    while let Some((key, _, next)) = pair_at(pairs, offset) {
         let hash = seed.hash(key);
         let slot = free_slot(table, pairs, hash, key);
-        let entry = (hash & !PLACE_MASK) | (place as u64 + 1);
+        let entry = (hash & !OFFSET_MASK) | (offset as u64 + 1);
         table[slot..slot + 8].copy_from_slice(&entry.to_le_bytes());
-        place = next;
+        offset = next;
     }
 }
 
-/// Where in the table `key` goes: the first slot on its way that is free, or its own. There is a free one, because a
-/// quarter of them are.
+/// Offset of the slot in which `key` is put: the first slot of its probe sequence that is free or has the same key. A quarter of
+/// the slots are free, so the search ends.
 fn free_slot(table: &[u8], pairs: &[u8], hash: u64, key: &[u8]) -> usize {
-    let mut way = probe(table, hash);
+    let mut sequence = probe(table, hash);
     loop {
-        let (at, entry) = way.next_slot();
+        let (at, entry) = sequence.next_slot();
         let taken_by_another = entry != 0
             && !(same_tag(entry, hash)
-                && place_of(entry).and_then(|place| pair_at(pairs, place)).is_some_and(|pair| pair.0 == key));
+                && offset_of(entry)
+                    .and_then(|offset| pair_at(pairs, offset))
+                    .is_some_and(|pair| pair.0 == key));
         if !taken_by_another {
             return at;
         }
     }
 }
 
-/// A layer that can be searched.
+/// The bytes of a layer, ready to be searched.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerView<'a> {
     table: &'a [u8],
@@ -126,7 +130,7 @@ pub struct LayerView<'a> {
 }
 
 impl<'a> LayerView<'a> {
-    /// The layer in `bytes`, whose table has so many slots.
+    /// The layer in `bytes`, whose table has `slots` slots.
     ///
     /// # Errors
     /// [`LayerError::Table`].
@@ -138,23 +142,23 @@ impl<'a> LayerView<'a> {
         Ok(Self { table, pairs })
     }
 
-    /// The value that the layer has for `key`, whose [`Seed::hash`] is `hash`.
+    /// The value of `key` in this layer; none if the layer does not have the key. `hash` is the [`Seed::hash`] of the key.
     ///
     /// # Errors
     /// [`LayerError::Slot`].
     pub fn get(self, hash: u64, key: &[u8]) -> Result<Option<&'a [u8]>, LayerError> {
-        let mut way = probe(self.table, hash);
-        // Of a table without a free slot, which nothing writes, each slot once.
+        let mut sequence = probe(self.table, hash);
+        // Visits each slot at most once. `write` leaves free slots, but the bytes may be damaged.
         for _ in 0..self.table.len() / 8 {
-            let (_, entry) = way.next_slot();
+            let (_, entry) = sequence.next_slot();
             if entry == 0 {
                 return Ok(None);
             }
             if !same_tag(entry, hash) {
                 continue;
             }
-            let pair = place_of(entry).and_then(|place| pair_at(self.pairs, place));
-            let (found, value, _) = pair.ok_or(LayerError::Slot { place: (entry & PLACE_MASK) - 1 })?;
+            let pair = offset_of(entry).and_then(|offset| pair_at(self.pairs, offset));
+            let (found, value, _) = pair.ok_or(LayerError::Slot { offset: (entry & OFFSET_MASK) - 1 })?;
             if found == key {
                 return Ok(Some(value));
             }
@@ -163,21 +167,21 @@ impl<'a> LayerView<'a> {
     }
 }
 
-/// The slots that a key may be in, one after the other and around.
+/// The probe sequence of a key: all slots, one after the other, from the slot that the hash selects.
 struct Probe<'a> {
     table: &'a [u8],
     at: usize,
 }
 
 fn probe(table: &[u8], hash: u64) -> Probe<'_> {
-    // The number of slots is a power of two, and the tag is of other bits than these.
+    // The number of slots is a power of two. The tag consists of other bits of the hash.
     let slots = table.len() as u64 / SLOT_BYTES;
     let at = usize::try_from(hash & (slots - 1)).unwrap_or(0) * 8;
     Probe { table, at }
 }
 
 impl Probe<'_> {
-    /// Where the slot is, and what is in it.
+    /// Offset of the next slot in the table, and the slot's content.
     fn next_slot(&mut self) -> (usize, u64) {
         let at = self.at;
         self.at = if at + 8 == self.table.len() { 0 } else { at + 8 };
@@ -187,11 +191,11 @@ impl Probe<'_> {
 }
 
 fn same_tag(entry: u64, hash: u64) -> bool {
-    (entry ^ hash) & !PLACE_MASK == 0
+    (entry ^ hash) & !OFFSET_MASK == 0
 }
 
-fn place_of(entry: u64) -> Option<usize> {
-    usize::try_from((entry & PLACE_MASK).checked_sub(1)?).ok()
+fn offset_of(entry: u64) -> Option<usize> {
+    usize::try_from((entry & OFFSET_MASK).checked_sub(1)?).ok()
 }
 
 #[cfg(test)]
@@ -247,8 +251,8 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_share_a_slot_and_a_tag_are_told_apart() {
-        // Whatever the hash is, a table of two slots has both on the way of each key.
+    fn keys_that_share_a_slot_and_a_tag_are_distinguished() {
+        // With two slots, the probe sequence of every key has both.
         let (bytes, slots) = layer(&writes(&[(b"a".to_vec(), b"1".to_vec())]));
         assert_eq!(slots, 2);
         let view = LayerView::new(&bytes, slots).unwrap();
@@ -261,9 +265,9 @@ mod tests {
         for slots in [0, 3, 8, u64::MAX, 1 << 63] {
             assert!(matches!(LayerView::new(&[0; 32], slots), Err(LayerError::Table { .. })), "{slots}");
         }
-        let slot = (SEED.hash(b"a") & !PLACE_MASK) | 99;
+        let slot = (SEED.hash(b"a") & !OFFSET_MASK) | 99;
         let bytes = slot.to_le_bytes();
         let view = LayerView::new(&bytes, 1).unwrap();
-        assert_eq!(view.get(SEED.hash(b"a"), b"a"), Err(LayerError::Slot { place: 98 }));
+        assert_eq!(view.get(SEED.hash(b"a"), b"a"), Err(LayerError::Slot { offset: 98 }));
     }
 }

@@ -1,22 +1,27 @@
-//! What crosses the boundary between the Cofferdam supervisor and a worker process, and nothing else.
+//! Everything that crosses the boundary between the Cofferdam supervisor and a worker process.
 //!
-//! Two processes that do not trust each other share this crate and no state:
+//! The two processes do not trust each other. They share this crate and no state. In the order in which a worker meets them:
 //!
-//! - [`message`]: the messages, carried in capped bincode frames ([`frame`]) over two pipes;
-//! - [`arena`]: sealed memfds through which bulk bytes pass, so that a pipe carries only a [`arena::Span`];
+//! - [`descriptors`]: the file descriptors and the role that a new process is given;
+//! - [`message`]: the messages; [`frame`]: the length-prefixed bincode frames that carry them over two pipes;
+//! - [`status`]: one shared page on which a worker reports its phase and its progress;
+//! - [`arena`]: sealed memfds for bulk bytes, so that a pipe carries only a [`arena::Span`];
+//! - [`state`]: the bytes of the state store; [`layer`]: the bytes of results that the store does not hold yet;
 //! - [`wait`]: how either side waits for the other;
-//! - [`status`]: one shared page on which a worker says what it is doing;
-//! - [`verdict`]: what can come of a job, and [`exit`]: what a process can end with;
-//! - [`profile`]: what a result depends on; [`writes`] and [`state`]: the bytes of a result and where they are kept;
-//! - [`layer`]: the bytes of results that are not kept yet, for the jobs that already read them;
-//! - [`descriptors`]: where a new process finds all of these; [`refused`]: how a refused system call is named.
+//! - [`verdict`]: the result of a job; [`writes`]: the pairs that a block wrote; [`profile`]: all that a result depends on;
+//!   [`digest`]: the digest of a chain of results;
+//! - [`exit`]: the exit codes; [`fault`]: failures that a test injects; [`path`]: paths as bytes;
+//!   [`syscall_error`]: errors that name the system call.
 //!
-//! A worker is never trusted: whatever arrives from it can lead to a verdict about its job, and to no state of the
-//! supervisor. So every length is capped before anything is allocated, and arena bytes are copied out before they
-//! are parsed. The one exception is LMDB's lock file, which every reader of the state maps writable: a process that was
-//! taken over could hold up commits by it, though not change what is stored.
+//! The supervisor never trusts a worker. Bytes from a worker can lead to a verdict about that worker's job, and to nothing
+//! else in the supervisor. So every length is capped before anything is allocated, and arena bytes are copied out before
+//! they are parsed. There is one exception: LMDB's lock file, which every reader of the state maps writable. A worker under
+//! an attacker's control could delay commits through that file. It could not change stored data.
+//!
+//! `README.md` of this crate states the wire format.
 
 pub mod arena;
+mod debug;
 pub mod descriptors;
 pub mod digest;
 pub mod exit;
@@ -27,19 +32,26 @@ mod mapping;
 pub mod message;
 pub mod path;
 pub mod profile;
-mod refused;
+mod sealing;
 pub mod state;
 pub mod status;
+mod syscall;
 pub mod verdict;
 pub mod wait;
 pub mod writes;
 
-pub use refused::refused;
+pub use syscall::syscall_error;
 
-/// Version of the messages and arenas; a worker of another version is refused at `Hello`.
+/// Runs the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;
+
+/// Version of the messages and arenas. The supervisor refuses a worker of another version at `Hello`.
 pub const PROTOCOL_VERSION: u32 = 3;
 
-/// Identifies the build, so that a worker of another build is refused even where the versions agree.
+/// Identifies the build. The supervisor refuses a worker of another build even if the protocol versions agree.
 pub const BUILD: &str = concat!("cofferdam ", env!("CARGO_PKG_VERSION"));
 
 /// Bytes in one WebAssembly page (WebAssembly core specification, §4.2.8).

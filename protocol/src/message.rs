@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! supervisor ── Configure ─────────────▶ worker     once
-//! supervisor ◀──────────────── Startup ── worker     once: Hello, or why not
-//! supervisor ── Request ───────────────▶ worker     then, again and again:
+//! supervisor ◀──────────────── Startup ── worker     once: Hello, or the reason why the worker ends
+//! supervisor ── Request ───────────────▶ worker     any number of times
 //! supervisor ◀────────────────── Reply ── worker     one reply to each job
 //! ```
 //!
-//! A compiler process gets one [`CompileRequest`] and sends one [`CompileReply`]. The supervisor ends any of these
-//! processes by closing the request pipe.
+//! A compiler process receives one [`CompileRequest`] and sends one [`CompileReply`]. Closing the request pipe ends a worker or
+//! a compiler.
 
 use bincode::{Decode, Encode};
 
@@ -18,19 +18,19 @@ use crate::layer::{Layer, Seed};
 use crate::path::PathBytes;
 use crate::verdict::GuestVerdict;
 
-/// The most bytes of text, such as a verdict's detail, that one message carries; longer text is cut.
+/// The most bytes of text, such as a verdict's detail, in one message. Longer text is truncated.
 pub const MAX_TEXT_BYTES: usize = 4096;
 
-/// The most bytes of guest log that are kept of one job; what comes after is dropped, and the cut is marked.
+/// The most bytes of guest log that are kept for one job. The rest is dropped, and a mark shows that it was.
 pub const MAX_LOG_BYTES: u64 = 64 * 1024;
 
 /// How a worker commits its memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub enum CommitStrategy {
-    /// `MADV_POPULATE_WRITE` (kernel 5.14); touches every page by hand where the kernel lacks it.
+    /// `MADV_POPULATE_WRITE` (kernel 5.14). Where the kernel lacks it, the worker touches every page.
     #[default]
     Populate,
-    /// Two phases: a unique non-zero pattern into every page, then zeros.
+    /// Two phases: the worker writes a unique non-zero pattern into every page, then zeros.
     Touch,
 }
 
@@ -44,11 +44,11 @@ impl CommitStrategy {
     }
 }
 
-/// How a worker makes its memory pristine again after a job.
+/// How a worker makes its memory zero again after a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub enum ResetStrategy {
-    /// Zeroes what recent jobs wrote much of, and asks the kernel what was written of the rest (Linux 6.7, and
-    /// userfaultfd); as [`ResetStrategy::Zero`] where it will not tell.
+    /// Zeroes the parts that recent jobs wrote densely, and asks the kernel which pages of the rest were written (Linux
+    /// 6.7, and userfaultfd). Where the kernel does not report this, the worker does the same as [`ResetStrategy::Zero`].
     #[default]
     Adaptive,
     /// Zeroes all memory that the guest had.
@@ -70,13 +70,13 @@ impl ResetStrategy {
 pub struct MemoryPlan {
     /// Bytes to commit: the guest's memory limit. A multiple of 64 KiB, at most 4 GiB.
     pub bytes: u64,
-    /// How.
+    /// How to commit.
     pub strategy: CommitStrategy,
-    /// Whether to ask for huge pages. Where the host does not grant them, ordinary ones are committed.
+    /// Whether to ask for huge pages. Where the host does not grant them, ordinary pages are committed.
     pub huge_pages: bool,
     /// Whether to lock the memory, so that it cannot be swapped out.
     pub lock: bool,
-    /// How it is made pristine again after a job.
+    /// How to make the memory zero again after a job.
     pub reset: ResetStrategy,
 }
 
@@ -87,39 +87,40 @@ pub struct Configure {
     pub version: u32,
     /// [`crate::BUILD`] of the supervisor.
     pub build: String,
-    /// Process id of the supervisor, by which a worker that outlived it before it could ask to be killed notices.
+    /// Process id of the supervisor. By it, a worker notices that the supervisor ended before the worker could ask the
+    /// kernel for a signal at that event.
     pub supervisor: u32,
-    /// What to commit.
+    /// The memory to commit.
     pub memory: MemoryPlan,
-    /// Fuel per job.
+    /// Fuel limit of each job; none if fuel is not metered.
     pub fuel: Option<u64>,
     /// Bytes in the input arena.
     pub input_bytes: u64,
-    /// Bytes that one job may flush or return. The output arena has [`MAX_LOG_BYTES`] more behind them.
+    /// The most bytes that one job may flush or return. The output arena has [`MAX_LOG_BYTES`] more behind them.
     pub output_bytes: u64,
-    /// Directory of the state that guests read; none for an empty state.
+    /// Directory of the state store that guests read; none for an empty state.
     pub state: Option<PathBytes>,
     /// Bytes in the arena of layers.
     pub layer_bytes: u64,
-    /// How keys are hashed in layers.
+    /// Key of the hash function in layers.
     pub layer_seed: Seed,
-    /// Planted faults; empty in ordinary use.
+    /// Faults to inject. Empty outside tests.
     pub faults: Vec<Fault>,
 }
 
 /// The first frame from a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Startup {
-    /// Committed, loaded, hardened: ready for jobs.
+    /// The worker is ready for jobs: hardened, its memory committed, its artifact loaded.
     Hello(Hello),
-    /// It ends now; its exit code says at which step.
+    /// The worker ends now. Its exit code says at which step.
     Refused {
-        /// Why, in one sentence.
+        /// The reason, in one sentence.
         reason: String,
     },
 }
 
-/// What a worker says of itself once it is ready.
+/// A worker's report on itself once it is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Hello {
     /// [`crate::PROTOCOL_VERSION`] of the worker.
@@ -128,17 +129,17 @@ pub struct Hello {
     pub build: String,
     /// Bytes committed.
     pub committed_bytes: u64,
-    /// Bytes of those that the kernel reported as resident, counted after the commit.
+    /// Committed bytes that the kernel reports as resident, counted after the commit.
     pub resident_bytes: u64,
-    /// Bytes of those in huge pages.
+    /// Committed bytes in huge pages.
     pub huge_bytes: u64,
     /// Bytes in one page of the host.
     pub page_bytes: u64,
-    /// Microseconds that the commit took, proof included.
+    /// Duration of the commit in microseconds, including the count of resident pages.
     pub commit_us: u64,
-    /// How the memory was in fact committed, with the reason if it was not as asked.
+    /// How the memory was committed, with the reason if that differs from the request.
     pub commit: String,
-    /// How the memory is in fact reset, with the reason if it is not as asked.
+    /// How the memory is reset, with the reason if that differs from the request.
     pub reset: String,
 }
 
@@ -154,56 +155,56 @@ pub enum Request {
 /// One call of the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Job {
-    /// Names the job in the reply; never used twice for one worker.
+    /// Identifies the job in the reply. The supervisor uses an id once for each worker.
     pub id: u64,
-    /// 1 for the first attempt.
+    /// Number of the attempt, from 1.
     pub attempt: u32,
-    /// What to call.
+    /// The function to call.
     pub call: Call,
-    /// Height that the guest is told, in front of its input.
+    /// The height that the guest is given in front of its input.
     pub height: u32,
-    /// The block, or the view's input, in the input arena.
+    /// Where the block or the view's input is in the input arena.
     pub input: Span,
-    /// The height that the state must have reached; none if that does not matter.
+    /// The height that the state must have reached; none if any height is acceptable.
     pub state_tip: Option<u32>,
-    /// The newest height of the store that reads may see under the layers; none for as new as the job itself may see.
+    /// The newest height of the store that is visible under the layers; none if the job's own height is the only limit.
     pub base: Option<u32>,
-    /// What lies over the state, newest first; at most [`crate::layer::MAX_LAYERS`].
+    /// The layers over the store, newest first; at most [`crate::layer::MAX_LAYERS`].
     pub layers: Vec<Layer>,
 }
 
-/// What to call in the guest.
+/// The function of the guest to call.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Call {
-    /// `_start`: index a block. Reads see the state before `height`.
+    /// `_start`, which indexes a block. Reads see the state before `height`.
     Block,
-    /// A view: an export `() -> i32`. Reads see the state at `height`.
+    /// A view, which is an export `() -> i32`. Reads see the state at `height`.
     View {
-        /// Name of the export; a supervisor sends no name of more than 1 KiB.
+        /// Name of the export. A supervisor sends no name longer than 1 KiB.
         export: String,
     },
 }
 
-/// A frame from a worker: what came of a job.
+/// A frame from a worker: the result of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Reply {
     /// The job's id.
     pub job: u64,
-    /// What came of it. A worker can only speak for its guest.
+    /// The verdict. A worker can send guest verdicts only.
     pub verdict: GuestVerdict,
-    /// The verdict in words, for people. The same on every host, but for the place of a trap: it takes memory to find it,
-    /// and a worker that cannot have that leaves it out.
+    /// The verdict in words, for people. It is the same on every host, except for the place of a trap: finding the place
+    /// takes memory, and a worker that cannot get this memory leaves the place out.
     pub detail: String,
-    /// In the output arena: of a completed block the pairs ([`crate::writes`]), of a completed view its result;
-    /// empty otherwise.
+    /// Where the output is in the output arena: the pairs of a completed block ([`crate::writes`]), or the result of a
+    /// completed view. Empty for any other verdict.
     pub output: Span,
-    /// In the output arena: what the guest logged, as UTF-8 lines.
+    /// Where the guest's log is in the output arena, as UTF-8 lines.
     pub log: Span,
-    /// Nanoseconds of the guest's own time, host functions included.
+    /// Time that the guest ran, in nanoseconds, including host functions.
     pub exec_ns: u64,
-    /// Size of the guest's memory at the end, in bytes.
+    /// Size of the guest's memory at the end of the job, in bytes.
     pub memory_bytes: u64,
-    /// Fuel used, if it is metered.
+    /// Fuel used; none if fuel is not metered.
     pub fuel_used: Option<u64>,
 }
 
@@ -212,11 +213,11 @@ pub struct Reply {
 pub struct CompileRequest {
     /// [`crate::PROTOCOL_VERSION`] of the supervisor.
     pub version: u32,
-    /// Whether to meter fuel: that is compiled in.
+    /// Whether to meter fuel. The metering is part of the compiled code.
     pub fuel: bool,
     /// The most memory that the compiler may use, in bytes (`RLIMIT_DATA`).
     pub memory_bytes: u64,
-    /// The most processor time that it may use, in seconds (`RLIMIT_CPU`).
+    /// The most processor time that the compiler may use, in seconds (`RLIMIT_CPU`).
     pub cpu_seconds: u64,
 }
 
@@ -225,18 +226,18 @@ pub struct CompileRequest {
 pub enum CompileReply {
     /// The artifact is in the output memfd.
     Compiled {
-        /// Its size in bytes.
+        /// The artifact's size in bytes.
         bytes: u64,
     },
-    /// The module is invalid or uses what is not supported.
+    /// The module is invalid, or uses a feature that is not supported.
     Refused {
-        /// Why, in one sentence.
+        /// The reason, in one sentence.
         reason: String,
     },
 }
 
-/// `text`, cut at a character boundary if it is longer than [`MAX_TEXT_BYTES`].
-pub fn capped(mut text: String) -> String {
+/// `text`, truncated at a character boundary if it is longer than [`MAX_TEXT_BYTES`].
+pub fn truncate_text(mut text: String) -> String {
     const MARK: &str = "…";
     if text.len() > MAX_TEXT_BYTES {
         text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES - MARK.len()));

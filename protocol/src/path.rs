@@ -1,4 +1,4 @@
-//! Paths as they cross the process boundary: their bytes. A path of Linux need not be UTF-8, and bincode refuses one that is not.
+//! Paths on the wire: their bytes. A Linux path need not be UTF-8, and bincode refuses a path that is not.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bincode::{Decode, Encode};
 
-/// A path, as its bytes.
+/// The bytes of a path.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct PathBytes(Vec<u8>);
 
@@ -29,13 +29,13 @@ mod tests {
     use crate::frame::{HEADER_BYTES, decode, encode};
 
     #[test]
-    fn any_path_crosses() {
+    fn any_path_survives_a_frame() {
         for bytes in [&b"/state"[..], b"", b"/caf\xe9/d\xff"] {
             let path = PathBuf::from(OsString::from_vec(bytes.to_vec()));
             let mut frame = Vec::new();
             encode(&PathBytes::from(path.as_path()), &mut frame).unwrap();
-            let crossed: PathBytes = decode(&frame[HEADER_BYTES..]).unwrap();
-            assert_eq!(crossed.to_path(), path);
+            let decoded: PathBytes = decode(&frame[HEADER_BYTES..]).unwrap();
+            assert_eq!(decoded.to_path(), path);
         }
     }
 }

@@ -1,10 +1,10 @@
-//! The profile: everything that a result depends on beside the block and the state before it.
+//! The profile: everything that a result depends on, apart from the block and the state before the block.
 
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-/// A SHA-256 hash, shown as lower-case hexadecimal.
+/// A SHA-256 hash. It is displayed in lower-case hexadecimal.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, bincode::Encode, bincode::Decode)]
 pub struct Hash(pub [u8; 32]);
 
@@ -14,7 +14,7 @@ impl Hash {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The first twelve digits, enough to tell profiles apart in a message for people.
+    /// The first twelve hexadecimal digits, enough to distinguish profiles in a message for people.
     pub fn short(&self) -> String {
         self.to_string().chars().take(12).collect()
     }
@@ -32,27 +32,27 @@ impl fmt::Debug for Hash {
     }
 }
 
-/// What a result depends on. Two nodes with equal profiles give equal verdicts and writes for equal blocks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a result depends on. Two nodes with equal profiles compute equal verdicts and writes for equal chains of blocks.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct Profile {
-    /// SHA-256 of the module as it was given (binary form).
+    /// SHA-256 of the module in its binary form.
     pub module: Hash,
-    /// Bytes of linear memory that `memory.grow` is granted up to.
+    /// The memory limit in bytes: `memory.grow` succeeds up to it and fails beyond.
     pub memory_bytes: u64,
-    /// Fuel per job; none means that fuel is not metered.
+    /// Fuel limit of each job; none if fuel is not metered.
     pub fuel: Option<u64>,
-    /// Bytes that one job may flush or return.
+    /// The most bytes that one job may flush or return.
     pub output_bytes: u64,
-    /// Engine, its version, and every setting of it that can show in a result.
+    /// The engine, its version, and every setting of the engine that can affect a result.
     pub engine: String,
 }
 
 impl Profile {
-    /// The hash that names the profile, and that a chain of digests starts from.
+    /// The hash that identifies the profile, and that a chain of digests starts from.
     ///
-    /// SHA-256 over the tag `cofferdam profile 1\n`, the module's hash, the memory limit, a byte that says whether
-    /// there is a fuel limit and the limit (0 without one), the output limit, and the engine's description; integers
-    /// as u64 little-endian.
+    /// It is SHA-256 over the tag `cofferdam profile 1\n`, the module's hash, the memory limit, one byte (1 with a fuel
+    /// limit, 0 without), the fuel limit (0 without one), the output limit, and the engine's description. Integers are
+    /// encoded as u64 little-endian.
     pub fn hash(&self) -> Hash {
         let mut hasher = Sha256::new();
         hasher.update(b"cofferdam profile 1\n");
@@ -63,6 +63,35 @@ impl Profile {
         hasher.update(self.output_bytes.to_le_bytes());
         hasher.update(self.engine.as_bytes());
         Hash(hasher.finalize().into())
+    }
+
+    /// The profile as bytes, to be kept beside its hash.
+    pub fn encode(&self) -> Vec<u8> {
+        // Encoding plain fields into memory cannot fail; no bytes decode to no profile.
+        bincode::encode_to_vec(self, bincode::config::standard()).unwrap_or_default()
+    }
+
+    /// The profile that [`Profile::encode`] made these bytes of; none if it did not.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        /// The most bytes of an encoded profile. Longer claims are not believed.
+        const LIMIT: usize = 64 << 10;
+        let config = bincode::config::standard().with_limit::<LIMIT>();
+        let (profile, length) = bincode::decode_from_slice(bytes, config).ok()?;
+        (length == bytes.len()).then_some(profile)
+    }
+
+    /// One sentence for each part in which this profile differs from `stored`, the profile of a store.
+    pub fn differences(&self, stored: &Self) -> Vec<String> {
+        let fuel = |fuel: Option<u64>| fuel.map_or("not metered".to_owned(), |fuel| fuel.to_string());
+        let parts = [
+            ("the module (SHA-256)", stored.module.to_string(), self.module.to_string()),
+            ("the memory limit (bytes)", stored.memory_bytes.to_string(), self.memory_bytes.to_string()),
+            ("the fuel limit", fuel(stored.fuel), fuel(self.fuel)),
+            ("the output limit (bytes)", stored.output_bytes.to_string(), self.output_bytes.to_string()),
+            ("the engine", stored.engine.clone(), self.engine.clone()),
+        ];
+        let differ = parts.into_iter().filter(|(_, stored, own)| stored != own);
+        differ.map(|(part, stored, own)| format!("{part} was {stored} and is now {own}")).collect()
     }
 }
 
@@ -90,6 +119,15 @@ mod tests {
             assert_ne!(other.hash(), base.hash(), "{other:?}");
         }
         assert_eq!(base.hash(), base.clone().hash());
+        for other in &others {
+            assert_eq!(other.differences(&base).len(), 1, "{other:?}");
+            assert_eq!(Profile::decode(&other.encode()).as_ref(), Some(other));
+        }
+        let told = others[1].differences(&base);
+        assert_eq!(told, ["the memory limit (bytes) was 4294967296 and is now 2147483648"]);
+        assert!(base.differences(&base).is_empty());
+        let longer = [&base.encode()[..], &[0]].concat();
+        assert!(Profile::decode(&[]).is_none() && Profile::decode(&longer).is_none());
     }
 
     #[test]

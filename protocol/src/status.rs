@@ -1,42 +1,40 @@
-//! The status page: one shared page on which a worker says what it is doing, without a message.
+//! The status page: one shared page on which a worker reports what it is doing, without a message.
 //!
-//! It serves progress (how much is committed so far), evidence (what a worker that died was doing), and what happens
-//! after an answer was sent (how long the reset took). Its numbers are a worker's own words: they are shown, and
-//! nothing is decided by them.
+//! The page shows progress (how much memory is committed so far), evidence (what a worker that died was doing), and what
+//! happens after a reply was sent (how long the reset took). The numbers are a worker's own claims. The supervisor shows them
+//! and decides nothing by them.
 //!
-//! It also carries the *life lock*: a robust mutex (pthread_mutexattr_setrobust(3)) that the worker's main thread locks at
-//! its start and never unlocks. When that thread ends, for whatever reason, the kernel marks the lock and wakes who waits
-//! for it before it frees the process's memory, and so long before it closes the process's pipes: freeing 4 GiB takes
-//! a tenth of a second and more. The supervisor never locks it: it waits on the word, which is all that it looks at.
+//! The page also holds the *liveness lock*: a robust mutex (pthread_mutexattr_setrobust(3)) that the worker's main thread
+//! locks at its start and never unlocks. When that thread ends, for whatever reason, the kernel marks the mutex and wakes its
+//! waiters. The kernel does so before it frees the process's memory, and so long before it closes the process's pipes: freeing
+//! 4 GiB takes a tenth of a second and more. The supervisor never locks the mutex. It waits on the mutex's first word, and
+//! looks at nothing else of it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use memfd::{FileSeal, Memfd, MemfdOptions};
-
-use crate::arena::into_io;
 use crate::mapping::{Access, Mapping};
-use crate::refused;
+use crate::sealing::FixedSizeMemfd;
 
-const PAGE_BYTES: usize = 4096;
+const PAGE_BYTES: u64 = 4096;
 
 /// What a worker is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Phase {
-    /// Started, nothing committed yet.
+    /// The worker has started and has not begun to commit.
     Starting = 0,
     /// Committing memory.
     Committing = 1,
-    /// Loading the artifact and hardening itself.
+    /// Loading the artifact.
     Loading = 2,
-    /// Waiting for a job, the next instance prepared.
+    /// Waiting for a job. The next instance is prepared.
     Idle = 3,
     /// Running a job.
     Running = 4,
-    /// Giving the memory back its pristine content and preparing the next instance.
+    /// Zeroing the memory that the last instance wrote, and preparing the next instance.
     Resetting = 5,
 }
 
@@ -47,7 +45,7 @@ impl Phase {
             .find(|phase| *phase as u64 == number)
     }
 
-    /// The phase as it stands in reports: "while …".
+    /// The phase in reports, as it follows the word "while".
     pub const fn name(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -60,17 +58,17 @@ impl Phase {
     }
 }
 
-/// What the reset after one job took.
+/// The cost of the reset after one job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResetReport {
     /// Nanoseconds from dropping the instance to having the next one.
     pub nanoseconds: u64,
-    /// Bytes that had to be written to make the memory pristine.
+    /// Bytes that had to be zeroed.
     pub dirty_bytes: u64,
 }
 
-/// Where on the page the life lock is, clear of the fields and of their cache lines.
-const LIFE_OFFSET: usize = 128;
+/// Offset of the liveness lock on the page, in bytes. The lock shares no cache line with the fields.
+const LOCK_OFFSET: usize = 128;
 
 #[derive(Clone, Copy)]
 enum Field {
@@ -81,61 +79,54 @@ enum Field {
     ResetBytes = 4,
 }
 
-/// The page, on either side.
+/// The status page, as either side maps it.
 #[derive(Debug)]
 pub struct StatusPage {
-    file: Option<Memfd>,
+    /// The supervisor's descriptor of the page; none on a worker's side.
+    file: Option<FixedSizeMemfd>,
     mapping: Mapping,
 }
 
 impl StatusPage {
-    /// Makes a page, all zeros: [`Phase::Starting`].
+    /// Makes a page of zeros, which stand for [`Phase::Starting`].
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn create() -> io::Result<Self> {
-        let file = MemfdOptions::new()
-            .allow_sealing(true)
-            .close_on_exec(true)
-            .create("cofferdam-status")
-            .map_err(into_io)
-            .map_err(refused("memfd_create"))?;
-        file.as_file().set_len(PAGE_BYTES as u64)?;
-        file.add_seals(&[FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal])
-            .map_err(into_io)
-            .map_err(refused("fcntl(F_ADD_SEALS)"))?;
-        let mapping = Mapping::shared(file.as_file(), PAGE_BYTES, Access::ReadWrite)?;
+        let file = FixedSizeMemfd::create("cofferdam-status", PAGE_BYTES)?;
+        file.seal_seals()?;
+        let mapping = Mapping::new(&file, Access::ReadWrite)?;
         Ok(Self { file: Some(file), mapping })
     }
 
-    /// Maps a page that was handed over.
+    /// Maps the page that another process made.
     ///
     /// # Errors
-    /// What the kernel said, or that the file is too short.
+    /// The kernel's error, or `InvalidData` if `file` is not a memfd of one page with a fixed size.
     pub fn open(file: OwnedFd) -> io::Result<Self> {
-        let file = std::fs::File::from(file);
-        if file.metadata()?.len() != PAGE_BYTES as u64 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the status page has another size"));
-        }
-        Ok(Self { mapping: Mapping::shared(&file, PAGE_BYTES, Access::ReadWrite)?, file: None })
+        let file = FixedSizeMemfd::check(file, PAGE_BYTES).map_err(|reason| {
+            let reason = format!("the descriptor is not the status page that was announced: {reason}");
+            io::Error::new(io::ErrorKind::InvalidData, reason)
+        })?;
+        Ok(Self { mapping: Mapping::new(&file, Access::ReadWrite)?, file: None })
     }
 
-    /// The descriptor to hand over; none on a worker's side.
+    /// The descriptor to give to the worker; none on a worker's side.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.file.as_ref().map(|file| file.as_file().as_fd())
+        self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// Says what the worker is doing now.
+    /// Sets the worker's phase.
     pub fn set_phase(&self, phase: Phase) {
         self.field(Field::Phase).store(phase as u64, Ordering::Release);
     }
 
-    /// What the worker is doing; none if it wrote something that is no phase.
+    /// The worker's phase; none if the worker wrote a number that stands for no phase.
     pub fn phase(&self) -> Option<Phase> {
         Phase::from_number(self.field(Field::Phase).load(Ordering::Acquire))
     }
 
-    /// Says how many bytes are committed so far.
+    /// Sets the number of bytes committed so far.
     pub fn set_committed(&self, bytes: u64) {
         self.field(Field::CommittedBytes).store(bytes, Ordering::Release);
     }
@@ -145,14 +136,14 @@ impl StatusPage {
         self.field(Field::CommittedBytes).load(Ordering::Acquire)
     }
 
-    /// Says that the reset after `job` is done.
+    /// Reports that the reset after `job` is done.
     pub fn set_reset(&self, job: u64, report: ResetReport) {
         self.field(Field::ResetNanoseconds).store(report.nanoseconds, Ordering::Relaxed);
         self.field(Field::ResetBytes).store(report.dirty_bytes, Ordering::Relaxed);
         self.field(Field::ResetJob).store(job, Ordering::Release);
     }
 
-    /// The report on the reset after `job`; none while it is not done, or once a later job's took its place.
+    /// The report on the reset after `job`; none before that reset is done, and none once a later reset has replaced it.
     pub fn reset(&self, job: u64) -> Option<ResetReport> {
         let done = || self.field(Field::ResetJob).load(Ordering::Acquire) == job;
         if !done() {
@@ -162,31 +153,32 @@ impl StatusPage {
             nanoseconds: self.field(Field::ResetNanoseconds).load(Ordering::Acquire),
             dirty_bytes: self.field(Field::ResetBytes).load(Ordering::Acquire),
         };
-        // A later reset may have begun to write in between; then the two numbers may be of different jobs.
+        // If a later reset began to write in between, the two numbers may be of different jobs.
         done().then_some(report)
     }
 
-    /// The place of the life lock, for the worker: zeroed, aligned to 128 bytes, and more than any mutex takes.
-    #[allow(unsafe_code, reason = "a place in shared memory")]
-    pub fn life_lock(&self) -> NonNull<u8> {
-        // SAFETY: inside the page, which is mapped as long as `self` lives.
-        unsafe { self.mapping.base().byte_add(LIFE_OFFSET).cast() }
+    /// Address of the liveness lock, for the worker. The memory there is zeroed, aligned to 128 bytes, larger than any
+    /// mutex, and mapped as long as `self` lives.
+    #[allow(unsafe_code, reason = "an address in shared memory")]
+    pub fn liveness_lock(&self) -> NonNull<u8> {
+        // SAFETY: the offset is inside the page, which is mapped as long as `self` lives.
+        unsafe { self.mapping.base().byte_add(LOCK_OFFSET).cast() }
     }
 
-    /// The first word of the life lock, which says who holds it (futex(2), "robust futexes").
+    /// The first word of the liveness lock, which holds the thread id of the lock's owner (futex(2), "robust futexes").
     #[allow(unsafe_code, reason = "atomics in shared memory")]
-    pub fn life_word(&self) -> &AtomicU32 {
-        // SAFETY: inside the page and aligned; the mapping lives as long as `self`; both processes and the kernel touch
-        // these bytes through atomics only, and every bit pattern is a u32.
-        unsafe { self.life_lock().cast::<AtomicU32>().as_ref() }
+    pub fn liveness_word(&self) -> &AtomicU32 {
+        // SAFETY: the word is inside the page and aligned, and the mapping lives as long as `self`. Both processes and the
+        // kernel access these bytes through atomics only, and every bit pattern is a u32.
+        unsafe { self.liveness_lock().cast::<AtomicU32>().as_ref() }
     }
 
     #[allow(unsafe_code, reason = "atomics in shared memory")]
     fn field(&self, field: Field) -> &AtomicU64 {
         let offset = field as usize * size_of::<AtomicU64>();
-        debug_assert!(offset + size_of::<AtomicU64>() <= self.mapping.len());
-        // SAFETY: the offset is inside the page and 8-byte aligned (mappings are page-aligned); the mapping lives as
-        // long as `self`; both processes touch these bytes through atomics only, and every bit pattern is a u64.
+        // SAFETY: the largest offset is 32, so the field is inside the page. It is 8-byte aligned, because mappings are
+        // page-aligned. The mapping lives as long as `self`. Both processes access these bytes through atomics only, and
+        // every bit pattern is a u64.
         unsafe { self.mapping.base().byte_add(offset).cast::<AtomicU64>().as_ref() }
     }
 }
@@ -210,9 +202,19 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_no_phase_is_none() {
+    fn a_number_that_stands_for_no_phase_is_none() {
         let page = StatusPage::create().unwrap();
         page.field(Field::Phase).store(99, Ordering::Relaxed);
         assert_eq!(page.phase(), None);
+    }
+
+    #[test]
+    fn a_file_whose_size_can_change_is_refused() {
+        let path = std::env::temp_dir().join(format!("cofferdam-status-{}", std::process::id()));
+        std::fs::write(&path, [0; 4096]).unwrap();
+        let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let error = StatusPage::open(file.into()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }
 }

@@ -1,62 +1,63 @@
-//! What came of a job.
+//! The result of a job.
 //!
-//! There are two families, and the difference between them is the product. A [`GuestVerdict`] is a property of
-//! module, block and profile: every host says the same, so it is final. A [`HostVerdict`] is about one process or one
-//! machine: the job is worth running again elsewhere. A worker can only ever send a guest verdict; host verdicts come
-//! from what the supervisor itself saw, which is why the two are separate types and only one of them is encodable.
+//! There are two families of verdicts. A [`GuestVerdict`] is a property of module, block and profile: every host reaches the
+//! same one, so it is final. A [`HostVerdict`] is about one process or one machine: the job is run again on another worker.
+//! A worker can only send a guest verdict. Host verdicts come from what the supervisor itself observed. So the two are separate
+//! types, and only the guest verdict can be encoded.
 
 use std::fmt;
 
 use bincode::{Decode, Encode};
 
-/// A result that every host gives for the same module, block and profile. Never retried.
+/// A result that every host reaches for the same module, block and profile. The job is never retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum GuestVerdict {
-    /// Returned, and flushed (a block), or returned a valid result (a view).
+    /// A block returned and flushed, or a view returned a valid result.
     Completed,
-    /// Trapped: unreachable, division by zero, out of bounds, stack overflow, a call of an absent import, and so on.
+    /// The guest trapped: unreachable, division by zero, out of bounds, stack overflow, a call of an absent import, and so on.
     Trap,
-    /// Called `env.abort`.
+    /// The guest called `env.abort`.
     Abort,
     /// `_start` returned without a flush.
     Incomplete,
-    /// Trapped or aborted after a `memory.grow` had been refused at the memory limit.
+    /// The guest trapped or aborted after a `memory.grow` was refused at the memory limit.
     MemoryExhausted,
-    /// Used up the fuel of the profile.
+    /// The guest used up the fuel of the profile.
     FuelExhausted,
-    /// Flushed or returned more bytes than the profile allows.
+    /// The guest flushed or returned more bytes than the profile allows.
     OutputTooLarge,
-    /// Flushed bytes that are no valid `KeyValueFlush`, or handed over a pointer outside its memory.
+    /// The guest flushed bytes that are not a valid `KeyValueFlush`, or passed a pointer outside its memory.
     BadOutput,
-    /// The module lacks the export that the job asked for, or it has another type.
+    /// The module does not export the function that the job calls, or exports it with another type.
     NoSuchExport,
 }
 
-/// A result that is about one process or one machine. Retried on a fresh worker, a bounded number of times.
+/// A result that is about one process or one machine. The job is retried on a fresh worker, a bounded number of times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HostVerdict {
-    /// SIGKILL, and an out-of-memory kill was counted by the cgroup or the host meanwhile.
+    /// The worker died by SIGKILL, and the cgroup or the host counted an out-of-memory kill meanwhile.
     OomKilled,
-    /// A signal that somebody sent: SIGKILL, SIGTERM and the like, without evidence of memory shortage.
+    /// The worker died by a signal that another process sent (SIGKILL, SIGTERM and the like), without evidence of memory
+    /// shortage.
     Killed,
-    /// A signal that the process raised itself: SIGSEGV, SIGBUS, SIGILL, SIGABRT and the like.
+    /// The worker died by a signal of its own: SIGSEGV, SIGBUS, SIGILL, SIGABRT and the like.
     Crashed,
-    /// Ended with an exit code that nobody asked for.
+    /// The worker exited without having been told to.
     Exited,
-    /// Did not answer within the job's wall-clock limit.
+    /// The worker did not reply within the job's wall-clock limit.
     Deadline,
-    /// Sent a frame that does not parse, a span outside its arena, or an answer to another job.
+    /// The worker sent a frame that does not parse, a span outside its arena, or a reply to another job.
     ProtocolViolation,
-    /// Ended before `Hello` because its memory could not be committed.
+    /// The worker ended before `Hello` because its memory could not be committed.
     CommitFailed,
 }
 
-/// What came of a job, of either family.
+/// The result of a job, of either family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// The same on every host.
+    /// A result that is the same on every host.
     Guest(GuestVerdict),
-    /// About this process or machine.
+    /// A result about this process or machine.
     Host(HostVerdict),
 }
 
@@ -74,7 +75,7 @@ impl GuestVerdict {
         Self::NoSuchExport,
     ];
 
-    /// The verdict's name in reports, JSON and digests. Part of the digest's definition: it never changes.
+    /// The verdict's name in reports, JSON and digests. The name is part of the digest's definition, so it never changes.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -89,7 +90,7 @@ impl GuestVerdict {
         }
     }
 
-    /// The verdict that [`GuestVerdict::name`] names, if any.
+    /// The verdict with this [`GuestVerdict::name`]; none if there is no such verdict.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|verdict| verdict.name() == name)
     }
@@ -111,7 +112,7 @@ impl HostVerdict {
 }
 
 impl Verdict {
-    /// The job did what it should.
+    /// The verdict of a job that completed.
     pub const COMPLETED: Self = Self::Guest(GuestVerdict::Completed);
 
     /// The verdict's name in reports and JSON.
@@ -122,7 +123,7 @@ impl Verdict {
         }
     }
 
-    /// Whether the job did what it should.
+    /// Whether the job completed.
     pub fn is_completed(self) -> bool {
         self == Self::COMPLETED
     }
@@ -163,10 +164,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guest_names_are_unique_and_lead_back() {
+    fn guest_names_are_unique_and_convert_back() {
         for verdict in GuestVerdict::ALL {
             assert_eq!(GuestVerdict::from_name(verdict.name()), Some(verdict));
         }
-        assert_eq!(GuestVerdict::from_name("oom-killed"), None, "a host verdict is no guest verdict");
+        assert_eq!(GuestVerdict::from_name("oom-killed"), None, "a host verdict is not a guest verdict");
     }
 }

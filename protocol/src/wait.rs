@@ -1,8 +1,8 @@
 //! Waiting for the other side of a pipe.
 //!
-//! An answer of a short job is back sooner than a sleeping processor wakes up: in a virtual machine that alone takes
-//! 10 to 50 µs, on both sides of each round trip. So both sides look again for a moment before they sleep, giving way
-//! to any other thread that wants the processor, which may be the very one that is waited for.
+//! The reply to a short job arrives sooner than an idle processor wakes up: in a virtual machine, waking up takes 10 to 50 µs
+//! on each side of each round trip. So both sides poll the pipe for a moment before they block. Between two polls they yield
+//! the processor to any other thread that is ready, which may be the one that they wait for.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
@@ -12,73 +12,78 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-/// How long a side looks before it sleeps: about what a sleep and a wake-up cost, so that looking in vain costs at
-/// most as much again.
+/// How long a side polls before it blocks. Blocking and waking up take about this long, so polling in vain at most doubles
+/// that cost.
 pub const SPIN: Duration = Duration::from_micros(50);
 
-/// What ended a wait.
+/// The event that ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Woken {
+pub enum Wakeup {
     /// The pipe can be read, or is closed.
     Pipe,
-    /// The bell was rung, and the pipe has nothing.
-    Bell,
-    /// Neither came in time.
+    /// The event was signalled, and the pipe has no bytes.
+    Event,
+    /// The deadline passed before either.
     Deadline,
 }
 
-/// Waits until `pipe` can be read, or is closed; for ever, if need be.
+/// Waits without a deadline until `pipe` can be read, or is closed.
 ///
 /// # Errors
-/// What ppoll(2) says.
+/// The error of ppoll(2).
 pub fn until_readable(pipe: &impl AsFd) -> nix::Result<()> {
     wait([pipe.as_fd()], None).map(drop)
 }
 
-/// Waits until `pipe` can be read, or is closed, or `bell` can be read, or for `deadline`.
+/// Waits until `pipe` can be read or is closed, until `event` can be read, or until `deadline`. If both can be read, the pipe
+/// comes first: its bytes were written before whatever the event reports.
 ///
 /// # Errors
-/// What ppoll(2) says.
-pub fn until_readable_or(pipe: &impl AsFd, bell: &impl AsFd, deadline: Instant) -> nix::Result<Woken> {
-    wait([pipe.as_fd(), bell.as_fd()], Some(deadline))
+/// The error of ppoll(2).
+pub fn until_readable_or_event(
+    pipe: &impl AsFd,
+    event: &impl AsFd,
+    deadline: Instant,
+) -> nix::Result<Wakeup> {
+    wait([pipe.as_fd(), event.as_fd()], Some(deadline))
 }
 
-/// The pipe is the first of `descriptors`.
-fn wait<const N: usize>(descriptors: [BorrowedFd<'_>; N], deadline: Option<Instant>) -> nix::Result<Woken> {
+/// Waits for any of `descriptors`, of which the first is the pipe.
+fn wait<const N: usize>(descriptors: [BorrowedFd<'_>; N], deadline: Option<Instant>) -> nix::Result<Wakeup> {
     let started = Instant::now();
-    let look = deadline.map_or(SPIN, |deadline| SPIN.min(deadline.saturating_duration_since(started)));
-    while started.elapsed() < look {
-        if let Some(woken) = woken_within([descriptors[0]], Some(Duration::ZERO))? {
-            return Ok(woken);
+    let spin = deadline.map_or(SPIN, |deadline| SPIN.min(deadline.saturating_duration_since(started)));
+    while started.elapsed() < spin {
+        if let Some(wakeup) = poll_within([descriptors[0]], Some(Duration::ZERO))? {
+            return Ok(wakeup);
         }
         thread::yield_now();
     }
     loop {
-        if let Some(woken) = woken_within(descriptors, deadline.map(until))? {
-            return Ok(woken);
+        if let Some(wakeup) = poll_within(descriptors, deadline.map(time_until))? {
+            return Ok(wakeup);
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Ok(Woken::Deadline);
+            return Ok(Wakeup::Deadline);
         }
     }
 }
 
-fn woken_within<const N: usize>(
+fn poll_within<const N: usize>(
     descriptors: [BorrowedFd<'_>; N],
-    patience: Option<Duration>,
-) -> nix::Result<Option<Woken>> {
+    timeout: Option<Duration>,
+) -> nix::Result<Option<Wakeup>> {
     let mut polled = descriptors.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
-    // In nanoseconds: poll(2) has milliseconds, of which a short job takes a hundredth.
-    match ppoll(&mut polled, patience.map(TimeSpec::from_duration), None) {
+    // ppoll(2) counts nanoseconds. poll(2) counts milliseconds, and a short job takes a hundredth of one.
+    match ppoll(&mut polled, timeout.map(TimeSpec::from_duration), None) {
         Ok(0) | Err(Errno::EINTR) => Ok(None),
-        Ok(_) if polled[0].any() == Some(false) => Ok(Some(Woken::Bell)),
-        Ok(_) => Ok(Some(Woken::Pipe)),
+        Ok(_) if polled[0].any() == Some(false) => Ok(Some(Wakeup::Event)),
+        Ok(_) => Ok(Some(Wakeup::Pipe)),
         Err(errno) => Err(errno),
     }
 }
 
-/// The time until `deadline`, as long as the kernel can count.
-fn until(deadline: Instant) -> Duration {
+/// The time until `deadline`, or 24 hours if that is less: the kernel does not accept every duration.
+fn time_until(deadline: Instant) -> Duration {
     const LONGEST: Duration = Duration::from_hours(24);
     deadline.saturating_duration_since(Instant::now()).min(LONGEST)
 }
@@ -89,18 +94,17 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn bytes_the_end_of_a_pipe_a_bell_and_a_deadline_wake() {
+    fn bytes_a_closed_pipe_an_event_and_a_deadline_each_end_the_wait() {
         let (reader, mut writer) = std::io::pipe().unwrap();
-        let (bell, mut rope) = std::io::pipe().unwrap();
-        let wait = || until_readable_or(&reader, &bell, Instant::now() + Duration::from_millis(5));
-        assert_eq!(wait(), Ok(Woken::Deadline));
-        rope.write_all(b"x").unwrap();
-        assert_eq!(wait(), Ok(Woken::Bell));
-        // What the pipe has comes first: it was written before whatever the bell tells.
+        let (event, mut signal) = std::io::pipe().unwrap();
+        let wait = || until_readable_or_event(&reader, &event, Instant::now() + Duration::from_millis(5));
+        assert_eq!(wait(), Ok(Wakeup::Deadline));
+        signal.write_all(b"x").unwrap();
+        assert_eq!(wait(), Ok(Wakeup::Event));
         writer.write_all(b"x").unwrap();
-        assert_eq!(wait(), Ok(Woken::Pipe));
+        assert_eq!(wait(), Ok(Wakeup::Pipe));
         assert_eq!(until_readable(&reader), Ok(()));
         let (closed, _) = std::io::pipe().unwrap();
-        assert_eq!(until_readable_or(&closed, &bell, Instant::now()), Ok(Woken::Pipe));
+        assert_eq!(until_readable_or_event(&closed, &event, Instant::now()), Ok(Wakeup::Pipe));
     }
 }

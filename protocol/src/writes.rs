@@ -1,7 +1,8 @@
-//! The pairs that a block wrote, in the one encoding that is passed on, hashed and compared.
+//! The pairs that a block wrote, in the one encoding in which they are passed on, hashed and compared.
 //!
-//! Pair after pair in flush order: u32 little-endian length and bytes of the key, then of the value. SHA-256 over
-//! exactly these bytes is `writes_sha256`, by which other implementations' outputs are compared.
+//! The encoding is one pair after the other in flush order. A pair is the key and then the value, each as its length (u32
+//! little-endian) and its bytes. SHA-256 over exactly these bytes is `writes_sha256`, by which the output of other
+//! implementations can be compared.
 
 use std::fmt;
 use std::ops::Deref;
@@ -11,15 +12,15 @@ use thiserror::Error;
 
 use crate::profile::Hash;
 
-/// Bytes that do not parse as pairs.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+/// Why bytes are not a list of pairs.
+#[derive(Clone, PartialEq, Eq, Error)]
 pub enum WritesError {
-    /// A length reaches beyond the end.
+    /// A field reaches beyond the end of the bytes.
     #[error("the field at byte {at} of {total} reaches beyond the end")]
     Truncated {
-        /// Where the field's length stands.
+        /// Offset of the field's length.
         at: usize,
-        /// Bytes in all.
+        /// Number of bytes in all.
         total: usize,
     },
     /// The last key has no value.
@@ -27,20 +28,22 @@ pub enum WritesError {
     Odd,
 }
 
-/// Who lends memory for bytes, and wants it back.
-pub trait Home: fmt::Debug + Send + Sync {
-    /// Takes back what was lent.
-    fn take_back(&self, bytes: Vec<u8>);
+crate::debug_as_display!(WritesError);
+
+/// A pool that lends buffers and takes them back.
+pub trait BufferPool: fmt::Debug + Send + Sync {
+    /// Takes back a buffer that this pool lent.
+    fn give_back(&self, buffer: Vec<u8>);
 }
 
-/// Bytes in memory of their own, or in memory that is lent.
+/// Bytes in a buffer that may belong to a pool. Dropping them gives the buffer back to its pool.
 #[derive(Debug, Default)]
-struct Held {
+struct PooledBytes {
     bytes: Vec<u8>,
-    home: Option<Arc<dyn Home>>,
+    pool: Option<Arc<dyn BufferPool>>,
 }
 
-impl Deref for Held {
+impl Deref for PooledBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -48,53 +51,60 @@ impl Deref for Held {
     }
 }
 
-impl Clone for Held {
+impl Clone for PooledBytes {
     fn clone(&self) -> Self {
-        Self { bytes: self.bytes.clone(), home: None }
+        Self { bytes: self.bytes.clone(), pool: None }
     }
 }
 
-impl PartialEq for Held {
+impl PartialEq for PooledBytes {
     fn eq(&self, other: &Self) -> bool {
         self.bytes == other.bytes
     }
 }
 
-impl Eq for Held {}
+impl Eq for PooledBytes {}
 
-impl Drop for Held {
+impl Drop for PooledBytes {
     fn drop(&mut self) {
-        if let Some(home) = self.home.take() {
-            home.take_back(std::mem::take(&mut self.bytes));
+        if let Some(pool) = self.pool.take() {
+            pool.give_back(std::mem::take(&mut self.bytes));
         }
     }
 }
 
-/// Pairs that have been checked to parse.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A list of pairs whose encoding has been checked.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Writes {
-    bytes: Held,
+    bytes: PooledBytes,
     count: u64,
 }
 
+impl fmt::Debug for Writes {
+    /// Prints how many pairs and bytes there are, and not the bytes: a block can write many megabytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writes").field("count", &self.count).field("bytes", &self.bytes.len()).finish()
+    }
+}
+
 impl Writes {
-    /// Checks `bytes` and takes them over.
+    /// Checks `bytes` and takes ownership of them.
     ///
     /// # Errors
-    /// [`WritesError`] if they are no whole pairs.
+    /// [`WritesError`] if the bytes are not a whole number of pairs.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, WritesError> {
-        Self::parse_held(Held { bytes, home: None })
+        Self::parse_bytes(PooledBytes { bytes, pool: None })
     }
 
-    /// As [`Writes::parse`], of bytes in memory that `home` gets back once they are no longer needed.
+    /// As [`Writes::parse`], for bytes in a buffer of `pool`. The pool gets the buffer back once the pairs are dropped.
     ///
     /// # Errors
     /// As [`Writes::parse`].
-    pub fn parse_lent(bytes: Vec<u8>, home: Arc<dyn Home>) -> Result<Self, WritesError> {
-        Self::parse_held(Held { bytes, home: Some(home) })
+    pub fn parse_pooled(bytes: Vec<u8>, pool: Arc<dyn BufferPool>) -> Result<Self, WritesError> {
+        Self::parse_bytes(PooledBytes { bytes, pool: Some(pool) })
     }
 
-    fn parse_held(bytes: Held) -> Result<Self, WritesError> {
+    fn parse_bytes(bytes: PooledBytes) -> Result<Self, WritesError> {
         let (mut at, mut fields) = (0, 0u64);
         while at < bytes.len() {
             at = field(&bytes, at).ok_or(WritesError::Truncated { at, total: bytes.len() })?.1;
@@ -106,7 +116,7 @@ impl Writes {
         Ok(Self { bytes, count: fields / 2 })
     }
 
-    /// How many pairs there are.
+    /// Number of pairs.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -133,7 +143,7 @@ impl AsRef<[u8]> for Writes {
     }
 }
 
-/// The pairs of an encoding, up to where it is damaged, if it is.
+/// The pairs of an encoding. If the encoding is damaged, the pairs before the damage.
 pub fn pairs(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -143,24 +153,29 @@ pub fn pairs(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// The pair that begins at byte `at` of an encoding, and where the next one begins.
+/// The pair that begins at byte `at` of an encoding, and the offset of the next pair.
 pub(crate) fn pair_at(bytes: &[u8], at: usize) -> Option<(&[u8], &[u8], usize)> {
     let (key, next) = field(bytes, at)?;
     let (value, next) = field(bytes, next)?;
     Some((key, value, next))
 }
 
-/// Bytes that one field, key or value, takes in the encoding.
+/// Size in bytes of one field (a key or a value) in the encoding.
 pub const fn encoded_field_len(field: &[u8]) -> u64 {
     4 + field.len() as u64
 }
 
-/// Writes one field, key or value, at the start of `target` and returns what is left; none if it does not fit.
+/// The header of one field (a key or a value) in the encoding; none if the field has 4 GiB or more.
+pub fn field_header(field: &[u8]) -> Option<[u8; 4]> {
+    Some(u32::try_from(field.len()).ok()?.to_le_bytes())
+}
+
+/// Writes one field (a key or a value) at the start of `target` and returns the rest of `target`; none if the field does not fit.
 pub fn put_field<'a>(target: &'a mut [u8], field: &[u8]) -> Option<&'a mut [u8]> {
-    let length = u32::try_from(field.len()).ok()?;
+    let header = field_header(field)?;
     let (head, rest) = target.split_at_mut_checked(4)?;
     let (body, rest) = rest.split_at_mut_checked(field.len())?;
-    head.copy_from_slice(&length.to_le_bytes());
+    head.copy_from_slice(&header);
     body.copy_from_slice(field);
     Some(rest)
 }
@@ -190,7 +205,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pairs_come_back_as_they_went_in(pairs: Vec<(Vec<u8>, Vec<u8>)>) {
+        fn encoded_pairs_decode_to_the_same_pairs(pairs: Vec<(Vec<u8>, Vec<u8>)>) {
             let writes = Writes::parse(encode(&pairs)).unwrap();
             prop_assert_eq!(writes.count(), pairs.len() as u64);
             let back: Vec<_> = writes.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
@@ -206,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_pair_and_a_torn_field_are_refused() {
+    fn half_a_pair_and_a_truncated_field_are_refused() {
         assert_eq!(Writes::parse(vec![1, 0, 0, 0, b'k']), Err(WritesError::Odd));
         assert_eq!(Writes::parse(vec![2, 0, 0, 0, b'k']), Err(WritesError::Truncated { at: 0, total: 5 }));
         assert_eq!(Writes::parse(vec![0xff; 4]), Err(WritesError::Truncated { at: 0, total: 4 }));

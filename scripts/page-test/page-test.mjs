@@ -62,6 +62,28 @@ function tooWide() {
   return whole > width ? [`the page is ${whole} px wide in a window of ${width} px`, ...names] : names;
 }
 
+/** In each section, every list begins where the heading begins, and below what is above it, with no rule drawn on its text. */
+function misplaced() {
+  const problems = [];
+  for (const section of document.querySelectorAll("section.block:not([hidden])")) {
+    const left = section.querySelector("h2")?.getBoundingClientRect().left;
+    const lists = [...section.querySelectorAll(":scope > dl")];
+    for (const [index, list] of lists.entries()) {
+      const label = list.querySelector("dt").getBoundingClientRect();
+      const name = `${section.id || section.getAttribute("aria-label")}: “${list.querySelector("dt").textContent}”`;
+      if (Math.abs(label.left - left) > 1) problems.push(`${name} begins at ${label.left} px, the heading at ${left} px`);
+      const above = lists[index - 1];
+      if (!above) continue;
+      const rule = parseFloat(getComputedStyle(above).borderBottomWidth);
+      const room = label.top - above.getBoundingClientRect().bottom;
+      const text = label.top - above.querySelector("dd").getBoundingClientRect().bottom;
+      if (rule > 0 && room < 4) problems.push(`${name} is ${room} px below a rule`);
+      if (text < 4) problems.push(`${name} is ${text} px below what is above it`);
+    }
+  }
+  return problems;
+}
+
 /** The page of a node tells of its chain what the server says of it; any other page has no such section. */
 async function chain(page) {
   const section = page.locator("#chain");
@@ -174,6 +196,7 @@ try {
       check(`${what}: snapshots are applied`, after !== before ? [] : `no figure changed in ${WAIT / 1000} s: ${before}`);
       check(`${what}: ${isNode ? "the chain is told of" : "no chain is told of"}`, await chain(page));
       const drawn = await page.evaluate(() => [...document.querySelectorAll(".plot svg")].map((svg) => svg.querySelectorAll("text").length));
+      check(`${what}: lists are in line with their headings`, await page.evaluate(misplaced));
       check(`${what}: both plots have axes`, drawn.length === 2 && drawn.every((count) => count > 4) ? [] : `texts in the plots: ${drawn}`);
 
       const file = join(folder, `${viewport.width}x${viewport.height}-${colorScheme}.png`);

@@ -14,9 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use cofferdam::blocks::{BlockHash, Origin, SourceBlock};
-use cofferdam::chain::{
-    Batch, Chain, Hashed, OnGuestFailure, Outcome, Pipeline, PipelineSettings, Pushed, Step,
-};
+use cofferdam::chain::{Batch, Hashed, Outcome, Pipeline, PipelineSettings, Pushed};
 use cofferdam::fault::{Fault, FaultKind};
 use cofferdam::host::cgroup::Cgroup;
 use cofferdam::pool::restart::RestartPolicy;
@@ -129,15 +127,17 @@ fn end(store: &Store, heights: Vec<u32>) -> End {
 
 /// Indexes every block, each after the one before it is committed.
 fn index_one_by_one(pool: &Pool, store: &Arc<Store>) -> End {
-    let mut chain = Chain::resume(pool, Arc::clone(store), OnGuestFailure::Stop).expect("an empty store");
+    let settings = PipelineSettings::default();
+    let resumed = Pipeline::resume(pool, Arc::clone(store), settings, Box::new(|_| {}));
+    let mut pipeline = resumed.expect("an empty store");
     let mut heights = Vec::new();
     for height in 0..BLOCKS {
-        match chain.step(Hashed::from(block(height))).expect("the chain goes on") {
-            Step::Ran(outcome) if outcome.committed => heights.push(outcome.height),
-            other => panic!("block {height}: {other:?}"),
-        }
+        let outcome = pipeline.push_and_wait(Hashed::from(block(height))).expect("the chain goes on");
+        assert!(outcome.committed, "block {height}: {outcome:?}");
+        heights.push(outcome.height);
     }
-    assert_eq!(Some(chain.digest()), store.tip().expect("it can be read").map(|tip| tip.digest));
+    let tip = store.tip().expect("it can be read");
+    assert_eq!(Some(pipeline.committed().digest), tip.map(|tip| tip.digest));
     end(store, heights)
 }
 
@@ -149,13 +149,12 @@ fn index(pool: &Arc<Pool>, store: &Arc<Store>, mut after: impl FnMut(u32)) -> En
         assert!(outcome.committed && outcome.digest.is_some(), "block {}: {outcome:?}", outcome.height);
         hearing.lock().expect("nobody panics").push(outcome.height);
     });
-    let settings =
-        PipelineSettings { policy: OnGuestFailure::Stop, batch: Batch::CATCHING_UP, redundant: false };
+    let settings = PipelineSettings { batch: Batch::CATCHING_UP, ..PipelineSettings::default() };
     let resumed = Pipeline::resume(Arc::clone(pool), Arc::clone(store), settings, observer);
     let mut pipeline = resumed.expect("an empty store");
     for height in 0..BLOCKS {
         let pushed = pipeline.push(Hashed::from(block(height))).expect("the chain goes on");
-        assert!(matches!(pushed, Pushed::Taken), "block {height}: {pushed:?}");
+        assert!(matches!(pushed, Pushed::Taken(_)), "block {height}: {pushed:?}");
         after(height);
     }
     pipeline.flush().expect("the disk has room");

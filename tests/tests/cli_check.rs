@@ -196,14 +196,14 @@ fn where_no_cgroup_can_be_made_it_says_so_and_ends_with_2() {
     };
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("no memory cgroup with a limit can be made here"), "{said}");
+    assert!(said.contains("a memory cgroup with a limit cannot be made here"), "{said}");
     assert!(output.stdout.is_empty(), "no matrix is pretended");
 }
 
 #[test]
 fn what_cannot_be_checked_is_refused_before_anything_is_run() {
     let wrong = |arguments: &str| Cofferdam::new(["check"]).with(arguments).output();
-    assert!(wrong("--blocks -").expect_code(2).reason().contains("standard input comes once"));
+    assert!(wrong("--blocks -").expect_code(2).reason().contains("standard input can be read only once"));
     assert!(wrong("--pool memory=1GiB").expect_code(2).stderr.contains("huge-pages"));
     wrong("--host-memory much").expect_code(2);
     wrong("/nonexistent.wasm").expect_code(1);

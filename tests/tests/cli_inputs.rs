@@ -72,7 +72,7 @@ fn standard_input_takes_records_and_raw_blocks() {
         assert_eq!(output.digest(), expected);
     }
     let empty = run().with("--blocks -").stdin("").output().expect_code(1);
-    assert!(empty.reason().contains("not a single byte"), "{empty}");
+    assert!(empty.reason().contains("no bytes arrived"), "{empty}");
     let text = run().with("--blocks -").stdin([b'x'; 500]).output().expect_code(1);
     assert!(text.reason().contains("standard input"), "{text}");
 }
@@ -141,10 +141,10 @@ fn a_block_is_not_indexed_at_another_height_than_it_names() {
     let files = Files::new();
     let path = files.add("late.bin", &late);
     let refused = run().arg("--blocks").arg(format!("5={}", path.display())).output().expect_code(1);
-    let told = "would be indexed at height 5, but its coinbase names height 702861 (BIP34)";
+    let told = "would be indexed at height 5, but its coinbase states height 702861 (BIP34)";
     assert!(refused.reason().contains(told) && refused.heights().is_empty(), "{refused}");
     let lone = blocks_from(&[&path]).output().expect_code(1);
-    assert!(lone.reason().contains("at height 0, but it is no genesis block"), "{lone}");
+    assert!(lone.reason().contains("at height 0, but it is not a genesis block"), "{lone}");
     let named = blocks_from(&[&path]).with("--start-height 702861").output().expect_code(0);
     assert_eq!(named.heights(), [702_861]);
     // Behind others, by name or without one, and on standard input.
@@ -155,7 +155,7 @@ fn a_block_is_not_indexed_at_another_height_than_it_names() {
     assert!(gap.reason().contains("blocks 439 to 702860 are missing"), "{gap}");
     let stream = [EARLY_RECORDS.to_vec(), record(&late)].concat();
     let stream = run().with("--blocks -").stdin(stream).output().expect_code(1);
-    assert!(stream.reason().contains("names height 702861"), "{stream}");
+    assert!(stream.reason().contains("states height 702861"), "{stream}");
     assert_eq!(stream.heights(), (0..439).collect::<Vec<_>>());
     let allowed = named().with("--allow-gaps").output().expect_code(0);
     assert_eq!(allowed.heights(), [702_861]);

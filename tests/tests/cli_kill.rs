@@ -288,6 +288,47 @@ fn the_supervisor_is_killed_and_the_next_run_goes_on() {
 }
 
 #[test]
+fn the_supervisor_is_killed_while_blocks_run_ahead_of_their_commits() {
+    /// How many blocks are ahead: a run that commits each block before the next one starts is not so far ahead.
+    const AHEAD: u64 = 8;
+    let blocks = sums_blocks(300, SHORT);
+    let files = Files::new();
+    let db = files.at("db");
+    for (number, block) in blocks.iter().enumerate() {
+        files.add(&format!("blocks/{number}.bin"), block);
+    }
+    let run = |arguments: &str| sums(&db).with(arguments).path("--blocks", &files.at("blocks"));
+    let mut committed = 0;
+    for _ in 0..3 {
+        let mut run = run("--spares 1 --announce").start();
+        let before = committed;
+        let mut begun = 0;
+        // Some blocks are committed, and later ones run.
+        while committed == before || begun < committed + AHEAD {
+            let line = run.next_line();
+            match line["running"].as_u64() {
+                Some(height) => begun = height,
+                None => {
+                    assert_eq!(line["committed"], true, "{line}");
+                    assert!(number(&line, "height") >= before, "{line} was committed before");
+                    committed = number(&line, "height") + 1;
+                }
+            }
+        }
+        run.signal(Signal::SIGKILL);
+        assert_eq!(run.finish().signal(), Some(9));
+    }
+    let last = run("--spares 0").output().expect_code(0);
+    let skipped = number(&last.summary(), "skipped");
+    assert!(
+        skipped >= committed,
+        "{committed} blocks were reported as committed, and {skipped} are there: {last}"
+    );
+    assert_eq!(last.heights(), (skipped..300).collect::<Vec<_>>());
+    assert_eq!((last.digest(), content(&db, &last)), quiet(&blocks));
+}
+
+#[test]
 fn whatever_a_worker_does_wrong_the_block_is_done_by_another() {
     const FAULTS: [(&str, &str); 10] = [
         ("kill", "killed"),

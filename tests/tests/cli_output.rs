@@ -121,7 +121,7 @@ fn a_log_that_is_read_again_says_how_much_of_it_is_missing() {
     is_told.recv_timeout(PATIENCE).expect("that lines are missing is told");
     server.end();
     let log = log.join().expect("it was read");
-    let (before, _) = log.split_once(" lines of this log were lost").expect("it says so");
+    let (before, _) = log.split_once(" lines of this log are missing").expect("it says so");
     let lost: u64 = before.rsplit(' ').next().and_then(|count| count.parse().ok()).expect("a number");
     let said = log.lines().filter(|line| line.contains("answered")).count() as u64;
     assert!(lost > 0 && said < 10_000 && said + lost >= 10_000, "{said} lines, and {lost} lost");

@@ -209,7 +209,7 @@ fn a_directory_of_something_else_is_left_alone() {
     let files = Files::new();
     files.add("photos/cat.jpg", "not ours");
     let output = index(&chain(&files, 3), &files.at("photos")).output();
-    assert_refused(&output, &["photos", "no store of Cofferdam", "cat.jpg"]);
+    assert_refused(&output, &["photos", "not a Cofferdam store", "cat.jpg"]);
     assert_eq!(std::fs::read_dir(files.at("photos")).expect("it is there").count(), 1);
 }
 

@@ -54,14 +54,14 @@ fn assert_says(words: &str, parts: &[&str]) {
 }
 
 #[test]
-fn another_verdict_is_told_with_all_that_is_known() {
+fn a_failed_assertion_on_the_verdict_reports_all_that_is_known() {
     let mut session = start(&script().fuel(1_000_000));
     let outcome = session.block(Act::ExhaustThenTrap.input());
     let words = failure(|| outcome.assert_completed());
     assert_says(
         &words,
         &[
-            "block 0 (1 bytes): it was to end as completed: it did what it should\n",
+            "block 0 (1 bytes): expected the verdict completed (the call completed)\n",
             "what happened: block 0 (1 bytes) ended as memory-exhausted: the guest was refused memory at its limit",
             "\n  why: wasm trap: wasm `unreachable` instruction executed in function",
             "\n  memory: 16 MiB of at most 16 MiB",
@@ -74,53 +74,53 @@ fn another_verdict_is_told_with_all_that_is_known() {
 }
 
 #[test]
-fn a_verdict_is_told_when_completion_was_not_what_was_wanted() {
+fn a_completed_block_can_be_an_unexpected_verdict() {
     let outcome = start(&script()).block(flush(&[b"k", b"v"]));
     let words = failure(|| outcome.assert_verdict(GuestVerdict::FuelExhausted));
-    assert_says(&words, &["to end as fuel-exhausted", "ended as completed", "\n  wrote: 1 pair"]);
+    assert_says(&words, &["expected the verdict fuel-exhausted", "ended as completed", "\n  wrote: 1 pair"]);
 }
 
 #[test]
-fn the_first_pair_that_differs_is_told_by_its_key() {
+fn the_first_pair_that_differs_is_reported_by_its_key() {
     let mut session = start(&script());
     let mut written = || session.block(flush(&[b"a", b"1", b"b", b"\xff"]));
     written().assert_writes(&[(b"a", b"1"), (b"b", b"\xff")]);
     let words = failure(|| written().assert_writes(&[(b"a", b"1"), (b"b", b"2")]));
-    assert_says(&words, &["the value of key \"b\" differs\n    expected: \"2\"\n    found:    0xff"]);
+    assert_says(&words, &["the values of key \"b\" differ\n    expected: \"2\"\n    found:    0xff"]);
     let words = failure(|| written().assert_writes(&[(b"a", b"1")]));
-    assert_says(&words, &["found goes on with key \"b\"\n    expected: 1 pair\n    found:    2 pairs"]);
+    assert_says(&words, &["found continues with key \"b\"\n    expected: 1 pair\n    found:    2 pairs"]);
     assert_eq!(written().written("b"), Some(b"\xff".as_slice()));
     let words = failure(|| session.block(Act::Unreachable.input()).assert_writes(&[]));
-    assert_says(&words, &["to end as completed", "ended as trap"]);
+    assert_says(&words, &["expected the verdict completed", "ended as trap"]);
 }
 
 #[test]
-fn results_high_water_and_log_are_told() {
+fn failed_assertions_on_result_memory_and_log_report_both_sides() {
     let mut session = start(&script());
     let completed = session.block(Act::Log(b"one line").input()).assert_logged("one");
     let words = failure(|| completed.clone().assert_logged("two"));
-    assert_says(&words, &["it was to log \"two\"", "log, the end of 1 line:\n    one line"]);
+    assert_says(&words, &["expected a log line with \"two\"", "log, the end of 1 line:\n    one line"]);
     let words = failure(|| completed.clone().assert_high_water_at_most(1 << 16));
     assert_says(&words, &["at most 64 KiB (65536 bytes)", "memory: 128 KiB of at most 16 MiB"]);
     let words = failure(|| completed.assert_result("x"));
-    assert_says(&words, &["it was to return other bytes\n    expected: \"x\"\n    found:    \"\""]);
+    assert_says(&words, &["expected another result\n    expected: \"x\"\n    found:    \"\""]);
     let words = failure(|| session.assert_digest("00"));
     assert_says(&words, &["the digest at block 0", "expected: 00", &session.digest().to_string()]);
     session.assert_digest(session.digest());
 }
 
 #[test]
-fn what_the_host_did_is_told_with_the_evidence() {
+fn a_host_verdict_is_reported_with_each_attempt() {
     let mut session = start(&script().deadline(Duration::from_millis(200)).retries(1));
     let outcome = session.block(Act::Spin(0).input()).assert_verdict(HostVerdict::Deadline);
     assert_eq!((outcome.committed, outcome.digest), (false, None));
     let words = failure(|| outcome.clone().assert_completed());
     assert_says(
         &words,
-        &["ended as deadline", "memory: not known", "attempt 1 lost worker", "attempt 2", "within 200ms"],
+        &["ended as deadline", "memory: unknown", "attempt 1 lost worker", "attempt 2", "within 200ms"],
     );
     let words = failure(|| outcome.assert_high_water_at_most(u64::MAX));
-    assert_says(&words, &["memory: not known"]);
+    assert_says(&words, &["memory: unknown"]);
     session.block(flush(&[])).assert_completed();
 }
 
@@ -150,14 +150,14 @@ fn heights_rise() {
     session.block_at(7, flush(&[])).assert_completed();
     let error = session.try_block_at(7, flush(&[])).unwrap_err();
     assert!(matches!(error, HarnessError::Passed { height: 7, tip: 7 }), "{error}");
-    assert_says(&failure(|| session.block_at(3, "")), &["block 3 cannot follow: the state is at height 7"]);
+    assert_says(&failure(|| session.block_at(3, "")), &["block 3 cannot be run: the state is at height 7"]);
     assert_eq!(session.block(flush(&[])).job, "block 8 (1 bytes)");
 }
 
 #[test]
 fn what_cannot_be_run_is_an_error_of_its_own() {
     let error = Harness::load("guests/nothing.wat").unwrap_err().to_string();
-    assert_says(&error, &["the module guests/nothing.wat cannot be read: No such file"]);
+    assert_says(&error, &["cannot read the module guests/nothing.wat: No such file"]);
     assert!(Harness::load("guests/grows.wat").is_ok());
     let error = Harness::new("(module (memory 65536))").start().unwrap_err();
     assert!(matches!(error, HarnessError::Pool(_)) && !error.is_not_committed(), "{error}");

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::process::parent_id;
 use std::process::Command;
 
-use cofferdam::harness::{Harness, HarnessError, HostImport, ImportError, Session, Value, What};
+use cofferdam::harness::{Aspect, Harness, HarnessError, HostImport, ImportError, Session, Value};
 use cofferdam::pool::Pool;
 use cofferdam::verdict::{GuestVerdict, HostVerdict};
 use cofferdam_test_skips::skip;
@@ -118,20 +118,20 @@ fn they_are_part_of_the_profile() {
 fn a_module_that_goes_another_way_is_found_out_by_its_fuel() {
     let error = imports().fuel(1 << 40).compare_runs(2, &["p"]).unwrap_err();
     let HarnessError::NotDeterministic(difference) = error else { panic!("{error}") };
-    assert!(matches!(difference.what, What::Fuel([Some(_), Some(_)])), "{difference}");
+    assert!(matches!(difference.what, Aspect::Fuel([Some(_), Some(_)])), "{difference}");
     assert_eq!(difference.runs[0].digest, difference.runs[1].digest, "nothing else shows it");
 }
 
 #[test]
-fn verdicts_that_differ_are_told_with_both() {
+fn different_verdicts_are_reported_with_both() {
     let error = imports().compare_runs(3, &["s", "o"]).unwrap_err();
     let _ =
         std::fs::remove_file(std::env::temp_dir().join(format!("cofferdam-first-{}", std::process::id())));
     let words = error.to_string();
     for part in [
-        "the module is not deterministic: run 1 and run 2 part at block 1 (1 bytes)\n",
-        "what differs first: the verdicts differ\n    run 1: completed, it did what it should\n    run 2: trap, the guest trapped: wasm trap",
-        "the pools, whose settings must make no difference\n    run 1: commit populate, huge pages, reset adaptive, 1 worker",
+        "the module is not deterministic: run 1 and run 2 differ at block 1 (1 bytes)\n",
+        "the first difference: the verdicts differ\n    run 1: completed, the call completed\n    run 2: trap, the guest trapped: wasm trap",
+        "the settings of the pools, which must not matter\n    run 1: commit populate, huge pages, reset adaptive, 1 worker",
         "run 2: commit touch, 4 KiB pages",
     ] {
         assert!(words.contains(part), "{part:?} is not in: {words}");

@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use bitcoin::hashes::Hash as _;
 use cofferdam::blocks::BlockHash;
-use cofferdam::chain::{Batch, ChainError, OnGuestFailure, Pipeline, PipelineSettings, extend_digest};
-use cofferdam::http::Extension;
-use cofferdam::node::daemon::{DaemonError, Follower, Settings};
+use cofferdam::chain::{Batch, ChainError, Pipeline, PipelineSettings, extend_digest};
+use cofferdam::http::Application;
+use cofferdam::node::daemon::{DaemonError, Follower, FollowerSettings};
 use cofferdam::node::feed::FeedError;
-use cofferdam::node::{Ended, Freshness, Indexer, NodeError, NodeState, Source};
+use cofferdam::node::{IndexError, Indexer, NodeState, ReadinessLimits, StopReason};
 use cofferdam::profile::Hash;
 use cofferdam::store::{BlockRecord, Durability, Identity, Store, StoreCall, StoreError, StoreFaults};
 use cofferdam::verdict::GuestVerdict;
@@ -145,7 +145,7 @@ impl History {
     fn run(mut self, seen: &Seen) {
         for _ in 0..3 + below(&mut self.random, 4) {
             let acts: Vec<_> = (0..below(&mut self.random, 5)).map(|_| self.act()).collect();
-            self.faults.step(1 + below(&mut self.random, 3) as usize);
+            self.faults.limit_rollback_step(1 + below(&mut self.random, 3) as usize);
             drop(self.session(&acts, seen));
         }
         // And at last nothing more happens, but that the chain comes back into reach, if it is not.
@@ -157,7 +157,7 @@ impl History {
             self.adopt(blocks, &held);
         }
         let ended = self.session(&[], seen);
-        assert!(matches!(ended, Ok(Ended::Reached(_))), "{ended:?}");
+        assert!(matches!(ended, Ok(StopReason::Reached(_))), "{ended:?}");
         let held = self.held();
         assert_eq!(held, self.chain.borrow().iter().map(|block| hash_of(block)).collect::<Held>());
         self.check_content(&held);
@@ -185,7 +185,7 @@ impl History {
 
     /// Runs the node until it is at the tip, or something has ended it. What happens meanwhile happens at some of the moments at
     /// which the node looks whether to end.
-    fn session(&mut self, acts: &[Act], seen: &Seen) -> Result<Ended, NodeError> {
+    fn session(&mut self, acts: &[Act], seen: &Seen) -> Result<StopReason, IndexError> {
         let before = self.held();
         self.agreed.set(common(&before, &self.chain.borrow()));
         let mut moment = 0;
@@ -211,11 +211,11 @@ impl History {
             killed.get()
         };
         is_asked();
-        let state = NodeState::new(None, None, Freshness { lag: 2, silence: PATIENCE }, true);
+        let state = NodeState::new(None, None, ReadinessLimits { max_lag: 2, max_silence: PATIENCE }, true);
         let state = Arc::new(state);
-        let struck = self.faults.struck();
+        let struck = self.faults.injected();
         let ended = self.node(&state, room, &before, &is_asked);
-        let struck = self.faults.struck() - struck;
+        let struck = self.faults.injected() - struck;
         self.faults.clear();
         let rewinds = state.status()["reorgs"].as_u64().expect("a number");
         self.check(&before, &ended, rewinds);
@@ -246,35 +246,26 @@ impl History {
         room: u64,
         before: &Held,
         is_asked: &dyn Fn() -> bool,
-    ) -> Result<Ended, NodeError> {
+    ) -> Result<StopReason, IndexError> {
         let store = Arc::new(self.open().with_undo(self.limit).with_faults(Arc::clone(&self.faults)));
         let tip = before.len().checked_sub(1).map(|tip| (u32::try_from(tip).expect("short"), before[tip]));
         let batch = if before.len().is_multiple_of(2) { Batch::SINGLE } else { Batch::CATCHING_UP };
-        let settings = PipelineSettings { policy: OnGuestFailure::Stop, batch, redundant: false };
+        let settings = PipelineSettings { batch, ..PipelineSettings::default() };
         let stand_in = StandIn::new(&store, room);
         let mut pipeline = Pipeline::resume(stand_in, Arc::clone(&store), settings, Box::new(|_| {}))?;
         let indexed = Arc::clone(&store);
-        let known =
+        let committed_hash =
             move |height| Ok(indexed.indexed(height)?.map(|record| BlockHash::from_byte_array(record.hash)));
-        let settings = Settings {
-            poll: Duration::from_millis(2),
+        let settings = FollowerSettings {
+            poll_interval: Duration::from_millis(2),
             max_reorg_depth: self.limit,
-            ..Settings::new(self.daemon.url())
+            ..FollowerSettings::new(self.daemon.url())
         };
-        let follower =
-            Follower::start(settings, tip, known).map_err(|error| NodeError::Feed(error.into()))?;
-        let mut source = Source::Daemon(follower);
-        let mut indexer = Indexer {
-            pipeline: &mut pipeline,
-            store: &store,
-            state,
-            max_reorg_depth: self.limit,
-            exit_at: None,
-            exit_at_tip: true,
-            network_noted: false,
-            is_asked,
-        };
-        indexer.run(&mut source)
+        let mut follower =
+            Follower::start(settings, tip, committed_hash).map_err(|error| IndexError::Feed(error.into()))?;
+        let mut indexer = Indexer::new(&mut pipeline, &store, state, self.limit, is_asked);
+        indexer.stop_at_tip = true;
+        indexer.run(&mut follower)
     }
 
     fn open(&self) -> Store {
@@ -327,7 +318,7 @@ impl History {
     }
 
     /// What has become of the blocks that the store had before a session.
-    fn check(&self, before: &Held, ended: &Result<Ended, NodeError>, rewinds: u64) {
+    fn check(&self, before: &Held, ended: &Result<StopReason, IndexError>, rewinds: u64) {
         let after = self.held();
         let kept = before.iter().zip(&after).take_while(|(before, after)| before == after).count();
         assert!(kept >= self.agreed.get(), "{ended:?}: blocks are gone that no chain has left");
@@ -389,11 +380,11 @@ fn common(held: &[BlockHash], chain: &[Vec<u8>]) -> usize {
     held.iter().zip(chain).take_while(|(hash, block)| **hash == hash_of(block)).count()
 }
 
-fn is_refusal(error: &NodeError) -> bool {
+fn is_refusal(error: &IndexError) -> bool {
     matches!(
         error,
-        NodeError::Feed(FeedError::Daemon(DaemonError::TooDeep { .. }))
-            | NodeError::Chain(ChainError::Store(StoreError::TooDeep { .. }))
+        IndexError::Feed(FeedError::Daemon(DaemonError::TooDeep { .. }))
+            | IndexError::Chain(ChainError::Store(StoreError::TooDeep { .. }))
     )
 }
 

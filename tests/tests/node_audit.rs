@@ -115,7 +115,7 @@ fn a_later_start_is_the_lower_end() {
     let output = audit(&[&a, &b]).output().expect_code(1);
     assert!(output.stdout().contains("differ from height 800 on"), "{output}");
     assert!(
-        output.stdout().contains(&format!("the lower end is height 300, where {} begins", b.url())),
+        output.stdout().contains(&format!("the comparison begins at height 300, where {} begins", b.url())),
         "{output}"
     );
     assert!([&a, &b].iter().all(|peer| peer.heights().iter().all(|height| *height >= 300)));
@@ -166,7 +166,7 @@ fn what_cannot_be_audited_ends_with_2() {
     let url = format!("http://{}", nobody.local_addr().expect("it is bound"));
     drop(nobody);
     let output = audit(&[&a]).with(&format!("--peer {url}")).output().expect_code(2);
-    assert!(output.reason().starts_with(&format!("{url}: it cannot be reached")), "{output}");
+    assert!(output.reason().starts_with(&format!("{url}: the node cannot be reached")), "{output}");
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let url = format!("http://{}", silent.local_addr().expect("it is bound"));
     let output = audit(&[&a]).with(&format!("--timeout 100ms --peer {url}")).output().expect_code(2);
@@ -181,7 +181,10 @@ fn what_cannot_be_audited_ends_with_2() {
     let output = audit(&[&a, &late]).output().expect_code(2);
     assert!(output.reason().contains("no common height"), "{output}");
     let output = audit(&[&a, &Peer::start(Facts::new(20))]).with("--at 11").output().expect_code(2);
-    assert!(output.reason().contains("--at 11: all nodes have the heights from 0 to 10"), "{output}");
+    assert!(
+        output.reason().contains("--at 11 is out of range: all nodes have the heights from 0 to 10"),
+        "{output}"
+    );
     Cofferdam::new(["audit"]).output().expect_code(2);
 }
 

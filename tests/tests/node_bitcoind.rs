@@ -4,16 +4,16 @@
 use std::time::{Duration, Instant};
 
 use cofferdam::blocks::Network;
-use cofferdam::node::daemon::{Auth, Settings};
+use cofferdam::node::daemon::{Auth, FollowerSettings};
 use cofferdam_tests::support::bitcoind::Bitcoind;
 use cofferdam_tests::support::command::wait_until;
 use cofferdam_tests::support::following::Following;
 
-fn settings(bitcoind: &Bitcoind) -> Settings {
-    Settings {
+fn settings(bitcoind: &Bitcoind) -> FollowerSettings {
+    FollowerSettings {
         auth: Auth::CookieFile(bitcoind.cookie()),
         network: Some(Network::Regtest),
-        ..Settings::new(bitcoind.url())
+        ..FollowerSettings::new(bitcoind.url())
     }
 }
 
@@ -72,7 +72,7 @@ fn an_index_of_a_branch_that_a_real_node_left_is_taken_back() {
     let left = bitcoind.chain();
     bitcoind.invalidate(21);
     bitcoind.mine(5);
-    let quick = Settings { poll: Duration::from_millis(10), ..settings(&bitcoind) };
+    let quick = FollowerSettings { poll_interval: Duration::from_millis(10), ..settings(&bitcoind) };
     let mut following = Following::resume(&quick, left);
     following.reach(bitcoind.best());
     assert_eq!(following.rewinds, [(Some(20), 10)]);

@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use cofferdam_tests::support::command::{
-    Cofferdam, EARLY_RECORDS, cut_records, guest, shared_blocks, wait_until,
+    Cofferdam, EARLY_RECORDS, cut_records, guest, number, shared_blocks, wait_until,
 };
 use cofferdam_tests::support::daemon::Daemon;
-use cofferdam_tests::support::node::{Node, Place, contents, expected_sum, hash_text, node};
+use cofferdam_tests::support::node::{Node, Place, contents, expected_sum, hash_text, node, open};
 use cofferdam_tests::support::regtest::{chain, extend, extend_with};
 use serde_json::json;
 
@@ -72,6 +72,30 @@ fn real_chains_are_indexed_from_files() {
         assert_eq!(node.height(), Some(u32::try_from(count - 1).expect("a short chain")));
         node.end();
     }
+}
+
+#[test]
+fn run_and_node_make_the_same_store_of_the_same_blocks() {
+    let place = Place::default();
+    let file = place.at("mainnet.blk");
+    std::fs::write(&file, EARLY_RECORDS).expect("it can be written");
+    let (by_run, by_node) = (place.at("run"), place.at("node"));
+    let run = |db: &Path| {
+        let run = Cofferdam::run().path("--module", &guest("chain.wat"));
+        run.path("--blocks", &file).path("--db-path", db).output().expect_code(0)
+    };
+    let output = run(&by_run);
+    index_files(&by_node, &[&file]);
+    let expected = contents(&by_node);
+    assert_eq!(contents(&by_run), expected);
+    assert_eq!(expected.0.len(), 439);
+    let tip = open(&by_run).tip().expect("it can be read").expect("it has blocks");
+    assert_eq!(output.digest(), tip.digest.to_string());
+    // Each of them goes on from the store of the other.
+    let again = run(&by_node);
+    assert_eq!((again.digest(), number(&again.summary(), "skipped")), (output.digest(), 439));
+    index_files(&by_run, &[&file]);
+    assert_eq!((contents(&by_run), contents(&by_node)), (expected.clone(), expected));
 }
 
 #[test]
@@ -168,9 +192,9 @@ fn a_block_that_traps_stops_the_chain_or_is_skipped() {
     };
     let output = Node::to_the_end(command("stop")).expect_code(1);
     assert!(output.stderr.contains("block 7") && output.stderr.contains("trap"), "{output}");
-    assert!(output.stderr.contains("ended at block Some(6)"), "{output}");
+    assert!(output.stderr.contains("ended: the newest block is 6"), "{output}");
     let output = Node::to_the_end(command("skip").with("--on-guest-failure skip")).expect_code(0);
-    assert!(output.stderr.contains("ended at block Some(11)"), "{output}");
+    assert!(output.stderr.contains("ended: the newest block is 11"), "{output}");
 }
 
 #[test]

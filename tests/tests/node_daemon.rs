@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam::blocks::Network;
-use cofferdam::node::daemon::{Auth, DaemonError, Follower, Settings};
+use cofferdam::node::daemon::{Auth, DaemonError, Follower, FollowerSettings};
 use cofferdam::node::feed::FeedEvent;
 use cofferdam_tests::support::command::{Files, cut_records, shared_blocks, wait_until};
 use cofferdam_tests::support::daemon::{BatchRefusal, Daemon, hash_of};
@@ -14,8 +14,8 @@ use cofferdam_tests::support::following::{Following, indexed};
 use cofferdam_tests::support::regtest::{chain, extend, extend_with};
 
 /// Often asked, so that tests are short.
-fn settings(daemon: &Daemon) -> Settings {
-    Settings { poll: Duration::from_millis(10), ..Settings::new(daemon.url()) }
+fn settings(daemon: &Daemon) -> FollowerSettings {
+    FollowerSettings { poll_interval: Duration::from_millis(10), ..FollowerSettings::new(daemon.url()) }
 }
 
 fn tip(blocks: &[Vec<u8>]) -> cofferdam::blocks::BlockHash {
@@ -55,7 +55,7 @@ fn a_chain_is_given_whole_and_in_order_and_then_as_it_grows() {
 fn heights_begin_and_end_where_they_are_told() {
     let blocks = chain(120);
     let daemon = Daemon::start(&blocks);
-    let bounded = Settings { start_height: 7, stop_height: Some(110), ..settings(&daemon) };
+    let bounded = FollowerSettings { start_height: 7, stop_height: Some(110), ..settings(&daemon) };
     let mut following = Following::start(&bounded);
     following.reach(hash_of(&blocks[110]));
     assert_eq!(following.chain, indexed(&blocks)[7..=110]);
@@ -64,7 +64,7 @@ fn heights_begin_and_end_where_they_are_told() {
     resumed.reach(tip(&blocks));
     assert_eq!((resumed.given, resumed.chain), (70, indexed(&blocks)));
 
-    let later = Settings { start_height: 130, ..settings(&daemon) };
+    let later = FollowerSettings { start_height: 130, ..settings(&daemon) };
     let mut waiting = Following::start(&later);
     waiting.reach(tip(&blocks));
     assert_eq!(waiting.given, 0, "the node is not there yet");
@@ -120,7 +120,8 @@ fn a_fork_at_regtests_real_branches_is_followed() {
     };
     let [a, b] = [a, b].map(|path| cut_records(&fs::read(path).expect("it can be read")));
     let daemon = Daemon::start(&a);
-    let mut following = Following::start(&Settings { network: Some(Network::Regtest), ..settings(&daemon) });
+    let mut following =
+        Following::start(&FollowerSettings { network: Some(Network::Regtest), ..settings(&daemon) });
     following.reach(tip(&a));
     daemon.adopt(&b);
     following.reach(tip(&b));
@@ -139,7 +140,7 @@ fn an_index_of_a_left_branch_is_taken_back_at_the_start() {
     assert_eq!(following.rewinds, [(Some(59), 40)]);
     assert_eq!((following.chain, following.given), (indexed(&other), 10));
     // An index that begins above the fork has nothing to keep.
-    let late = Settings { start_height: 62, ..settings(&daemon) };
+    let late = FollowerSettings { start_height: 62, ..settings(&daemon) };
     let mut following = Following::resume(&late, indexed(&one)[62..65].to_vec());
     following.reach(tip(&other));
     assert_eq!(following.rewinds, [(None, 3)]);
@@ -166,7 +167,7 @@ fn a_node_that_is_behind_is_waited_for_and_takes_nothing_back() {
 
     // So far behind that it has not even the first block of an index that begins late.
     daemon.adopt(&blocks[..10]);
-    let late = Settings { start_height: 20, ..settings(&daemon) };
+    let late = FollowerSettings { start_height: 20, ..settings(&daemon) };
     let mut following = Following::resume(&late, indexed(&blocks)[20..30].to_vec());
     wait_until("the node was heard", || following.follower().status().tip);
     daemon.adopt(&blocks);
@@ -179,13 +180,13 @@ fn a_reorganisation_that_is_too_deep_is_an_error_with_both_blocks() {
     let one = extend(&chain(20), 30, 1);
     let other = extend(&chain(20), 31, 2);
     let daemon = Daemon::start(&other);
-    let shallow = Settings { max_reorg_depth: 29, ..settings(&daemon) };
+    let shallow = FollowerSettings { max_reorg_depth: 29, ..settings(&daemon) };
     let mut following = Following::resume(&shallow, indexed(&one));
     let error = following.fail();
     let (ours, theirs) = (hash_of(&one[20]).to_string(), hash_of(&other[20]).to_string());
     words(&error, &["more than 29 blocks", "height 20", &ours, &theirs, "height 49", "--max-reorg-depth"]);
     assert!(following.rewinds.is_empty(), "nothing was taken back");
-    let deep = Settings { max_reorg_depth: 30, ..shallow };
+    let deep = FollowerSettings { max_reorg_depth: 30, ..shallow };
     let mut following = Following::resume(&deep, indexed(&one));
     following.reach(tip(&other));
     assert_eq!(following.rewinds, [(Some(19), 30)]);
@@ -212,8 +213,8 @@ fn an_error_of_the_index_is_not_taken_for_no_block() {
                 Err(error) => break error,
             }
         };
-        assert!(matches!(error, DaemonError::Known { height, .. } if height == failing), "{error}");
-        words(&error, &["the disk fails", "Nothing was taken back"]);
+        assert!(matches!(error, DaemonError::Lookup { height, .. } if height == failing), "{error}");
+        words(&error, &["the disk fails", "Nothing was rolled back"]);
     }
 }
 
@@ -223,7 +224,7 @@ fn reorganisations_that_are_told_as_one_are_no_deeper_than_one_may_be() {
     let other = extend(&one[..25], 6, 2);
     let third = extend(&one[..22], 10, 3);
     let daemon = Daemon::start(&one);
-    let shallow = Settings { max_reorg_depth: 6, ..settings(&daemon) };
+    let shallow = FollowerSettings { max_reorg_depth: 6, ..settings(&daemon) };
     let mut following = Following::start(&shallow);
     following.reach(tip(&one));
     // Each leaves no more than six blocks, but both together eight; and nobody takes what the first one means.
@@ -246,10 +247,10 @@ fn name_and_password_are_given_or_asked_for() {
     let daemon = Daemon::start(&blocks);
     daemon.switch(|switches| switches.credentials = Some("alice:s:cret".to_owned()));
     let user_pass = |password: &str| Auth::UserPass { user: "alice".to_owned(), password: password.into() };
-    let with = |auth| Settings { auth, ..settings(&daemon) };
+    let with = |auth| FollowerSettings { auth, ..settings(&daemon) };
     Following::start(&with(user_pass("s:cret"))).reach(tip(&blocks));
     let url = daemon.url().replace("http://", "http://alice:s:cret@");
-    Following::start(&Settings { url: url.into(), ..settings(&daemon) }).reach(tip(&blocks));
+    Following::start(&FollowerSettings { url: url.into(), ..settings(&daemon) }).reach(tip(&blocks));
 
     let error = Following::start(&with(user_pass("wrong"))).fail();
     words(&error, &[&daemon.url(), "\"alice\"", "401", "--auth"]);
@@ -264,9 +265,9 @@ fn a_cookie_is_waited_for_and_read_again_when_it_is_old() {
     daemon.switch(|switches| switches.credentials = Some("__cookie__:first".to_owned()));
     let files = Files::new();
     let auth = Auth::CookieFile(files.at(".cookie"));
-    let mut following = Following::start(&Settings { auth, ..settings(&daemon) });
+    let mut following = Following::start(&FollowerSettings { auth, ..settings(&daemon) });
     wait_until("the cookie is missed", || {
-        following.follower().status().last_error.filter(|error| error.contains("wants a cookie"))
+        following.follower().status().last_error.filter(|error| error.contains("requires a cookie"))
     });
     files.add(".cookie", "__cookie__:first");
     following.reach(tip(&blocks));
@@ -284,7 +285,7 @@ fn a_cookie_is_waited_for_and_read_again_when_it_is_old() {
 
     files.add(".cookie", "__cookie__:third");
     daemon.switch(|switches| switches.credentials = Some("__cookie__:fourth".to_owned()));
-    words(&following.fail(), &["the cookie in", "401", "that very node's"]);
+    words(&following.fail(), &["the cookie in", "401", "data directory of this node"]);
 }
 
 #[test]
@@ -301,8 +302,10 @@ fn what_can_pass_is_waited_out() {
     let blocks = chain(40);
     let mut daemon = Daemon::start(&blocks);
     daemon.go_away();
-    let mut following =
-        Following::start(&Settings { timeout: Duration::from_millis(200), ..settings(&daemon) });
+    let mut following = Following::start(&FollowerSettings {
+        silence_timeout: Duration::from_millis(200),
+        ..settings(&daemon)
+    });
     let expect = |following: &Following, words: &str| {
         wait_until(words, || {
             let status = following.follower().status();
@@ -360,7 +363,7 @@ fn bytes_that_are_another_block_are_not_believed() {
     let mut following = Following::resume(&settings(&daemon), indexed(&blocks[..10]));
     let error = following.fail();
     let (asked, got) = (hash_of(&blocks[10]).to_string(), hash_of(&blocks[0]).to_string());
-    words(&error, &["asked 3 times for block 10", &asked, &got, "reindex"]);
+    words(&error, &["asked 3 times for block 10", &asked, &got, "-reindex"]);
     assert_eq!(following.given, 0);
 }
 
@@ -374,7 +377,7 @@ fn hashes_that_are_no_chain_are_an_error() {
     let mut following = Following::start(&settings(&daemon));
     let error = following.fail();
     assert!(matches!(error, DaemonError::NotAChain { height: 30 | 31, .. }), "{error}");
-    words(&error, &["20 times", "that is no chain"]);
+    words(&error, &["20 times", "do not form a chain"]);
 }
 
 #[test]
@@ -384,7 +387,7 @@ fn a_pruned_block_ends_it_where_it_is_needed() {
     daemon.switch(|switches| switches.pruned_below = 20);
     let mut following = Following::resume(&settings(&daemon), indexed(&blocks[..20]));
     following.reach(tip(&blocks));
-    let mut following = Following::start(&Settings { start_height: 18, ..settings(&daemon) });
+    let mut following = Following::start(&FollowerSettings { start_height: 18, ..settings(&daemon) });
     let error = following.fail();
     words(&error, &["pruned block 18", &hash_of(&blocks[18]).to_string(), "prune=0"]);
 }
@@ -393,7 +396,7 @@ fn a_pruned_block_ends_it_where_it_is_needed() {
 fn a_block_above_the_limit_is_refused_after_those_before_it() {
     let blocks = extend_with(&extend(&chain(10), 5, 0), 1, 0, 200_000);
     let daemon = Daemon::start(&blocks);
-    let limited = |max_block_bytes| Settings { max_block_bytes, ..settings(&daemon) };
+    let limited = |max_block_bytes| FollowerSettings { max_block_bytes, ..settings(&daemon) };
     let bytes = blocks[15].len() as u64;
     let mut following = Following::start(&limited(bytes - 1));
     words(&following.fail(), &["block 15", &tip(&blocks).to_string(), "--max-block-bytes"]);
@@ -407,19 +410,19 @@ fn a_block_above_the_limit_is_refused_after_those_before_it() {
 fn another_network_is_not_followed() {
     let blocks = chain(5);
     let mut daemon = Daemon::start(&blocks);
-    let expecting = |network| Settings { network: Some(network), ..settings(&daemon) };
+    let expecting = |network| FollowerSettings { network: Some(network), ..settings(&daemon) };
     words(&Following::start(&expecting(Network::Bitcoin)).fail(), &["regtest", "main"]);
     daemon.switch(|switches| switches.network = "main");
     let expected = "000000000019d6689c085ae165831e934ff763ae46a2a6c172b3f1b60a8ce26f";
     words(
         &Following::start(&expecting(Network::Bitcoin)).fail(),
-        &[expected, &hash_of(&blocks[0]).to_string(), "that of main"],
+        &[expected, &hash_of(&blocks[0]).to_string(), "the genesis block of main"],
     );
 
     // An index of another chain, and a node in whose place another comes.
     let foreign = vec![(0, expected.parse().expect("a hash")), (1, hash_of(&blocks[1]))];
     words(&Following::resume(&settings(&daemon), foreign).fail(), &[expected, "indexed", "--db-path"]);
-    let mut following = Following::start(&Settings { start_height: 2, ..settings(&daemon) });
+    let mut following = Following::start(&FollowerSettings { start_height: 2, ..settings(&daemon) });
     following.reach(tip(&blocks));
     daemon.go_away();
     daemon.adopt(&cut_records(cofferdam_tests::support::command::EARLY_RECORDS));
@@ -431,7 +434,7 @@ fn another_network_is_not_followed() {
 fn no_more_is_fetched_ahead_than_was_asked_for() {
     let blocks = chain(60);
     let daemon = Daemon::start(&blocks);
-    let mut following = Following::start(&Settings { pipeline: 5, ..settings(&daemon) });
+    let mut following = Following::start(&FollowerSettings { fetch_ahead: 5, ..settings(&daemon) });
     for taken in 0..40 {
         following.take(taken);
         let expected = u64::try_from(taken).expect("small") + 5;
@@ -469,8 +472,8 @@ fn a_follower_that_is_dropped_leaves_no_thread_behind() {
 #[test]
 fn a_url_that_is_none_is_refused_at_once() {
     for url in ["https://127.0.0.1:8332", "127.0.0.1:8332", "http://"] {
-        let error =
-            Follower::start(Settings::new(url), None, |_| Ok(None)).expect_err("no node can be there");
+        let error = Follower::start(FollowerSettings::new(url), None, |_| Ok(None))
+            .expect_err("no node can be there");
         words(&error, &["--daemon-rpc-url", "http://HOST:PORT"]);
     }
 }
@@ -505,7 +508,7 @@ fn a_node_that_takes_no_batches_or_only_small_ones_is_asked_for_less_at_a_time()
 fn an_answer_that_goes_on_arriving_is_waited_for() {
     let blocks = chain(6);
     let daemon = Daemon::start(&blocks);
-    let settings = Settings { timeout: Duration::from_secs(2), ..settings(&daemon) };
+    let settings = FollowerSettings { silence_timeout: Duration::from_secs(2), ..settings(&daemon) };
     // Three seconds for a longer answer, and never two without a byte.
     daemon.switch(|switches| switches.drip = Some((6, Duration::from_millis(500))));
     let mut following = Following::start(&settings);
@@ -524,10 +527,7 @@ fn a_method_that_the_user_may_not_call_is_named_and_so_is_rpcwhitelist() {
         daemon.switch(|switches| switches.forbidden = Some(method));
         let error = Following::start(&settings(&daemon)).fail();
         let refuses = format!("refuses {method} (HTTP 403)");
-        words(
-            &error,
-            &[&daemon.url(), &refuses, "rpcwhitelist of the user lacks", "answered getblockchaininfo before"],
-        );
+        words(&error, &[&daemon.url(), &refuses, "rpcwhitelist lacks", "answered getblockchaininfo before"]);
         assert!(!error.to_string().contains("rpcallowip"), "{error}");
     }
     // Before any answer it may be either.

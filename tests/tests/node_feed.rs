@@ -80,7 +80,7 @@ fn events(mut feed: FileFeed) -> Vec<String> {
     loop {
         match feed.next(Duration::from_secs(60)) {
             Ok(Some(FeedEvent::Block(block))) => events.push(block.block.height.to_string()),
-            Ok(Some(FeedEvent::Rewind { fork, depth })) => {
+            Ok(Some(FeedEvent::Rollback { fork, depth })) => {
                 events.push(format!("rewind to {fork:?}, {depth}"));
             }
             Ok(Some(FeedEvent::AtTip { height, .. })) => events.push(format!("tip {height}")),
@@ -146,7 +146,7 @@ fn an_error_of_who_is_asked_is_not_taken_for_no_block() {
         let inputs = [input(path.clone())];
         let error = FileFeed::open(&inputs, &Options::default(), tip, known, 100, &mut |_, _| {});
         let error = error.unwrap_err();
-        assert!(matches!(error, FeedError::Known { height, .. } if height == failing), "{error}");
+        assert!(matches!(error, FeedError::Lookup { height, .. } if height == failing), "{error}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use cofferdam_test_skips::skip;
-use cofferdam_tests::support::command::{send, wait_until};
+use cofferdam_tests::support::command::{Cofferdam, guest, number, send, text, wait_until};
 use cofferdam_tests::support::daemon::Daemon;
 use cofferdam_tests::support::node::{Node, Place, contents, node};
 use cofferdam_tests::support::random::{Random, seed};
@@ -222,4 +222,36 @@ fn a_node_that_is_asked_to_end_while_the_disk_is_full_ends_and_says_why() {
     assert!(before >= 20);
     let expected = undisturbed(&place, &daemon, blocks.len() - 1);
     assert_eq!(contents(&db).0, expected.0[..before]);
+}
+
+#[test]
+fn a_run_on_a_full_disk_ends_with_what_to_do_and_the_next_run_goes_on() {
+    let place = Place::default();
+    let mount = place.at("disk");
+    let Some(disk) = Disk::mount(&mount, "16m") else {
+        skip("no file system can be mounted here (that takes root): a full disk was not tried");
+        return;
+    };
+    let blocks = chain(1520);
+    let (few, all) = (place.records("few.blk", &blocks[..20]), place.records("all.blk", &blocks));
+    let run = |blocks: &Path, db: &Path| {
+        let run = Cofferdam::run().path("--module", &guest("chain.wat"));
+        run.path("--blocks", blocks).path("--db-path", db).output()
+    };
+    let db = mount.join("db");
+    run(&few, &db).expect_code(0);
+    disk.fill();
+    let ended = run(&all, &db).expect_code(1);
+    assert!(ended.reason().contains("Make room on the disk"), "{ended}");
+    // What was reported as committed is committed, and nothing else.
+    let summary = ended.summary();
+    assert!(text(&summary, "error").contains("Make room on the disk"), "{summary}");
+    assert!(ended.blocks().iter().all(|line| line["committed"] == true), "{ended}");
+    assert_eq!(ended.heights(), (20..=number(&summary, "tip")).collect::<Vec<_>>());
+    assert_eq!(contents(&db).0.len() as u64, number(&summary, "tip") + 1);
+    disk.free();
+    let output = run(&all, &db).expect_code(0);
+    let undisturbed = place.at("undisturbed");
+    assert_eq!(run(&all, &undisturbed).expect_code(0).digest(), output.digest());
+    assert_eq!(contents(&db), contents(&undisturbed));
 }

@@ -135,7 +135,7 @@ fn what_is_said_to_people_names_what_matters() {
     for part in [name.as_str(), ": taken", "block    9 of bitcoin", "digest ", "profile ", "SHA-256 "] {
         assert!(first.contains(part), "no {part:?} in {first}");
     }
-    assert!(take().expect_code(0).stdout().contains("was there already"));
+    assert!(take().expect_code(0).stdout().contains("already there"));
     let whole = snapshot("verify").arg(files.at("to").join(&name)).output().expect_code(0);
     assert!(whole.stdout().contains(": whole"), "{whole}");
 }
@@ -303,7 +303,7 @@ fn a_manifest_leads_nowhere_else() {
             manifest.replacen('{', &format!("{{\"data\":{:?},", secret.display().to_string()), 1),
             "unknown field",
         ),
-        (manifest.replace("\"height\":49", "\"height\":-1"), "no manifest"),
+        (manifest.replace("\"height\":49", "\"height\":-1"), "not a manifest"),
         (manifest.replace("\"height\":49", "\"height\":50"), "the manifest says height 50"),
         (manifest.replace("\"format\":1", "\"format\":4000000000"), "format 4000000000"),
         (" ".repeat(100 << 20), "longer than"),

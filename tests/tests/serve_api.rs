@@ -383,8 +383,12 @@ fn a_store_is_read_by_its_own_module_and_up_to_its_newest_block() {
     run.output().expect_code(0);
     let other = serve(&guest("cli_sums.wat")).path("--db-path", &db);
     let larger = serve(&module).with("--memory 32MiB").path("--db-path", &db);
-    for refused in [other.output().expect_code(1), larger.output().expect_code(1)] {
-        assert!(refused.stderr.contains("holds results of the profile"), "{refused}");
+    let parts =
+        ["the module (SHA-256) was ", "the memory limit (bytes) was 16777216 and is now 33554432. Results"];
+    for (refused, part) in [other, larger].into_iter().zip(parts) {
+        let refused = refused.output().expect_code(1);
+        assert!(refused.stderr.contains("was made with another profile"), "{refused}");
+        assert!(refused.stderr.contains(part), "{refused}");
     }
 
     let server = Server::ready(serve(&module).path("--db-path", &db));
@@ -406,7 +410,7 @@ fn a_store_is_read_by_its_own_module_and_up_to_its_newest_block() {
         &fs::read(guest("cli_sums.wat")).expect("it is there"),
     );
     assert_ne!(swap.status, 200);
-    assert!(swap.text().contains("holds results of the profile"), "{}", swap.text());
+    assert!(swap.text().contains("was made with another profile"), "{}", swap.text());
     assert_eq!(server.post("/v1/views/sum", &[], b"").expect(200).body, newest);
     server.end();
 }

@@ -238,7 +238,7 @@ fn swap_in_little_memory(bytes: u64, workers: usize, arguments: &str) {
     assert_eq!(seen, vec![vec!['a', 'b', 'a']; CLIENTS as usize]);
     assert_back_to_normal(&server, workers, descriptors);
     let output = server.end();
-    let one_by_one = output.stderr.matches("one worker at a time").count();
+    let one_by_one = output.stderr.matches("workers are replaced one at a time").count();
     assert_eq!(one_by_one, 2, "there was memory for both: {output}");
     assert_eq!(cgroup.oom_kills(), 0);
 }
@@ -275,7 +275,7 @@ fn one_swap_at_a_time() {
             let status = server.status();
             status["swap"]["state"].as_str()?.contains("finishing what runs").then_some(())
         });
-        assert_eq!(refusal(&server, 'b'), "another swap is going on");
+        assert_eq!(refusal(&server, 'b'), "another swap is in progress: try again when it is over");
         assert!(!first.is_finished());
         send(busy, Signal::SIGKILL);
         first.join().expect("an answer").expect(200);

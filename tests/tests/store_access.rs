@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cofferdam::store::tip;
+use cofferdam::store::newest_block;
 use cofferdam_test_skips::skip;
 use cofferdam_tests::support::command::{
     Cofferdam, EARLY_RECORDS, Files, Output, cofferdam, cut_records, record, store,
@@ -110,7 +110,7 @@ fn a_store_of_another_user_is_refused_with_what_to_do() {
     // In a directory in which nothing can be made.
     let closed = scene.files.at("closed");
     fs::create_dir(&closed).expect("a new directory");
-    refused(scene.run(&closed.join("db"), Some(NOBODY)), &["cannot be made", "chown -R"]);
+    refused(scene.run(&closed.join("db"), Some(NOBODY)), &["cannot be created", "chown -R"]);
     refused(scene.run(&closed, Some(NOBODY)), &["writer.lock cannot be", "chown -R"]);
 }
 
@@ -142,7 +142,7 @@ fn a_store_that_was_moved_without_its_lock_files_is_read_and_keeps_its_owner() {
     assert_eq!(empty.read_dir().expect("a directory").count(), 0);
     let dangling = scene.files.at("dangling");
     symlink("/nowhere/at/all", &dangling).expect("a new link");
-    refused(scene.run(&dangling, None), &["cannot be made", "name a directory"]);
+    refused(scene.run(&dangling, None), &["cannot be created", "name a directory"]);
 }
 
 /// A directory mounted again, read-only; none where this process may not mount.
@@ -179,7 +179,7 @@ fn a_store_on_a_read_only_mount_is_read_unless_somebody_writes_it() {
     refused(scene.run(&mounted.0, None), &["writer.lock cannot be", "read-only", "mount it for writing"]);
     works(scene.take(&mounted.0, None));
     let writer = store(&scene.db, &scene.output);
-    assert!(tip(&writer.reader()).expect("it can be read").is_some());
+    assert!(newest_block(&writer.reader()).expect("it can be read").is_some());
     refused(
         scene.take(&mounted.0, None),
         &["is being written by another process", "Mount the directory for writing"],

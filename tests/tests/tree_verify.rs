@@ -92,6 +92,46 @@ fn digits_may_come_without_0x_and_the_proof_from_a_file() {
         .expect_code(0);
 }
 
+#[test]
+fn the_answer_of_cofferdam_proof_is_taken_as_it_is() {
+    let state = State::new();
+    let root = state.root();
+    let result = |key: &[u8], value: Value, proof: Value| json!({"height": 7, "root": hex(&[9; 32]), "key": hex(key), "value": value, "proof": proof});
+    let verify = |claim: &[&str], answer: &Value| {
+        let command = Cofferdam::new(["verify-proof", "--root", &root]);
+        claim
+            .iter()
+            .fold(command, |command, word| command.arg(*word))
+            .arg("-")
+            .stdin(answer.to_string())
+            .output()
+    };
+    let left = result(state.left, hex(LEFT_VALUE).into(), state.left_proof());
+    let absent = result(&state.absent, Value::Null, state.right_proof());
+    for answer in [left.clone(), json!({"jsonrpc": "2.0", "id": 1, "result": left})] {
+        let told = verify(&[], &answer).expect_code(0);
+        let said = format!("verified: the state has this value of 4 bytes for the key {}", hex(state.left));
+        assert_eq!(told.stdout().trim(), said);
+        // What the command line claims counts for more than the answer.
+        let key = hex(state.left);
+        verify(&["--key", &key, "--value", &hex(LEFT_VALUE)], &answer).expect_code(0);
+        let refused = verify(&["--value", "0x00"], &answer).expect_code(1);
+        assert!(refused.reason().contains("value with SHA-256"), "{refused}");
+        verify(&["--key", &hex(&state.right)], &answer).expect_code(1);
+        verify(&["--absent"], &answer).expect_code(1);
+    }
+    let told = verify(&[], &absent).expect_code(0);
+    assert!(told.stdout().starts_with("verified: the state has no value for the key 0x"), "{told}");
+    // A proof alone does not say what it is of, and an error has none.
+    let bare = verify(&["--absent"], &state.right_proof()).expect_code(2);
+    assert!(bare.reason().contains("give --key"), "{bare}");
+    let bare = verify(&["--key", "00"], &state.right_proof()).expect_code(2);
+    assert!(bare.reason().contains("give --value or --absent"), "{bare}");
+    let error = json!({"jsonrpc": "2.0", "id": 1, "error": {"code": -32003, "message": "not yet"}});
+    let error = verify(&[], &error).expect_code(1);
+    assert!(error.reason().contains("an error: \"not yet\""), "{error}");
+}
+
 /// Root, key, what is claimed of it, and the reason why the proof does not show that.
 type Case<'c> = (&'c str, &'c [u8], &'c [&'c str], &'c str);
 
@@ -102,9 +142,9 @@ fn whatever_the_proof_does_not_show_ends_with_1_and_the_reason() {
     let other_root = hex(&[0; 32]);
     let left_value = hex(LEFT_VALUE);
     let cases: [Case<'_>; 5] = [
-        (&root, &state.right, &["--absent"], "one of presence"),
-        (&root, &state.right, &["--value", &left_value], "value with SHA-256"),
-        (&root, &state.absent, &["--value", "0x"], "one of absence"),
+        (&root, &state.right, &["--absent"], "shows a value of the key"),
+        (&root, &state.right, &["--value", &left_value], "value with the SHA-256"),
+        (&root, &state.absent, &["--value", "0x"], "absence of a value"),
         (&root, state.left, &["--absent"], "another key"),
         (&other_root, &state.right, &["--value", "0x"], "leads to the root"),
     ];
@@ -125,7 +165,7 @@ fn what_is_no_proof_ends_with_1() {
     let too_long = json!({"leaf": null, "siblings": vec![hex(&[0; 32]); 257]});
     let endless = Value::String("x".repeat(1 << 20));
     for (proof, reason) in
-        [(json!({}), "no proof"), (too_long, "at most 256"), (endless, "65536 bytes at most")]
+        [(json!({}), "not a proof"), (too_long, "at most 256"), (endless, "at most 65536 bytes")]
     {
         let refused = verify(&state.root(), b"key", &["--absent"], &proof).expect_code(1);
         assert!(refused.reason().contains(reason), "{}", refused.reason());

@@ -294,11 +294,13 @@ fn input_that_does_not_fit_where_it_is_wanted_is_bad_output() {
 
 #[test]
 fn a_module_without_a_fitting_start_has_no_such_export() {
-    for module in [NO_EXPORTS, ODD_EXPORTS] {
+    let exports = "it exports `_start` (i32), `view` () -> i32";
+    for (module, told) in [(NO_EXPORTS, "it exports no function at all"), (ODD_EXPORTS, exports)] {
         let pool = build(small(module));
         let first = call(&pool, &Job::block(0, vec![1]));
         assert_eq!(first.verdict, Verdict::Guest(GuestVerdict::NoSuchExport), "{first:?}");
-        assert!(first.detail.contains("`_start`"), "{}", first.detail);
+        let expected = format!("the module exports no function `_start` of type (); {told}");
+        assert_eq!(first.detail, expected);
         let again = call(&pool, &Job::block(1, vec![1]));
         assert_eq!((again.verdict, again.worker), (first.verdict, first.worker));
     }

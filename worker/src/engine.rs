@@ -1,5 +1,5 @@
-//! The one engine configuration. Compiler, workers and tests all build their engine here, so that what is compiled is
-//! what runs, and what is promised about determinism holds for both.
+//! The engine configuration. Compiler, workers and tests all build their engine here. So the settings that code is compiled with
+//! are those that it runs with, and the guarantees about determinism hold for both.
 #![allow(unsafe_code, reason = "Config::cranelift_flag_enable")]
 
 use std::sync::Arc;
@@ -8,22 +8,12 @@ use thiserror::Error;
 use wasmtime::{Config, Engine, MemoryCreator, RegallocAlgorithm, WasmFeatures};
 
 use crate::imports;
+use crate::limits::{STACK_BYTES, TABLE_ELEMENTS};
 use crate::memory::{GC_HEAP_BYTES, GUARD_BYTES, RESERVATION_BYTES};
 
-/// Bytes of stack that a guest may use, host functions included.
-///
-/// The count begins at the host's frame that enters the guest, so how deep a recursion gets can differ by a frame or so
-/// between builds of this crate by different compilers, though not between hosts that run the same executable. The
-/// profile names the kind of build; whoever compares digests to the last recursion runs the same executable.
-pub const STACK_BYTES: usize = 1 << 20;
-
-/// Elements that a guest's tables may hold in all. Tables live outside the linear memory, so they need a limit of
-/// their own; compilers make one table of as many elements as there are indirect calls, a few thousand.
-pub const TABLE_ELEMENTS: usize = 1 << 20;
-
-/// The WebAssembly that is accepted: what is standard in WebAssembly 2.0 and what compilers emit by default, less
-/// everything whose result may differ from host to host. Of relaxed SIMD, four operations are refused one by one:
-/// [`crate::host_dependent`].
+/// The accepted features: those that are standard in WebAssembly 2.0 and those that compilers emit by default, without any
+/// whose result may differ between hosts. Four operations of relaxed SIMD are refused one by one:
+/// [`crate::module::HostDependentOperation`].
 const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
     .union(WasmFeatures::SIGN_EXTENSION)
@@ -37,9 +27,9 @@ const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::TAIL_CALL)
     .union(WasmFeatures::EXTENDED_CONST);
 
-/// Instruction sets that compiled code may use beside the architecture's base: one fixed set (x86-64-v2, of 2009)
-/// rather than what each host has, because the size of a stack frame depends on it, and with that how deep a recursion
-/// gets before the stack limit.
+/// Instruction sets that compiled code may use in addition to the architecture's base. They are one fixed set (x86-64-v2, of 2009)
+/// and not those of the host: the size of a stack frame depends on them, and so does the depth that a recursion reaches before the
+/// stack limit.
 #[cfg(target_arch = "x86_64")]
 const INSTRUCTION_SETS: [&str; 6] =
     ["has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt", "has_cmpxchg16b"];
@@ -47,11 +37,13 @@ const INSTRUCTION_SETS: [&str; 6] =
 const INSTRUCTION_SETS: [&str; 0] = [];
 
 /// The engine could not be built.
-#[derive(Debug, Error)]
+#[derive(Error)]
 #[error("the WebAssembly engine could not be set up: {0}")]
 pub struct EngineError(String);
 
-/// Engine, version and every setting that can show in a result, for the profile.
+cofferdam_protocol::debug_as_display!(EngineError);
+
+/// The part of the profile that describes the engine: its name, its version and every setting that can affect a result.
 pub fn description() -> String {
     format!(
         "wasmtime 48.0.8 cranelift {} stack={STACK_BYTES} tables={TABLE_ELEMENTS} nan=canonical simd=deterministic \
@@ -63,10 +55,10 @@ pub fn description() -> String {
     )
 }
 
-/// Builds the engine: for a worker with its memory, for compiling without one.
+/// Builds the engine. A worker gives it the creator of its memory; a compiler gives none.
 ///
 /// # Errors
-/// [`EngineError`] if the host's processor lacks an instruction set that the code needs.
+/// [`EngineError`] if the host's processor lacks an instruction set that the compiled code needs.
 pub fn build(fuel: bool, memory: Option<Arc<dyn MemoryCreator>>) -> Result<Engine, EngineError> {
     let mut config = Config::new();
     fix_target(&mut config)?;
@@ -84,8 +76,8 @@ pub fn build(fuel: bool, memory: Option<Arc<dyn MemoryCreator>>) -> Result<Engin
         .gc_heap_reservation(GC_HEAP_BYTES as u64)
         .gc_heap_guard_size(GUARD_BYTES as u64)
         .gc_heap_may_move(false)
-        // Images are mapped over the memory, which a MemoryCreator's memory cannot have; and mapping would replace
-        // committed pages by demand-paged ones.
+        // Copy-on-write images are mapped over the memory. A mapping would replace committed pages by demand-paged ones, and
+        // the memory of a MemoryCreator does not support it.
         .memory_init_cow(false);
     if let Some(memory) = memory {
         config.with_host_memory(memory);
@@ -95,11 +87,11 @@ pub fn build(fuel: bool, memory: Option<Arc<dyn MemoryCreator>>) -> Result<Engin
 
 fn fix_target(config: &mut Config) -> Result<(), EngineError> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    // Naming the target is what stops wasmtime from taking all that this host has.
+    // Without a target, wasmtime would use every instruction set of this host.
     config.target(&triple).map_err(|error| EngineError(format!("{error:#}")))?;
     for flag in INSTRUCTION_SETS {
-        // SAFETY: the flags only name instruction sets; wasmtime checks them against the processor before it runs
-        // code that was compiled with them.
+        // SAFETY: the flags only name instruction sets. wasmtime checks that the processor has them before it runs code that
+        // was compiled with them.
         unsafe { config.cranelift_flag_enable(flag) };
     }
     Ok(())
@@ -125,7 +117,7 @@ mod tests {
         }
     }
 
-    /// What linkers of LLVM 19 and later emit: the table's index of an indirect call in five bytes.
+    /// Linkers of LLVM 19 and later encode the table index of an indirect call in five bytes.
     #[test]
     fn an_indirect_call_with_a_padded_table_index_is_accepted() {
         let text = "(module (table 1 funcref) (type (func)) (func (call_indirect (type 0) (i32.const 0))))";
@@ -141,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_differ_between_hosts_is_not_accepted() {
+    fn features_whose_results_could_differ_between_hosts_are_refused() {
         let engine = build(false, None).unwrap();
         let threads = wat::parse_str("(module (memory 1 1 shared))").unwrap();
         assert!(engine.precompile_module(&threads).is_err(), "shared memory");

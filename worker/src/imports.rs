@@ -1,20 +1,20 @@
-//! Functions that the embedding program gives to guests beside the indexer ABI.
+//! Host imports: functions that the embedding program gives to guests in addition to the indexer ABI.
 //!
-//! A node never has any. They are for those who write runtimes and modules, and want to see in a test what a host
-//! function does to a guest: a clock, for instance, makes it non-deterministic. Workers are the embedding program itself,
-//! started again, so a plain `fn` is there in every worker too, if it is registered before the process becomes one
-//! ([`crate::init_with`]). What is registered is named in the profile, so digests with and without it never agree.
+//! A node has none. They are for authors of runtimes and modules who test the effect of a host function on a guest: for example, a
+//! clock makes a guest non-deterministic. A worker is the embedding program itself, started again. So a plain `fn` exists in every
+//! worker too, if it is registered before the process becomes a worker ([`crate::init_with`]). The profile names the registered
+//! imports, so digests with and without them never agree.
 
 use std::sync::OnceLock;
 
 use thiserror::Error;
 
-use crate::guest::abi;
+use crate::abi;
 
-/// A number that passes between a guest and a host import.
+/// A number that is passed between a guest and a host import.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value {
-    /// A 32-bit integer; signless, as in WebAssembly.
+    /// A 32-bit integer. It has no sign, as in WebAssembly.
     I32(i32),
     /// A 64-bit integer.
     I64(i64),
@@ -24,13 +24,13 @@ pub enum Value {
     F64(f64),
 }
 
-/// What a host import does, given the guest's memory and the arguments of the call.
+/// The function of a host import. It is given the guest's memory and the arguments of the call, and returns the results.
 ///
-/// It runs in a worker, which has an empty environment and few descriptors, and shares no variable with the test. An
-/// error becomes the guest's verdict `trap` with its text; a panic ends the worker.
+/// It runs in a worker, which has an empty environment and few descriptors, and shares no variable with the test. If it returns an
+/// error, the guest's verdict is `trap` with the error's text. If it panics, the worker ends.
 pub type HostFunction = fn(memory: &mut [u8], arguments: &[Value]) -> Result<Vec<Value>, String>;
 
-/// A function that guests may import. Its type is the one that the module imports it with.
+/// A function that guests may import. It has the type with which the module imports it.
 #[derive(Clone, Copy, Debug)]
 pub struct HostImport {
     pub(crate) module: &'static str,
@@ -39,16 +39,16 @@ pub struct HostImport {
 }
 
 impl HostImport {
-    /// Lets guests import `module.name`, and has `call` called then.
+    /// An import `module.name` that calls `call`.
     pub const fn new(module: &'static str, name: &'static str, call: HostFunction) -> Self {
         Self { module, name, call }
     }
 }
 
-/// Why imports cannot be registered.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+/// Why host imports cannot be registered.
+#[derive(Clone, PartialEq, Eq, Error)]
 pub enum ImportError {
-    /// It would replace a function of the indexer ABI.
+    /// The import would replace a function of the indexer ABI.
     #[error(
         "the import `{module}.{name}` is part of the indexer ABI and cannot be replaced: give it another name"
     )]
@@ -58,7 +58,7 @@ pub enum ImportError {
         /// The import's name.
         name: &'static str,
     },
-    /// Two have one name.
+    /// Two imports have the same name.
     #[error("the import `{module}.{name}` is given twice")]
     Twice {
         /// The import's module.
@@ -66,10 +66,12 @@ pub enum ImportError {
         /// The import's name.
         name: &'static str,
     },
-    /// They were registered before. Pools may exist by now, whose workers know of no others.
+    /// Imports were registered before. Pools may exist by now, and their workers do not know later imports.
     #[error("host imports can be registered once in a process, before anything else")]
     Late,
 }
+
+cofferdam_protocol::debug_as_display!(ImportError);
 
 static REGISTERED: OnceLock<Vec<HostImport>> = OnceLock::new();
 
@@ -82,13 +84,13 @@ pub(crate) fn register(imports: Vec<HostImport>) -> Result<(), ImportError> {
     REGISTERED.set(imports).map_err(|_| ImportError::Late)
 }
 
-/// The import that is registered under this name.
+/// The registered import with this name.
 pub(crate) fn find(module: &str, name: &str) -> Option<&'static HostImport> {
     REGISTERED.get()?.iter().find(|import| (import.module, import.name) == (module, name))
 }
 
-/// What of the imports belongs into the profile: their names in order, quoted so that no two sets read alike; nothing if
-/// there are none.
+/// The part of the profile that describes the imports: their names in order, quoted so that two different sets have different
+/// descriptions. Empty if there are no imports.
 pub(crate) fn description() -> String {
     describe(REGISTERED.get().map_or(&[], Vec::as_slice))
 }
@@ -121,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_abi_cannot_be_replaced_and_a_name_is_given_once() {
+    fn the_abi_cannot_be_replaced_and_names_are_unique() {
         assert_eq!(check(&[import("env", "now"), import("other", "now"), import("other", "__get")]), Ok(()));
         let abi = check(&[import("env", "now"), import("env", "__get")]).unwrap_err();
         assert_eq!(abi, ImportError::Abi { module: "env", name: "__get" });
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_description_is_of_the_names_in_any_order_and_of_nothing_else() {
+    fn the_description_depends_on_the_names_and_not_on_their_order() {
         assert_eq!(describe(&[]), "");
         assert_eq!(describe(&[import("b", "c"), import("a", "d")]), r#" host-imports="a"."d","b"."c""#);
         assert_ne!(describe(&[import("a\",\"b", "c")]), describe(&[import("a", "b"), import("b", "c")]));

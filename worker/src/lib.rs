@@ -1,29 +1,41 @@
 //! One Cofferdam worker process, from its first instruction to its exit code.
 //!
-//! [`life`] tells the story top to bottom: descriptors, hardening, commit, load, `Hello`, serve. The rooms it leads
-//! through are [`memory`] (reserve, commit, prove, hand out, reset), [`engine`] (the one engine configuration),
-//! [`module`] (what is accepted as a module; [`host_dependent`]: which operations are not), [`guest`] (the ABI and what came of a call), [`state`] (reading the
-//! store), [`reads`] (what one job sees of it) and [`compile`] (the other role of this executable: compiling a module in a process of its own). [`imports`]
-//! keeps the functions that an embedding program, mostly a test, adds to what guests may import.
+//! `lifecycle` is the life of a worker from top to bottom. The modules below are in the order of that life:
 //!
-//! A worker knows nothing of pools, blocks of any chain, or who is on the other end of its pipes.
+//! 1. `process`: the descriptors that the process was given, hardening, and how the supervisor learns of its end;
+//! 2. [`memory`]: reserve, commit, count, hand out, and reset the linear memory;
+//! 3. load: [`module`] (which modules are accepted), [`engine`] (the engine's configuration) with its `limits`, [`abi`] and
+//!    [`imports`] (what a guest may import), [`compile`] (compiling in a process of its own, and loading the result);
+//! 4. [`state`]: the state that a guest reads; [`guest`]: one instance for one job;
+//! 5. `serve`: the loop over the jobs; `fault_injection`: failures that a test asked for.
+//!
+//! A worker knows nothing of pools, of any chain, or of the process on the other end of its pipes. `README.md` of this crate says how to
+//! use it.
 
-pub mod compile;
-mod complaint;
-pub mod engine;
-mod fault;
-pub mod guest;
-mod harden;
-pub mod host_dependent;
-pub mod imports;
-pub mod life;
-mod life_lock;
+// The life of a worker.
+mod lifecycle;
+
+// 1. Harden.
+mod process;
+
+// 2. Commit.
 pub mod memory;
+
+// 3. Load.
+pub mod abi;
+pub mod compile;
+pub mod engine;
+pub mod imports;
+pub mod limits;
 pub mod module;
-mod pipes;
-pub mod reads;
-mod serve;
+
+// 4. Run a job.
+pub mod guest;
 pub mod state;
+
+// 5. Serve.
+mod fault_injection;
+mod serve;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -32,21 +44,29 @@ use cofferdam_protocol::exit::WorkerExit;
 use thiserror::Error;
 
 use imports::{HostImport, ImportError};
+use process::inherited::Inherited;
+use process::stderr::{exit_on_panic, log_stderr};
 
-/// How many threads the process had when [`init`] was called; 0 before that.
+/// Runs the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;
+
+/// Number of threads of the process when [`init`] was called; 0 before that.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
-/// Why a program cannot start workers, which are the same program, started again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+/// Why a program cannot start workers. A worker is the same program, started again.
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 pub enum InitError {
-    /// The program has not called [`init`]: what it starts would not become a worker, but run `main` again.
+    /// The program has not called [`init`]. A process that it starts would not become a worker, but run `main` again.
     #[error(
         "this program has not called `cofferdam::init()`: a worker is this program, started again, and only `init` turns \
          it into a worker. Call `cofferdam::init()` in the first line of `main`, or put \
          `cofferdam::enable_test_support!();` at the top level of a test"
     )]
     NotCalled,
-    /// There were other threads already: a worker closes what they have open.
+    /// The program had other threads already. A worker closes the descriptors that they have open.
     #[error(
         "`cofferdam::init()` was called when this program had {threads} threads: a worker is this program, started again, \
          and must be alone in its process. Call `cofferdam::init()` in the first line of `main`, before any thread is \
@@ -54,15 +74,18 @@ pub enum InitError {
          build the runtime with `tokio::runtime::Runtime::new()` and run the rest in its `block_on`"
     )]
     Late {
-        /// How many threads there were.
+        /// Number of threads.
         threads: usize,
     },
 }
 
-/// Turns this process into a worker or a compiler if it was started as one; otherwise returns at once.
+cofferdam_protocol::debug_as_display!(InitError);
+
+/// Turns this process into a worker or a compiler if it was started as one. Otherwise returns at once.
 ///
-/// Call it in the first line of `main`: whatever ran before it also runs in every worker. It must come before any thread is
-/// started. A pool cannot be built in a program that has not called it, or has called it too late ([`InitError`]).
+/// Call this function in the first line of `main`, before any thread is started. Code before the call also runs in every worker, and
+/// a worker closes all descriptors that such code has opened. A pool cannot be built in a program that has not called this function,
+/// or has called it too late ([`InitError`]). In a worker or a compiler this function does not return: it ends the process.
 ///
 /// `#[tokio::main]` starts threads before the first line of `main`. Build the runtime yourself:
 ///
@@ -80,34 +103,40 @@ pub fn init() {
     THREADS.store(threads, Ordering::Release);
     let Some(role) = Role::from_arguments(std::env::args_os()) else { return };
     if threads > 1 {
-        complaint::complain!("{}: {}", role.process_name(), InitError::Late { threads });
+        log_stderr!("{}: {}", role.process_name(), InitError::Late { threads });
         std::process::exit(WorkerExit::Usage.code());
     }
-    // Only a name: without it, tools show that of the executable's link in /proc.
+    // If this fails, tools show the name of the executable's link in /proc.
     let _ = nix::sys::prctl::set_name(role.short_name());
+    exit_on_panic(role.process_name());
+    // SAFETY: a supervisor has started this process for `role`, with these descriptors. The process has no other thread, and this
+    // function never returns to the code before it. So no other code uses a descriptor from here on.
+    #[allow(unsafe_code, reason = "the start of a worker takes over the process")]
+    let (inherited, closed) = unsafe { Inherited::take_over(role) };
     let exit = match role {
-        Role::Worker => life::run(),
-        Role::Compiler => compile::run(),
+        Role::Worker => lifecycle::run(inherited, closed),
+        Role::Compiler => compile::run(inherited, closed),
     };
     std::process::exit(exit.code());
 }
 
-/// As [`init`], and gives guests `imports` beside the indexer ABI, in the supervisor's profile and in every worker alike.
+/// As [`init`], and gives guests the host imports `imports` in addition to the indexer ABI. The supervisor's profile names them, and
+/// every worker has them.
 ///
 /// # Errors
-/// [`ImportError`] if they cannot be registered; the process is then no worker yet.
+/// [`ImportError`] if the imports cannot be registered. The process has not become a worker then.
 pub fn init_with(imports: Vec<HostImport>) -> Result<(), ImportError> {
     imports::register(imports)?;
     init();
     Ok(())
 }
 
-/// Whether this program has called [`init`], without which what it starts as workers would not become any.
+/// Whether this program has called [`init`].
 pub fn is_initialised() -> bool {
     THREADS.load(Ordering::Acquire) > 0
 }
 
-/// Checks that what this program starts as workers becomes workers.
+/// Checks that the processes that this program starts as workers become workers.
 ///
 /// # Errors
 /// [`InitError`]
@@ -119,7 +148,7 @@ pub fn check_initialised() -> Result<(), InitError> {
     }
 }
 
-/// How many threads this process has; 1 if nobody says.
+/// Number of threads of this process; 1 if /proc does not say.
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(1, |tasks| tasks.count().max(1))
 }

@@ -1,4 +1,6 @@
-//! Serving: job in, answer out, then the reset and the next instance, while the supervisor is already busy elsewhere.
+//! Serving: receive a job, run it, and send the reply. Then reset the memory and prepare the next instance, while the supervisor
+//! already uses the reply.
+#![allow(unsafe_code, reason = "reads the spans of a job")]
 
 use std::fs::File;
 use std::io;
@@ -9,39 +11,38 @@ use cofferdam_protocol::arena::{ArenaError, InputView, Span};
 use cofferdam_protocol::fault::Fault;
 use cofferdam_protocol::frame::{self, FrameError, FrameReader};
 use cofferdam_protocol::layer::Seed;
-use cofferdam_protocol::message::{Job, Reply, Request, capped};
+use cofferdam_protocol::message::{Job, Reply, Request, truncate_text};
 use cofferdam_protocol::status::{Phase, ResetReport, StatusPage};
 use cofferdam_protocol::verdict::GuestVerdict;
 use cofferdam_protocol::wait;
 use thiserror::Error;
 
-use crate::fault;
-use crate::guest::{Done, Guest, GuestError, JobInput, Output, Prepared};
+use crate::fault_injection;
+use crate::guest::{Guest, GuestError, GuestResult, InputBytes, JobInput, OutputBuffer, PreparedInstance};
 use crate::memory::CommittedMemory;
-use crate::reads::{Layers, Reads};
-use crate::state::{StateError, StateReader};
+use crate::state::{Layers, StateError, StateReader, StateView};
 
-/// Why a worker stops serving before it is told to.
+/// Why a worker stops serving without being told to.
 #[derive(Debug, Error)]
 pub(crate) enum ServeError {
     /// The supervisor's frame does not parse, or the pipe failed.
     #[error("request: {0}")]
     Request(FrameError),
-    /// The supervisor named input outside the arena.
+    /// The supervisor named a span outside the input arena.
     #[error("request: {0}")]
     Input(#[from] ArenaError),
-    /// The state is not at the height that the supervisor said.
-    #[error("the state is at height {found:?}, the job needs {needed}")]
+    /// The state has not reached the height that the job needs.
+    #[error("the state is at height {found:?}, and the job needs height {needed}")]
     StateBehind {
-        /// The state's newest height.
+        /// The state's newest height; none if the state is empty.
         found: Option<u32>,
-        /// The height that it must have reached.
+        /// The height that the state must have reached.
         needed: u32,
     },
     /// The state cannot be read.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The host failed the guest.
+    /// The host failed to run the guest.
     #[error(transparent)]
     Guest(#[from] GuestError),
 }
@@ -62,8 +63,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Serves until the supervisor says stop or closes the pipe.
-    pub(crate) fn run(&mut self, mut output: Output) -> Result<(), ServeError> {
+    /// Serves until the supervisor sends `Stop` or closes the pipe.
+    pub(crate) fn run(&mut self, mut output: OutputBuffer) -> Result<(), ServeError> {
         let mut prepared = self.guest.prepare()?;
         loop {
             self.status.set_phase(Phase::Idle);
@@ -74,14 +75,14 @@ impl Server {
             };
             self.status.set_phase(Phase::Running);
             output.clear();
-            let done = self.run_job(&job, &mut prepared, output)?;
-            // A supervisor that is gone no longer wants the answer, nor this worker.
-            if self.answer(&job, &done).is_err() {
+            let result = self.run_job(&job, &mut prepared, output)?;
+            // If the supervisor is gone, nobody needs the reply or this worker.
+            if self.reply(&job, &result).is_err() {
                 return Ok(());
             }
             self.status.set_phase(Phase::Resetting);
             prepared = self.reset(&job, prepared)?;
-            output = done.output;
+            output = result.output;
         }
     }
 
@@ -95,8 +96,15 @@ impl Server {
         }
     }
 
-    fn run_job(&self, job: &Job, prepared: &mut Prepared, output: Output) -> Result<Done, ServeError> {
-        self.input.read(job.input)?;
+    fn run_job(
+        &self,
+        job: &Job,
+        prepared: &mut PreparedInstance,
+        output: OutputBuffer,
+    ) -> Result<GuestResult, ServeError> {
+        // SAFETY: the supervisor does not write to the input of a job before it has the reply (`cofferdam_protocol::arena`). The
+        // bytes belong to the `JobInput`, which `Guest::run` drops. The reply is sent afterwards.
+        let input = unsafe { self.input.stable_bytes(job.input) }?;
         let state = match &self.state {
             Some(reader) => Some(reader.snapshot()?),
             None => None,
@@ -107,33 +115,35 @@ impl Server {
                 return Err(ServeError::StateBehind { found, needed });
             }
         }
-        let layers = Layers::new(Arc::clone(&self.layers), self.layer_seed, job.layers.clone());
-        let reads = Reads::new(state).under(layers, job.base);
-        let input = JobInput::new(&job.call, job.height, Arc::clone(&self.input), job.input, reads);
+        // SAFETY: the supervisor does not write to a layer while a job that names the layer runs (`cofferdam_protocol::layer`).
+        // The layers belong to the `JobInput` too.
+        let layers = unsafe { Layers::new(&self.layers, self.layer_seed, &job.layers) }?;
+        let view = StateView::new(state).with_layers(layers, job.base);
+        let input = JobInput::new(&job.call, job.height, InputBytes::Arena(input), view);
         Ok(self.guest.run(prepared, &job.call, input, output)?)
     }
 
-    fn answer(&mut self, job: &Job, done: &Done) -> Result<(), FrameError> {
-        let completed = done.verdict == GuestVerdict::Completed;
+    fn reply(&mut self, job: &Job, result: &GuestResult) -> Result<(), FrameError> {
+        let completed = result.verdict == GuestVerdict::Completed;
         let reply = Reply {
             job: job.id,
-            verdict: done.verdict,
-            detail: capped(done.detail.clone()),
-            output: if completed { done.output.span() } else { Span::default() },
-            log: done.output.log_span(),
-            exec_ns: u64::try_from(done.exec.as_nanos()).unwrap_or(u64::MAX),
-            memory_bytes: done.memory_bytes,
-            fuel_used: done.fuel_used,
+            verdict: result.verdict,
+            detail: truncate_text(result.detail.clone()),
+            output: if completed { result.output.span() } else { Span::default() },
+            log: result.output.log_span(),
+            exec_ns: u64::try_from(result.exec.as_nanos()).unwrap_or(u64::MAX),
+            memory_bytes: result.memory_bytes,
+            fuel_used: result.fuel_used,
         };
-        let reply = match fault::planted(&self.faults, job) {
-            Some(kind) => fault::strike(kind, reply, &mut self.replies, self.status)?,
+        let reply = match fault_injection::fault_of(&self.faults, job) {
+            Some(kind) => fault_injection::inject(kind, reply, &mut self.replies, self.status)?,
             None => reply,
         };
         frame::send(&mut self.replies, &reply)
     }
 
-    /// Drops the instance, which makes the memory pristine, and prepares the next one.
-    fn reset(&mut self, job: &Job, prepared: Prepared) -> Result<Prepared, ServeError> {
+    /// Drops the instance, which zeroes its memory, and prepares the next one.
+    fn reset(&mut self, job: &Job, prepared: PreparedInstance) -> Result<PreparedInstance, ServeError> {
         let started = Instant::now();
         drop(prepared);
         let next = self.guest.prepare()?;

@@ -1,9 +1,6 @@
-//! What several crates of Cofferdam need and none of them owns: sizes as people write them, a lock that ignores poison, secrets,
-//! and the explanation of a limit on addresses.
-//!
-//! This crate knows no other crate of Cofferdam.
+#![doc = include_str!("../README.md")]
 
-pub mod addresses;
+pub mod address_limit;
 pub mod secret;
 pub mod size;
 pub mod sync;

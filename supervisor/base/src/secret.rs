@@ -1,15 +1,15 @@
-//! What may be in no output: passwords, and URLs and headers that have one in them.
+//! Text that must never appear in output: passwords, and the URLs and headers that contain one.
 
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
 
-/// Text that is a secret. It prints as `[secret]`, cannot be serialised, and is overwritten when it is dropped.
+/// Secret text. Its `Debug` output is `[secret]`, it cannot be serialised, and its bytes are overwritten when it is dropped.
 #[derive(Clone)]
 pub struct Secret(SecretString);
 
 impl Secret {
-    /// The text, for whoever the secret is meant for. It must not get into a log, an error, or a page.
+    /// The secret text, for the party that it is meant for. The caller must not put the text into a log, an error or a page.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()

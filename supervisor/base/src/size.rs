@@ -1,7 +1,10 @@
 //! Sizes of memory as people write and read them.
 //!
-//! One type for both directions, so that whatever a message prints (`1.5 GiB`) can be pasted back into an
-//! option. All units are binary, because everything measured here comes in pages.
+//! One type prints and parses sizes, so that a size from a message (`1.5 GiB`) can be pasted into an option. All units are
+//! binary, because everything that Cofferdam measures is a number of pages.
+//!
+//! The parser is written by hand because the common crates are less exact: `bytesize` multiplies in floating point, reads
+//! `KB` as 1000 bytes, saturates what is too large, and its errors do not say what to write instead.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,27 +16,27 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
-/// Digits accepted after the decimal point: enough for a byte's share of a GiB, and few enough for the
-/// arithmetic to stay within 128 bits.
+/// The most digits that are accepted after the decimal point. Nine digits can express one byte as a fraction of a GiB, and the
+/// arithmetic stays within 128 bits.
 const MAX_FRACTION_DIGITS: usize = 9;
 
 /// A number of bytes.
 ///
-/// Displayed in the largest binary unit that leaves a figure of one or more, rounded to two decimals
-/// (`4 GiB`, `1.5 GiB`, `490.25 MiB`). Parsed from a plain number of bytes, or from a decimal number and a unit:
-/// `B`, `K`/`KiB`, `M`/`MiB`, `G`/`GiB` or `T`/`TiB`, in any case, with or without a space.
+/// `Display` uses the largest binary unit in which the number is at least one, rounded to two decimals (`4 GiB`, `1.5 GiB`,
+/// `490.25 MiB`). `FromStr` accepts a plain number of bytes, or a decimal number and a unit: `B`, `K`/`KiB`, `M`/`MiB`,
+/// `G`/`GiB` or `T`/`TiB`, in upper or lower case, with or without a space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
 
 impl Bytes {
-    /// `count` times 1024 KiB; saturates at the largest size.
+    /// `count` MiB (1024 KiB each). The result saturates at `u64::MAX` bytes.
     #[must_use]
     pub const fn mib(count: u64) -> Self {
         Self(count.saturating_mul(MIB))
     }
 
-    /// `count` times 1024 MiB; saturates at the largest size.
+    /// `count` GiB (1024 MiB each). The result saturates at `u64::MAX` bytes.
     #[must_use]
     pub const fn gib(count: u64) -> Self {
         Self(count.saturating_mul(GIB))
@@ -42,8 +45,8 @@ impl Bytes {
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The unit is chosen after rounding, so that one byte less than 1 GiB is "1 GiB" and not "1024 MiB";
-        // single bytes are never rounded.
+        // The unit is chosen after rounding, so that one byte less than 1 GiB prints as "1 GiB" and not as "1024 MiB".
+        // Sizes below 1 KiB are never rounded.
         let units = [(TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
         let hundredths = |unit: u64| (u128::from(self.0) * 100 + u128::from(unit) / 2) / u128::from(unit);
         let fits = |&(unit, _): &(u64, _)| self.0 >= KIB && hundredths(unit) >= 100;
@@ -54,60 +57,67 @@ impl fmt::Display for Bytes {
             _ if rest % 10 == 0 => format!("{whole}.{}", rest / 10),
             _ => format!("{whole}.{rest:02}"),
         };
-        // `pad` makes `{:>12}` work, which tables need.
+        // `pad` honours widths such as `{:>12}`, which tables use.
         f.pad(&format!("{figure} {name}"))
     }
 }
 
-/// Why a text is no size.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a text is not a size.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
-    /// There is no number at the start.
+    /// The text does not start with a number.
     #[error("'{text}' does not start with a number: write a size like 4GiB, 512MiB or 1073741824")]
     NoNumber {
-        /// What was given.
+        /// The text that was parsed.
         text: String,
     },
-    /// The number has more than one point, a point without digits, or too many decimals.
+    /// The number has more than one decimal point, a point without digits beside it, or too many decimals.
     #[error(
-        "'{number}' in '{text}' is no decimal number of at most {MAX_FRACTION_DIGITS} decimals: write a size like 1.5GiB"
+        "'{number}' in '{text}' is not a decimal number with at most {MAX_FRACTION_DIGITS} decimals: write a size like 1.5GiB"
     )]
     BadNumber {
-        /// What was given.
+        /// The text that was parsed.
         text: String,
-        /// The part of it that should have been a number.
+        /// The part of the text that should be a number.
         number: String,
     },
-    /// `KB`, `MB` and so on, which some read as powers of 1000 and some as powers of 1024.
-    #[error("'{unit}' in '{text}' is ambiguous: write {instead} (powers of 1024 are the only units here)")]
+    /// The unit is `KB`, `MB`, `GB` or `TB`: some readers take these for powers of 1000 and some for powers of 1024.
+    #[error("'{unit}' in '{text}' is ambiguous: write {instead}; only powers of 1024 are supported")]
     Ambiguous {
-        /// What was given.
+        /// The text that was parsed.
         text: String,
-        /// The unit in it.
+        /// The unit in the text.
         unit: String,
         /// The unit to write instead.
         instead: &'static str,
     },
-    /// A unit that is none of the known ones.
-    #[error("'{unit}' in '{text}' is no unit of size: use B, KiB, MiB, GiB or TiB (or K, M, G, T)")]
+    /// The unit is unknown.
+    #[error("'{unit}' in '{text}' is not a unit of size: use B, KiB, MiB, GiB or TiB (or K, M, G, T)")]
     UnknownUnit {
-        /// What was given.
+        /// The text that was parsed.
         text: String,
-        /// The unit in it.
+        /// The unit in the text.
         unit: String,
     },
     /// The size is 2^64 bytes or more.
-    #[error("'{text}' is more than 16777216 TiB, the largest size that can be counted")]
+    #[error("'{text}' is too large: a size must be below 16777216 TiB (2^64 bytes)")]
     TooLarge {
-        /// What was given.
+        /// The text that was parsed.
         text: String,
     },
-    /// The size is not a whole number of bytes, such as `1.5` or `0.0001 KiB`.
-    #[error("'{text}' is not a whole number of bytes: use fewer decimals, or a larger unit")]
+    /// The size has the unit of one byte and is not a whole number, such as `1.5` or `1.5 B`.
+    #[error("'{text}' is not a whole number of bytes: use no decimals, or a larger unit")]
     Fractional {
-        /// What was given.
+        /// The text that was parsed.
         text: String,
     },
+}
+
+impl fmt::Debug for SizeError {
+    /// Prints the sentence, so that `unwrap` does.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl FromStr for Bytes {
@@ -128,19 +138,20 @@ impl FromStr for Bytes {
         if scaled % scale != 0 && unit == 1 {
             return Err(SizeError::Fractional { text: text.into() });
         }
-        // Larger units round down to a byte: 0.1 GiB is no whole number of bytes, and nobody minds.
+        // Sizes in larger units are rounded down to whole bytes: 0.1 GiB is not a whole number of bytes, but the user means a
+        // size near it.
         u64::try_from(scaled / scale).map(Self).map_err(|_| too_large())
     }
 }
 
-/// A decimal number as (its digits without the point, the power of ten to divide them by).
+/// Splits a decimal number into its digits without the decimal point and the power of ten to divide them by.
 fn decimal(number: &str) -> Option<(u128, u128)> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let places = u32::try_from(fraction.len()).ok()?;
     if whole.is_empty() || fraction.is_empty() || fraction.len() > MAX_FRACTION_DIGITS {
         return None;
     }
-    // At most 20 digits before the point hold every size that can be counted, so longer ones saturate.
+    // 20 digits before the point can hold every `u64`, so a number that does not fit saturates and is reported as too large.
     let whole = whole.parse::<u128>().unwrap_or(u128::MAX);
     let scale = 10_u128.checked_pow(places)?;
     let digits = whole.saturating_mul(scale).saturating_add(fraction.parse::<u128>().ok()?);
@@ -207,19 +218,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused_with_a_reason() {
+    fn invalid_sizes_are_refused_with_a_reason() {
         let cases = [
             ("", "does not start with a number"),
             ("-4G", "does not start with a number"),
             ("lots", "does not start with a number"),
-            ("4.G", "no decimal number"),
-            (".5G", "no decimal number"),
-            ("1.2.3G", "no decimal number"),
+            ("4.G", "not a decimal number"),
+            (".5G", "not a decimal number"),
+            ("1.2.3G", "not a decimal number"),
             ("4GB", "write GiB"),
-            ("4 pages", "no unit of size"),
+            ("4 pages", "not a unit of size"),
             ("1.5", "not a whole number of bytes"),
-            ("16777216TiB", "the largest size"),
-            ("99999999999999999999999999999999999999999999T", "the largest size"),
+            ("16777216TiB", "too large"),
+            ("99999999999999999999999999999999999999999999T", "too large"),
         ];
         for (text, reason) in cases {
             let message = text.parse::<Bytes>().unwrap_err().to_string();

@@ -10,7 +10,7 @@ use cofferdam_store::StoreError;
 use thiserror::Error;
 
 /// Why nothing was measured.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum BenchError {
     /// An argument does not fit what is measured.
     #[error("{0}")]
@@ -47,6 +47,8 @@ pub enum BenchError {
         source: io::Error,
     },
 }
+
+cofferdam_protocol::debug_as_display!(BenchError);
 
 impl BenchError {
     pub(crate) fn io(what: &'static str) -> impl Fn(io::Error) -> Self {

@@ -1,122 +1,126 @@
-//! Commits behind the run: a thread that puts what blocks wrote into the store while the next ones run.
+//! A thread that commits blocks to the store while later blocks run.
 //!
-//! Blocks are committed in order, one or several in a transaction. What is not committed yet lies in layers over the state
-//! ([`cofferdam_pool::StateLayer`]), so nobody waits for a commit but who has run ahead too far, and who asks to.
+//! Blocks are committed in order, one or several in a transaction. Until a block is committed, later blocks read its writes
+//! from a layer over the state ([`cofferdam_pool::StateLayer`]). So only two callers wait for a commit: the one that has run too
+//! many blocks ahead, and the one that asks for it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::verdict::GuestVerdict;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
-use super::patience::Patience;
-use super::{ChainError, Outcome, extend_digest, hash_bytes};
+use super::full_disk::FullDisk;
+use super::outcome::hash_bytes;
+use super::settings::{Batch, PipelineSettings};
+use super::stop::StopRequest;
+use super::{ChainError, Outcome, extend_digest};
 use cofferdam_base::sync::lock;
 use cofferdam_store::{BlockRecord, Store, StoreError, Transaction};
 
-/// What is committed at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Batch {
-    /// Blocks, at most.
-    pub blocks: usize,
-    /// Bytes of pairs from which on no more is waited for.
-    pub bytes: u64,
-    /// How long a block waits for others.
-    pub age: Duration,
-}
-
-impl Batch {
-    /// Every block by itself, as soon as it has run.
-    pub const SINGLE: Self = Self { blocks: 1, bytes: 0, age: Duration::ZERO };
-
-    /// Several together, while there are many to come: so few that those which run meanwhile find room in layers
-    /// ([`cofferdam_pool::MAX_LAYERS`]), and that the last commit, which nothing overlaps, is short.
-    pub const CATCHING_UP: Self = Self { blocks: 32, bytes: 64 << 20, age: Duration::from_millis(500) };
-}
-
-/// Hears of every block once it is committed.
+/// Is called for each block, once the block is committed, on the thread that commits.
 pub type Observer = Box<dyn FnMut(&Outcome) + Send>;
 
-/// A block that has run.
+/// What a chain has committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The height of the newest committed block; none if there is no block.
+    pub tip: Option<u32>,
+    /// The digest at that height. Without a block, the hash of the profile.
+    pub digest: Hash,
+}
+
+/// A block that has run and is to be committed.
 pub(super) struct Ran {
     pub(super) outcome: Box<Outcome>,
     /// SHA-256 of the block.
     pub(super) sha256: Hash,
     pub(super) verdict: GuestVerdict,
+    /// Gets the outcome once the block is committed.
+    pub(super) reply: Option<Sender<Box<Outcome>>>,
 }
 
-/// What the thread is told.
+/// What the thread is asked to do.
 enum Order {
+    /// Commit this block, alone or with others.
     Block(Box<Ran>),
-    /// Commit what there is, and say so.
+    /// Commit all blocks so far without waiting for others, and then report it here.
     Flush(Sender<()>),
-    /// The digest that the next block extends, after a rollback.
+    /// Extend this digest with the next block: a rollback has changed the newest block.
     From(Hash),
 }
 
-/// What both sides know.
-#[derive(Debug, Default)]
+/// What the thread and its users share.
+#[derive(Debug)]
 struct Shared {
-    /// One more than the newest height that is committed; 0 for none.
-    committed: AtomicU64,
-    /// Why the thread ended.
+    committed: Mutex<Committed>,
+    /// Why the thread cannot go on.
     failure: Mutex<Option<StoreError>>,
-    patience: Patience,
+    disk: FullDisk,
+    stop: StopRequest,
 }
 
-/// What a chain writes, as other threads see it.
+/// The commits of a chain, as other threads see them.
 #[derive(Clone, Debug)]
 pub struct CommitWatch(Arc<Shared>);
 
 impl CommitWatch {
-    /// Why a write is being tried again and again, if one is: a full disk.
+    /// Why a write is being tried again (the disk is full); none while no write is.
     pub fn stalled(&self) -> Option<String> {
-        self.0.patience.stalled()
+        self.0.disk.stalled()
     }
 
-    /// Has a write that fails for want of room not be tried again: whoever waits for it then hears of it.
+    /// Ends every wait of the chain: the wait for room on a full disk, whose write then fails, and the wait for a second
+    /// worker.
     pub fn give_up(&self) {
-        self.0.patience.give_up();
+        self.0.stop.make();
     }
 }
 
-/// How often whoever waits for a flush looks whether the thread is still there.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// The thread, as those who order see it. Dropped, it commits what it has and ends.
+/// The thread, as its users see it. When the committer is dropped, the thread commits what it has and ends.
 #[derive(Debug)]
 pub(super) struct Committer {
     orders: Option<Sender<Order>>,
+    /// Is disconnected when the thread ends, even if it panics.
+    ended: Receiver<Infallible>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Committer {
-    /// Starts the thread: it extends `digest`, and tells `observer` of what is committed.
+    /// Starts the thread, which goes on from `committed`.
     pub(super) fn start(
         store: &Arc<Store>,
-        digest: Hash,
-        tip: Option<u32>,
-        batch: Batch,
+        committed: Committed,
+        settings: &PipelineSettings,
         observer: Observer,
     ) -> std::io::Result<Self> {
-        // Who runs ahead is held back by layers, which are fewer.
-        let (orders, ordered) = bounded(cofferdam_pool::MAX_LAYERS);
-        let shared = Arc::new(Shared { committed: AtomicU64::new(after(tip)), ..Shared::default() });
+        // The number of layers limits how many blocks wait here.
+        let (orders, received) = bounded(cofferdam_pool::MAX_LAYERS);
+        let (alive, ended) = bounded(0);
+        let shared = Arc::new(Shared {
+            committed: Mutex::new(committed),
+            failure: Mutex::default(),
+            disk: FullDisk::new(settings.on_full_disk),
+            stop: StopRequest::default(),
+        });
         let work = Work {
             store: Arc::clone(store),
             shared: Arc::clone(&shared),
-            batch,
-            digest,
+            batch: settings.batch,
+            digest: committed.digest,
             waiting: Vec::new(),
             observer,
         };
         let thread = thread::Builder::new().name("cofferdam-commit".to_owned());
-        let thread = thread.spawn(move || work.run(&ordered))?;
-        Ok(Self { orders: Some(orders), shared, thread: Some(thread) })
+        let thread = thread.spawn(move || {
+            let _alive: Sender<Infallible> = alive;
+            work.run(&received);
+        })?;
+        Ok(Self { orders: Some(orders), ended, shared, thread: Some(thread) })
     }
 
     /// Hands over a block that has run.
@@ -124,39 +128,52 @@ impl Committer {
         self.order(Order::Block(Box::new(ran)))
     }
 
-    /// Waits until everything that was handed over is committed.
+    /// Has the blocks so far committed without waiting for further blocks. Returns at once.
+    pub(super) fn commit_now(&mut self) -> Result<(), ChainError> {
+        let (done, _) = bounded(1);
+        self.order(Order::Flush(done))
+    }
+
+    /// Waits until all blocks that were handed over are committed.
     pub(super) fn flush(&mut self) -> Result<(), ChainError> {
         let (done, flushed) = bounded(1);
         self.order(Order::Flush(done))?;
-        loop {
-            match flushed.recv_timeout(LOOK) {
-                Ok(()) => return Ok(()),
-                // A thread that panicked leaves the order where it lies, and answers no more.
-                Err(RecvTimeoutError::Timeout)
-                    if self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) => {}
-                Err(_) => return Err(self.failure()),
-            }
-        }
+        let flushed = select! {
+            recv(flushed) -> done => done.is_ok(),
+            // A thread that panicked leaves the order in the channel.
+            recv(self.ended) -> _ => flushed.try_recv().is_ok(),
+        };
+        if flushed { Ok(()) } else { Err(self.failure()) }
     }
 
-    /// Has the next block extend `digest`: the one before it is another than the last that was handed over.
-    pub(super) fn go_on_from(&mut self, digest: Hash, tip: Option<u32>) -> Result<(), ChainError> {
-        self.order(Order::From(digest))?;
-        self.shared.committed.store(after(tip), Ordering::Release);
+    /// Has the next block extend the digest of `committed`, which a rollback has changed.
+    pub(super) fn go_on_from(&mut self, committed: Committed) -> Result<(), ChainError> {
+        self.order(Order::From(committed.digest))?;
+        *lock(&self.shared.committed) = committed;
         Ok(())
     }
 
-    /// Makes an attempt to write that is not a commit, again and again while there is no room.
-    pub(super) fn insist<T>(&self, attempt: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.shared.patience.insist(attempt)
+    /// Calls `write` until it does not fail for want of room.
+    pub(super) fn retry<T>(&self, write: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.shared.disk.retry(&self.shared.stop, write)
+    }
+
+    /// What is committed.
+    pub(super) fn committed(&self) -> Committed {
+        *lock(&self.shared.committed)
     }
 
     /// Whether the block at `height` is committed.
     pub(super) fn has(&self, height: u32) -> bool {
-        self.shared.committed.load(Ordering::Acquire) > u64::from(height)
+        self.committed().tip.is_some_and(|tip| height <= tip)
     }
 
-    /// What others may know and ask while the thread works.
+    /// The request that ends the waits of this chain.
+    pub(super) fn stop(&self) -> &StopRequest {
+        &self.shared.stop
+    }
+
+    /// What other threads may see and ask for while the thread works.
     pub(super) fn watch(&self) -> CommitWatch {
         CommitWatch(Arc::clone(&self.shared))
     }
@@ -167,36 +184,33 @@ impl Committer {
         if sent { Ok(()) } else { Err(self.failure()) }
     }
 
-    /// Why the thread has ended.
+    /// Why the thread has ended. Waits for its end.
     fn failure(&mut self) -> ChainError {
-        self.orders = None;
-        if let Some(thread) = self.thread.take() {
-            // If it panicked it has left no reason.
-            let _ = thread.join();
-        }
+        self.join();
         match lock(&self.shared.failure).take() {
             Some(error) => error.into(),
+            // A thread that panicked has left no reason.
             None => ChainError::Committer,
+        }
+    }
+
+    fn join(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // The panic of a thread is reported by `failure`, to those who still ask.
+            let _ = thread.join();
         }
     }
 }
 
 impl Drop for Committer {
     fn drop(&mut self) {
-        self.watch().give_up();
-        self.orders = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic has nothing to tell those who no longer ask.
-            let _ = thread.join();
-        }
+        self.shared.stop.make();
+        self.join();
     }
 }
 
-fn after(tip: Option<u32>) -> u64 {
-    tip.map_or(0, |tip| u64::from(tip) + 1)
-}
-
-/// The thread's own.
+/// What the thread owns.
 struct Work {
     store: Arc<Store>,
     shared: Arc<Shared>,
@@ -208,62 +222,65 @@ struct Work {
 
 impl Work {
     fn run(mut self, orders: &Receiver<Order>) {
-        if let Err(error) = self.obey(orders) {
+        if let Err(error) = self.serve(orders) {
             *lock(&self.shared.failure) = Some(error);
-            // An order that is left in the channel keeps whoever gave it waiting for ever: none is, until nobody gives any.
+            // A flush that is left in the channel would never be answered. Dropping it tells the caller that it failed.
             orders.iter().for_each(drop);
         }
     }
 
-    fn obey(&mut self, orders: &Receiver<Order>) -> Result<(), StoreError> {
+    fn serve(&mut self, orders: &Receiver<Order>) -> Result<(), StoreError> {
         while let Ok(order) = orders.recv() {
             match order {
                 Order::Block(ran) => self.commit_from(ran, orders)?,
-                // Nothing waits. Whoever asked may have gone.
-                Order::Flush(done) => drop(done.send(())),
+                Order::Flush(done) => {
+                    // No block waits. The caller may be gone.
+                    let _ = done.send(());
+                }
                 Order::From(digest) => self.digest = digest,
             }
         }
         Ok(())
     }
 
-    /// Commits a block, together with those that come in time. Each is written as it comes, so that when it is time little is
-    /// left to do.
+    /// Commits `first` and the blocks that arrive in time. Each block is written when it arrives, so that the commit itself is
+    /// short.
     fn commit_from(&mut self, first: Box<Ran>, orders: &Receiver<Order>) -> Result<(), StoreError> {
         let store = Arc::clone(&self.store);
-        let due = Instant::now() + self.batch.age;
+        let mut due = Instant::now() + self.batch.age;
         let begun = store.begin(first.outcome.height);
-        self.take(first);
+        self.add(first);
         let mut written = begun.and_then(|transaction| self.write_newest(transaction));
-        let mut asked = None;
+        let mut flushes = Vec::new();
         while written.is_ok() && !self.is_full() {
+            // After the due time, this still takes what is in the channel already.
             match orders.recv_deadline(due) {
                 Ok(Order::Block(ran)) => {
-                    self.take(ran);
+                    self.add(ran);
                     written = written.and_then(|transaction| self.write_newest(transaction));
                 }
                 Ok(Order::Flush(done)) => {
-                    asked = Some(done);
-                    break;
+                    flushes.push(done);
+                    due = Instant::now();
                 }
-                // It is given after a flush, when nothing waits.
+                // This order is given after a flush, when no block waits.
                 Ok(Order::From(digest)) => self.digest = digest,
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+                Err(_) => break,
             }
         }
         match written.and_then(Transaction::commit) {
             Ok(()) => {}
             Err(error) => self.commit_again(error)?,
         }
-        self.announce();
-        if let Some(done) = asked {
-            // Whoever asked may have gone.
+        self.report();
+        for done in flushes {
+            // The caller may be gone.
             let _ = done.send(());
         }
         Ok(())
     }
 
-    /// Writes the block that was taken in last.
+    /// Writes the block that was added last.
     fn write_newest<'s>(&self, transaction: Transaction<'s>) -> Result<Transaction<'s>, StoreError> {
         match self.waiting.last() {
             Some((ran, record)) => transaction.put(record, ran.outcome.result.writes()),
@@ -271,8 +288,9 @@ impl Work {
         }
     }
 
-    /// Takes a block in: what is to be kept of it is computed here, off the way of the next one.
-    fn take(&mut self, mut ran: Box<Ran>) {
+    /// Adds a block to those that are committed next. Its hashes are computed here, where the next block does not wait for
+    /// them.
+    fn add(&mut self, mut ran: Box<Ran>) {
         let Ran { outcome, sha256, verdict, .. } = &mut *ran;
         let writes = outcome.result.writes();
         outcome.writes_sha256 = writes.hash();
@@ -295,18 +313,25 @@ impl Work {
             || self.waiting.iter().map(bytes).sum::<u64>() >= self.batch.bytes
     }
 
-    /// Commits what waits, after that has failed. Room on a full disk is waited for.
+    /// Commits the waiting blocks after a first commit of them failed with `error`, if room on a full disk may help.
     fn commit_again(&self, error: StoreError) -> Result<(), StoreError> {
         let blocks: Vec<_> =
             self.waiting.iter().map(|(ran, record)| (record, ran.outcome.result.writes())).collect();
-        self.shared.patience.insist_after(error, || self.store.commit_all(&blocks))
+        let Shared { disk, stop, .. } = &*self.shared;
+        disk.retry_after(error, stop, || self.store.commit_all(&blocks))
     }
 
-    fn announce(&mut self) {
-        for (mut ran, record) in self.waiting.drain(..) {
-            ran.outcome.committed = true;
-            self.shared.committed.store(u64::from(record.height) + 1, Ordering::Release);
-            (self.observer)(&ran.outcome);
+    /// Reports that the waiting blocks are committed.
+    fn report(&mut self) {
+        for (ran, record) in self.waiting.drain(..) {
+            let Ran { mut outcome, reply, .. } = *ran;
+            outcome.committed = true;
+            *lock(&self.shared.committed) = Committed { tip: Some(record.height), digest: record.digest };
+            (self.observer)(&outcome);
+            if let Some(reply) = reply {
+                // The caller may be gone.
+                let _ = reply.send(outcome);
+            }
         }
     }
 }

@@ -1,82 +1,44 @@
-//! Blocks at full speed: each runs on the state of the one before it while that one is still being committed.
+//! Runs the blocks of one chain in order. A block runs while earlier blocks are still being committed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::verdict::{GuestVerdict, Verdict};
-use cofferdam_protocol::writes::Writes;
+use crossbeam_channel::bounded;
 
-use super::committer::{Batch, CommitWatch, Committer, Observer, Ran};
-use super::{ChainError, Hashed, OnGuestFailure, Outcome, extend_digest, hash_bytes, hash_of};
+use super::committer::{CommitWatch, Committed, Committer, Observer, Ran};
+use super::outcome::{hash_bytes, hash_of};
+use super::redundancy::run_on_two;
+use super::settings::{OnGuestFailure, PipelineSettings};
+use super::{ChainError, Hashed, Outcome, extend_digest};
 use crate::blocks::SourceBlock;
-use cofferdam_pool::{Job, JobResult, MAX_LAYERS, Pool, PoolError, Runner, StateLayer};
-use cofferdam_store::{Store, StoreError};
-
-/// How long a second worker is waited for, and how often it is tried, where two are to agree.
-const PATIENCE: Duration = Duration::from_mins(1);
-const PAUSE: Duration = Duration::from_millis(20);
-
-/// What a [`Pipeline`] runs blocks on: a pool, or what stands in for one in a test.
-pub trait Workers: Runner {
-    /// Lays what a block wrote over the state; none if there is no room. See [`Pool::layer`].
-    fn layer(&self, height: u32, writes: &Writes) -> Option<StateLayer>;
-
-    /// Runs `job` on two workers at the same time, if two are in service; else twice on one.
-    ///
-    /// # Errors
-    /// Any [`PoolError`] about a job.
-    fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError>;
-}
-
-impl Workers for Arc<Pool> {
-    fn layer(&self, height: u32, writes: &Writes) -> Option<StateLayer> {
-        Pool::layer(self, height, writes)
-    }
-
-    fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError> {
-        // If a worker is idle, the job is sent to it before the second worker is taken, so these are two workers.
-        let ticket = self.submit(job.clone())?;
-        let (other, one) = (Pool::call(self, job)?, ticket.wait()?);
-        Ok([one, other])
-    }
-}
-
-/// How a [`Pipeline`] works.
-#[derive(Clone, Copy, Debug)]
-pub struct PipelineSettings {
-    /// What to do when a block does not complete for a reason of its own.
-    pub policy: OnGuestFailure,
-    /// What is committed at a time.
-    pub batch: Batch,
-    /// Whether every block runs on two workers, and is only committed if they agree. The pool needs two.
-    pub redundant: bool,
-}
+use cofferdam_pool::{Job, JobResult, MAX_LAYERS, Pool, ResetHandle, Runner, StateLayer};
+use cofferdam_store::{BlockRecord, Store, StoreError};
 
 /// What came of a block that was pushed.
 #[derive(Debug)]
 pub enum Pushed {
-    /// It ran, and is being committed.
-    Taken,
-    /// The chain stops before it; everything before it is committed.
+    /// The block ran, and is being committed. The handle tells how the reset of its worker went.
+    Taken(ResetHandle),
+    /// The chain stops before the block. All earlier blocks are committed.
     Stopped(Box<Outcome>),
 }
 
-/// Where the time of a chain went, added up since its start.
+/// Where the time of a chain went, since the pipeline was made.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Times {
-    /// Blocks that ran.
+    /// The number of blocks that ran.
     pub blocks: u64,
-    /// The guests' own time.
+    /// The time that guests ran.
     pub guest: Duration,
-    /// Everything else between handing a block over and having its result: pipe, copies, and waiting for a worker that is
-    /// still being reset.
+    /// The time from submitting a block to receiving its result, minus the time that the guest ran. It holds the pipe, copies,
+    /// and the wait for a worker whose reset is not done.
     pub overhead: Duration,
-    /// Laying what blocks wrote over the state.
+    /// The time to make layers of what blocks wrote.
     pub layers: Duration,
-    /// Waiting for commits, because too much was not committed yet.
+    /// The time that was spent waiting for commits, because too many blocks were not committed yet.
     pub commits: Duration,
 }
 
@@ -87,43 +49,63 @@ struct Tip {
     hash: [u8; 32],
 }
 
-/// A pool and a store at one point of a chain, with commits under way.
+/// The writes of a block that may not be committed yet.
 #[derive(Debug)]
-pub struct Pipeline<W = Arc<Pool>> {
-    pool: W,
+struct Pending {
+    layer: StateLayer,
+    /// The height of the block before; none for the first block of a store.
+    before: Option<u32>,
+}
+
+/// What came of running a block.
+enum Executed {
+    /// The block is to be committed.
+    Commit(Ran),
+    /// The chain stops before the block.
+    Stop(Box<Outcome>),
+}
+
+/// A pool and a store at one point of a chain. When the pipeline is dropped, it commits every block that it took.
+#[derive(Debug)]
+pub struct Pipeline<R = Arc<Pool>> {
+    pool: R,
     store: Arc<Store>,
     settings: PipelineSettings,
     tip: Option<Tip>,
-    /// What is not known to be committed, oldest first.
-    layers: VecDeque<StateLayer>,
+    /// Blocks that are not known to be committed, oldest first.
+    pending: VecDeque<Pending>,
     committer: Committer,
     times: Times,
 }
 
-impl<W: Workers> Pipeline<W> {
-    /// Goes on from where `store` is. The pool must read the same store, and the store belong to the pool's profile.
-    /// `observer` hears of each block once it is committed.
+impl<R: Runner> Pipeline<R> {
+    /// Goes on from the newest block of `store`. The pool must read the same store, and the store must have the profile of the
+    /// pool. `observer` is called for each block, once the block is committed.
     ///
     /// # Errors
     /// [`ChainError::Store`], [`ChainError::Thread`].
     pub fn resume(
-        pool: W,
+        pool: R,
         store: Arc<Store>,
         settings: PipelineSettings,
         observer: Observer,
     ) -> Result<Self, ChainError> {
-        let record = store.tip()?;
-        let digest = record.as_ref().map_or_else(|| pool.profile().hash(), |record| record.digest);
-        let tip = record.map(|record| Tip { height: record.height, hash: record.hash });
-        let height = tip.map(|tip| tip.height);
-        let committer = Committer::start(&store, digest, height, settings.batch, observer);
+        let newest = store.tip()?;
+        let committed = committed(&pool, newest.as_ref());
+        let committer = Committer::start(&store, committed, &settings, observer);
         let committer = committer.map_err(ChainError::Thread)?;
-        Ok(Self { pool, store, settings, tip, layers: VecDeque::new(), committer, times: Times::default() })
+        let tip = newest.map(|record| Tip { height: record.height, hash: record.hash });
+        Ok(Self { pool, store, settings, tip, pending: VecDeque::new(), committer, times: Times::default() })
     }
 
-    /// The newest height that was taken, committed or not.
+    /// The height of the newest block that was taken, committed or not.
     pub fn tip(&self) -> Option<u32> {
         self.tip.map(|tip| tip.height)
+    }
+
+    /// What is committed at this moment.
+    pub fn committed(&self) -> Committed {
+        self.committer.committed()
     }
 
     /// Where the time went.
@@ -131,23 +113,135 @@ impl<W: Workers> Pipeline<W> {
         self.times
     }
 
-    /// The commits, to be watched from elsewhere.
+    /// The commits, for other threads.
     pub fn watch(&self) -> CommitWatch {
         self.committer.watch()
     }
 
-    /// Runs `block`, which must follow the newest one, on the state before it, and hands over what it wrote. Returns before
-    /// that is committed.
+    /// Whether the chain has this very block already. A block above the newest one is new.
     ///
     /// # Errors
-    /// [`ChainError`]. What was taken before is committed or not, but whole.
+    /// [`ChainError::OtherChain`] and [`ChainError::NotInStore`] if the chain has another block at this height, or none;
+    /// [`ChainError::Store`].
+    pub fn has(&mut self, block: &SourceBlock) -> Result<bool, ChainError> {
+        let SourceBlock { height, hash, .. } = *block;
+        let Some(tip) = self.tip().filter(|tip| height <= *tip) else { return Ok(false) };
+        if !self.committer.has(height) {
+            self.flush()?;
+        }
+        match self.store.block(height)? {
+            None => Err(ChainError::NotInStore { height, tip }),
+            Some(stored) if stored.hash == hash_bytes(hash) => Ok(true),
+            Some(stored) => Err(ChainError::OtherChain { height, stored: hash_of(stored.hash), given: hash }),
+        }
+    }
+
+    /// Runs `block` on the state before it, and begins to commit what it wrote. Returns before the block is committed.
+    ///
+    /// # Errors
+    /// [`ChainError::DoesNotFollow`] if the block does not follow the newest block, as
+    /// [`linked`](PipelineSettings::linked) demands; any other [`ChainError`]. Earlier blocks are then committed whole or not
+    /// at all.
     pub fn push(&mut self, block: Hashed) -> Result<Pushed, ChainError> {
+        let ran = match self.execute(block)? {
+            Executed::Commit(ran) => ran,
+            Executed::Stop(outcome) => return Ok(Pushed::Stopped(outcome)),
+        };
+        let (before, height) = (self.tip(), ran.outcome.height);
+        let reset = ran.outcome.result.reset.clone();
+        let started = Instant::now();
+        let layer = self.pool.layer(height, ran.outcome.result.writes());
+        self.times.layers += started.elapsed();
+        self.commit(ran)?;
+        match layer {
+            Some(layer) => self.pending.push_back(Pending { layer, before }),
+            // There is no room for a layer. The next block reads from the store.
+            None => self.flush()?,
+        }
+        Ok(Pushed::Taken(reset))
+    }
+
+    /// Runs `block` as [`Pipeline::push`] does, and waits until it is committed. The outcome of a block that the chain stops
+    /// before is not [`committed`](Outcome::committed).
+    ///
+    /// # Errors
+    /// As [`Pipeline::push`]. Nothing of the block is committed then.
+    pub fn push_and_wait(&mut self, block: Hashed) -> Result<Box<Outcome>, ChainError> {
+        let mut ran = match self.execute(block)? {
+            Executed::Commit(ran) => ran,
+            Executed::Stop(outcome) => return Ok(outcome),
+        };
+        let (reply, outcome) = bounded(1);
+        ran.reply = Some(reply);
+        self.commit(ran)?;
+        self.flush()?;
+        outcome.try_recv().map_err(|_| ChainError::Committer)
+    }
+
+    /// Has all blocks that were taken committed without waiting for further blocks. Returns at once: for a caller that has no
+    /// further block at this moment.
+    ///
+    /// # Errors
+    /// [`ChainError`] if an earlier commit failed.
+    pub fn commit_now(&mut self) -> Result<(), ChainError> {
+        self.committer.commit_now()
+    }
+
+    /// Waits until all blocks that were taken are committed.
+    ///
+    /// # Errors
+    /// [`ChainError`] if a commit failed.
+    pub fn flush(&mut self) -> Result<(), ChainError> {
+        let started = Instant::now();
+        self.committer.flush()?;
+        self.pending.clear();
+        self.times.commits += started.elapsed();
+        Ok(())
+    }
+
+    /// Writes something other than a block to the store. What happens on a full disk is as for blocks.
+    ///
+    /// # Errors
+    /// The [`StoreError`] of `write`.
+    pub fn write<T>(&self, mut write: impl FnMut(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.committer.retry(|| write(&self.store))
+    }
+
+    /// Removes every block above `to`, or all blocks if `to` is none, and goes on from there. Returns how many blocks were
+    /// removed, which is at most `at_most`.
+    ///
+    /// # Errors
+    /// [`StoreError::TooDeep`] if there are more than `at_most` blocks above `to`: no block is removed then. Any other
+    /// [`ChainError`]: the store is then as it was after one of its blocks, which need not be `to`.
+    pub fn roll_back(&mut self, to: Option<u32>, at_most: u32) -> Result<u32, ChainError> {
+        self.flush()?;
+        let removed = self.remove_above(to, at_most);
+        // This is done after an error, too: some blocks may have been removed.
+        let newest = self.store.tip()?;
+        let committed = committed(&self.pool, newest.as_ref());
+        self.tip = newest.map(|record| Tip { height: record.height, hash: record.hash });
+        self.committer.go_on_from(committed)?;
+        Ok(removed?)
+    }
+
+    fn remove_above(&self, to: Option<u32>, at_most: u32) -> Result<u32, StoreError> {
+        let mut removed = 0;
+        loop {
+            match self.write(|store| store.roll_back_step(to, at_most - removed))? {
+                0 => return Ok(removed),
+                more => removed += more,
+            }
+        }
+    }
+
+    /// Runs a block on the state before it. Before a block that the chain stops at, commits all earlier blocks.
+    fn execute(&mut self, block: Hashed) -> Result<Executed, ChainError> {
         let Hashed { block, sha256 } = block;
         self.check_follows(&block)?;
         self.make_room()?;
         let SourceBlock { height, hash, bytes, .. } = block;
         let block_bytes = bytes.len() as u64;
-        let layers: Vec<_> = self.layers.iter().rev().cloned().collect();
+        let layers: Vec<_> = self.pending.iter().rev().map(|pending| pending.layer.clone()).collect();
         // A block that ends its workers stops the chain anyway, and the next run has to try it.
         let job = Job::block(height, bytes).on_state(self.state_tip()).over(layers).despite_quarantine();
         let result = self.run(&job, height)?;
@@ -157,77 +251,40 @@ impl<W: Workers> Pipeline<W> {
         let writes_sha256 = Hash([0; 32]);
         let outcome =
             Outcome { height, hash, block_bytes, result, writes_sha256, digest: None, committed: false };
+        let outcome = Box::new(outcome);
         match outcome.result.verdict {
             Verdict::Guest(verdict)
                 if verdict == GuestVerdict::Completed || self.settings.policy == OnGuestFailure::Skip =>
             {
-                self.take(outcome, sha256, verdict)?;
-                Ok(Pushed::Taken)
+                Ok(Executed::Commit(Ran { outcome, sha256, verdict, reply: None }))
             }
-            _ => self.stop_before(outcome, sha256).map(|outcome| Pushed::Stopped(Box::new(outcome))),
+            _ => self.stop_before(outcome, sha256).map(Executed::Stop),
         }
     }
 
-    /// Waits until everything that was taken is committed.
-    ///
-    /// # Errors
-    /// [`ChainError`] if a commit failed.
-    pub fn flush(&mut self) -> Result<(), ChainError> {
-        let started = Instant::now();
-        self.committer.flush()?;
-        self.layers.clear();
-        self.times.commits += started.elapsed();
-        Ok(())
-    }
-
-    /// Writes something else into the store, again and again while the disk is full.
-    ///
-    /// # Errors
-    /// [`StoreError`], for whatever does not pass once somebody makes room.
-    pub fn insist<T>(&self, mut write: impl FnMut(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.committer.insist(|| write(&self.store))
-    }
-
-    /// Takes back every block above `to`, all of them if it is none, and goes on from there. Returns how many they were: no
-    /// more than `at_most`. Waits while the disk is full.
-    ///
-    /// # Errors
-    /// [`ChainError`]. The store is then as it was after one of its blocks, which need not be `to`. [`StoreError::TooDeep`] leaves
-    /// everything as it was.
-    pub fn roll_back(&mut self, to: Option<u32>, at_most: u32) -> Result<u32, ChainError> {
-        self.flush()?;
-        let blocks = self.step_back(to, at_most);
-        // After an error too: some of the steps may have been taken.
-        let record = self.store.tip()?;
-        let digest = record.as_ref().map_or_else(|| self.pool.profile().hash(), |record| record.digest);
-        self.tip = record.map(|record| Tip { height: record.height, hash: record.hash });
-        self.committer.go_on_from(digest, self.tip())?;
-        Ok(blocks?)
-    }
-
-    fn step_back(&self, to: Option<u32>, at_most: u32) -> Result<u32, StoreError> {
-        let mut blocks = 0;
-        loop {
-            match self.insist(|store| store.roll_back_step(to, at_most - blocks))? {
-                0 => return Ok(blocks),
-                more => blocks += more,
-            }
+    fn run(&self, job: &Job, height: u32) -> Result<JobResult, ChainError> {
+        if self.settings.redundant {
+            return run_on_two(&self.pool, job, height, self.committer.stop());
         }
+        Ok(self.pool.call(job)?)
     }
 
-    /// The height that the store has certainly reached: the one below the layers.
+    /// The height that the store has certainly reached: that of the block before the oldest pending one.
     fn state_tip(&self) -> Option<u32> {
-        match self.layers.front() {
-            // The first block of a store has none before it.
-            Some(oldest) => oldest.height().checked_sub(1).filter(|height| self.committer.has(*height)),
+        match self.pending.front() {
+            Some(oldest) => oldest.before,
             None => self.tip(),
         }
     }
 
     fn check_follows(&self, block: &SourceBlock) -> Result<(), ChainError> {
         let Some(tip) = self.tip else { return Ok(()) };
-        let follows = tip.height.checked_add(1) == Some(block.height)
-            && block.previous.is_none_or(|previous| hash_bytes(previous) == tip.hash);
+        let follows = if self.settings.linked {
+            tip.height.checked_add(1) == Some(block.height)
+                && block.previous.is_none_or(|previous| hash_bytes(previous) == tip.hash)
+        } else {
+            block.height > tip.height
+        };
         if follows {
             return Ok(());
         }
@@ -239,56 +296,28 @@ impl<W: Workers> Pipeline<W> {
         })
     }
 
-    /// Forgets layers that are committed, and waits for commits if there are too many that are not.
+    /// Frees the layers of blocks that are committed. If too many blocks are not committed, waits for their commit.
     fn make_room(&mut self) -> Result<(), ChainError> {
-        while self.layers.front().is_some_and(|oldest| self.committer.has(oldest.height())) {
-            self.layers.pop_front();
+        while self.pending.front().is_some_and(|oldest| self.committer.has(oldest.layer.height())) {
+            self.pending.pop_front();
         }
-        if self.layers.len() < MAX_LAYERS { Ok(()) } else { self.flush() }
+        if self.pending.len() < MAX_LAYERS { Ok(()) } else { self.flush() }
     }
 
-    fn run(&self, job: &Job, height: u32) -> Result<JobResult, ChainError> {
-        if !self.settings.redundant {
-            return Ok(self.pool.call(job)?);
-        }
-        let deadline = Instant::now() + PATIENCE;
-        let is_guests = |result: &JobResult| matches!(result.verdict, Verdict::Guest(_));
-        loop {
-            let [one, other] = self.pool.call_twice(job)?;
-            // While a worker is being replaced, one may have done both, and would agree with itself.
-            if other.worker.pid != one.worker.pid || !is_guests(&one) || !is_guests(&other) {
-                return agreed(height, one, &other);
-            }
-            if Instant::now() >= deadline {
-                return Err(ChainError::OneWorker { height });
-            }
-            thread::sleep(PAUSE);
-        }
+    /// Hands a block to the committer.
+    fn commit(&mut self, ran: Ran) -> Result<(), ChainError> {
+        let tip = Tip { height: ran.outcome.height, hash: hash_bytes(ran.outcome.hash) };
+        self.committer.commit(ran)?;
+        self.tip = Some(tip);
+        Ok(())
     }
 
-    fn take(&mut self, outcome: Outcome, sha256: Hash, verdict: GuestVerdict) -> Result<(), ChainError> {
-        let (height, hash) = (outcome.height, hash_bytes(outcome.hash));
-        let started = Instant::now();
-        let layer = self.pool.layer(height, outcome.result.writes());
-        self.times.layers += started.elapsed();
-        self.committer.commit(Ran { outcome: Box::new(outcome), sha256, verdict })?;
-        self.tip = Some(Tip { height, hash });
-        match layer {
-            Some(layer) => {
-                self.layers.push_back(layer);
-                Ok(())
-            }
-            // There is no room to lay it in: the next block reads it from the store.
-            None => self.flush(),
-        }
-    }
-
-    /// Commits what came before a block that stops the chain, and says what it would have been.
-    fn stop_before(&mut self, mut outcome: Outcome, sha256: Hash) -> Result<Outcome, ChainError> {
+    /// Commits the blocks before a block that stops the chain, and computes what the block's digest would have been.
+    fn stop_before(&mut self, mut outcome: Box<Outcome>, sha256: Hash) -> Result<Box<Outcome>, ChainError> {
         self.flush()?;
         outcome.writes_sha256 = outcome.result.writes().hash();
         if let Verdict::Guest(verdict) = outcome.result.verdict {
-            let before = self.store.tip()?.map_or_else(|| self.pool.profile().hash(), |tip| tip.digest);
+            let before = self.committed().digest;
             let digest = extend_digest(before, outcome.height, sha256, verdict, outcome.writes_sha256);
             outcome.digest = Some(digest);
         }
@@ -296,23 +325,8 @@ impl<W: Workers> Pipeline<W> {
     }
 }
 
-/// The result that two workers came to; of one whose host failed it, that one.
-fn agreed(height: u32, one: JobResult, other: &JobResult) -> Result<JobResult, ChainError> {
-    for lost in [&one, other] {
-        if matches!(lost.verdict, Verdict::Host(_)) {
-            return Ok(lost.clone());
-        }
-    }
-    if one.verdict == other.verdict && one.writes() == other.writes() {
-        return Ok(one);
-    }
-    let said = |result: &JobResult| {
-        let writes = result.writes();
-        format!("{} with {} pairs ({})", result.verdict, writes.count(), writes.hash())
-    };
-    Err(ChainError::Disagreement {
-        height,
-        workers: [one.worker.pid, other.worker.pid],
-        results: [said(&one), said(other)],
-    })
+/// What a store has committed whose newest block is `newest`.
+fn committed(pool: &impl Runner, newest: Option<&BlockRecord>) -> Committed {
+    let digest = newest.map_or_else(|| pool.profile().hash(), |record| record.digest);
+    Committed { tip: newest.map(|record| record.height), digest }
 }

@@ -1,7 +1,12 @@
-//! The bundled sample indexer: unspent outputs and balances per script hash, headers by height, totals.
+//! The bundled sample indexer. It keeps Bitcoin's unspent outputs, the balance of each script hash, the headers by height, and some
+//! totals.
 //!
-//! Its source, the encodings of its state and views, and how to rebuild it to the same bytes are in
-//! `supervisor/chain/sample/`.
+//! `supervisor/chain/sample/` holds its source, the encodings of its state and views, and the steps to rebuild it to the same bytes.
 
 /// The sample indexer in binary form.
 pub const MODULE: &[u8] = include_bytes!("../sample/sample.wasm");
+
+/// The examples of the README, which are tested as examples of this item.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,8 +1,8 @@
-//! The same blocks again and again, on pools that differ in everything that must not matter.
+//! Runs the same blocks several times, on pools whose settings differ, and compares the results. The settings must not matter.
 
 use std::fmt;
 
-use super::difference::{Difference, Run, What};
+use super::difference::{Aspect, Difference, Run};
 use super::session::expect;
 use super::settings::roomy;
 use super::words::counted;
@@ -10,16 +10,16 @@ use super::{Harness, HarnessError, OnGuestFailure, Outcome, RunSettings, Session
 use cofferdam_protocol::profile::Hash;
 use cofferdam_protocol::verdict::Verdict;
 
-/// What runs that do not differ have in common.
+/// The result that all runs have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreement {
-    /// How many runs there were.
+    /// The number of runs.
     pub runs: usize,
     /// The verdict on each block.
     pub verdicts: Vec<Verdict>,
     /// The digest after the last block.
     pub digest: Hash,
-    /// The most bytes of memory that the guest had.
+    /// The largest memory that the guest had at the end of a block, in bytes.
     pub high_water: u64,
 }
 
@@ -30,20 +30,20 @@ impl fmt::Display for Agreement {
     }
 }
 
-/// Hears what came of each block of a run.
+/// Is called with the outcome of each block of a run.
 type Listener<'a> = dyn FnMut(Outcome) -> Result<(), HarnessError> + 'a;
 
 impl Harness {
-    /// Runs `blocks` from height 0 so many times, each time on a fresh pool and an empty state, and compares verdicts,
-    /// writes, memory, fuel and digests.
+    /// Runs `blocks` from height 0, `runs` times, each time on a fresh pool and an empty state. Compares verdicts, writes,
+    /// memory, fuel and digests.
     ///
-    /// From run to run the pools differ in how memory is committed and reset, in the size of its pages, and, up to
-    /// 256 MiB of memory and without a limited host, in the number of workers. A block that fails for a reason of its own
-    /// is committed without writes, whatever [`Harness::on_guest_failure`] says, so that all blocks are compared.
+    /// The pools of the runs differ: in the commit of memory, in its reset, and in the size of its pages. With up to 256 MiB of
+    /// memory and without a limited host, they differ in the number of workers, too. A block with a guest verdict is committed
+    /// without writes, whatever [`Harness::on_guest_failure`] says, so that all blocks are compared.
     ///
     /// # Errors
-    /// [`HarnessError::NotDeterministic`] with the first difference; [`HarnessError::Lost`] if the host ended a block;
-    /// [`HarnessError::NothingToCompare`] for less than two runs or no block; and those of [`Harness::start`] and
+    /// [`HarnessError::NotDeterministic`] with the first difference; [`HarnessError::Lost`] if a block had a host verdict;
+    /// [`HarnessError::NothingToCompare`] for fewer than two runs, or for no block; and the errors of [`Harness::start`] and
     /// [`Session::try_block_at`].
     pub fn compare_runs<B: AsRef<[u8]>>(&self, runs: usize, blocks: &[B]) -> Result<Agreement, HarnessError> {
         if runs < 2 || blocks.is_empty() {
@@ -55,7 +55,7 @@ impl Harness {
             Ok(())
         })?;
         let (digest, high_water) = (session.digest(), session.high_water());
-        // The next pool is to find its memory free.
+        // The memory of this pool is freed for the next one.
         drop(session);
         for number in 2..=runs {
             let mut before = first.iter();
@@ -70,13 +70,13 @@ impl Harness {
     /// Asserts that [`Harness::compare_runs`] finds no difference.
     ///
     /// # Panics
-    /// If it does, with the first one in words; and if a run fails.
+    /// If there is a difference, with a description of the first one. If a run fails.
     #[track_caller]
     pub fn assert_deterministic<B: AsRef<[u8]>>(&self, runs: usize, blocks: &[B]) -> Agreement {
         expect(self.compare_runs(runs, blocks))
     }
 
-    /// Run `number`, counted from 1, to its end.
+    /// Runs all blocks, as run `number`, counted from 1.
     fn run<B: AsRef<[u8]>>(
         &self,
         number: usize,
@@ -95,9 +95,9 @@ impl Harness {
         Ok(session)
     }
 
-    /// Compares what the first run and run `number` made of one block.
+    /// Compares the outcomes of one block in the first run and in run `number`.
     fn compare(&self, number: usize, first: &Outcome, other: &Outcome) -> Result<(), HarnessError> {
-        let Some(what) = What::between(first, other) else { return Ok(()) };
+        let Some(what) = Aspect::between(first, other) else { return Ok(()) };
         let run = |number, outcome: &Outcome| Run {
             number,
             settings: self.settings_of(number),

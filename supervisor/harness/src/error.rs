@@ -1,94 +1,97 @@
-//! Why a case could not be run, as opposed to what came of it.
+//! Why a case could not be run. A block that fails is not an error but an outcome.
 
 use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::{Difference, Outcome};
+use super::difference::Difference;
+use super::outcome::Outcome;
 use cofferdam_base::size::Bytes;
 use cofferdam_chain::ChainError;
 use cofferdam_pool::PoolError;
 use cofferdam_pool::host::cgroup::ChildError;
 use cofferdam_store::StoreError;
 
-/// Why a case could not be run, or a comparison of runs did not end in agreement.
-#[derive(Debug, Error)]
+/// Why a case could not be run, or why compared runs do not agree.
+#[derive(Error)]
 #[non_exhaustive]
 pub enum HarnessError {
     /// The module's file could not be read.
-    #[error("the module {path} cannot be read: {source}")]
+    #[error("cannot read the module {path}: {source}; tests run in the directory of their package")]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The test binary would not become a worker.
+    /// The test binary cannot become a worker.
     #[error(
         "this binary cannot start workers: put `cofferdam_harness::enable_test_support!();` at the top level of the test, or \
          call `cofferdam_harness::init()` first in `main`"
     )]
     NotEnabled,
-    /// The host's memory cannot be limited here. This says nothing about the module.
-    #[error("a host of {} cannot be made here: {source}", Bytes(*bytes))]
+    /// This machine cannot limit the memory of a host. This says nothing about the module.
+    #[error("cannot limit the memory of a host to {}: {source}", Bytes(*bytes))]
     NoHostLimit {
-        /// Bytes that the host was to have.
+        /// The limit in bytes.
         bytes: u64,
-        /// Why not.
+        /// Why the cgroup could not be made.
         source: ChildError,
     },
-    /// The memory is not there. No block was run; the command would have ended with exit code 137.
-    #[error("the workers have not their memory, so no block was run: {0}")]
+    /// A worker could not commit its memory. No block was run. The command would have ended with exit code 137.
+    #[error("the workers could not commit their memory, so no block was run: {0}")]
     NotCommitted(PoolError),
-    /// The pool could not be built, or took no job.
+    /// The pool could not be built, or did not accept a job.
     #[error(transparent)]
     Pool(PoolError),
-    /// There is no temporary directory for the state.
-    #[error("no directory can be made for the state: {0}")]
+    /// The temporary directory for the state could not be created.
+    #[error("cannot create a temporary directory for the state: {0}; TMPDIR says where")]
     Directory(io::Error),
-    /// The state failed.
+    /// The store of the state failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A block at a height that the state has passed.
-    #[error("block {height} cannot follow: the state is at height {tip} already, and heights rise")]
+    /// A block at a height that is not above the height of the state.
+    #[error("block {height} cannot be run: the state is at height {tip} already, and heights must rise")]
     Passed {
         /// The height given.
         height: u32,
-        /// The state's height.
+        /// The height of the state.
         tip: u32,
     },
-    /// The chain failed in another way.
+    /// The pipeline failed in another way.
     #[error(transparent)]
     Chain(ChainError),
-    /// A comparison that could not fail.
-    #[error("{runs} runs of {blocks} blocks compare nothing: give at least 2 runs and a block")]
+    /// A comparison that could never find a difference.
+    #[error("{runs} run(s) of {blocks} block(s) compare nothing: give at least 2 runs and 1 block")]
     NothingToCompare {
-        /// Runs asked for.
+        /// The number of runs.
         runs: usize,
-        /// Blocks given.
+        /// The number of blocks.
         blocks: usize,
     },
-    /// A block was lost to the host in one of the runs to be compared. This says nothing about the module.
+    /// A block got a host verdict in one of the compared runs. This says nothing about the module.
     #[error("run {run} cannot be compared: the host, not the module, ended a block\n{outcome}")]
     Lost {
-        /// Which run, counted from 1.
+        /// The number of the run, counted from 1.
         run: usize,
-        /// What happened.
+        /// The outcome of the block.
         outcome: Box<Outcome>,
     },
-    /// Two runs gave different results.
+    /// Two runs have different results.
     #[error(transparent)]
     NotDeterministic(Box<Difference>),
 }
 
+cofferdam_protocol::debug_as_display!(HarnessError);
+
 impl HarnessError {
-    /// Whether memory could not be committed: what ends the command with exit code 137.
+    /// Whether memory could not be committed. In this case the command ends with exit code 137.
     pub fn is_not_committed(&self) -> bool {
         matches!(self, Self::NotCommitted(_))
     }
 
-    /// Whether the machine has no limited host to give, so that a test which needs one is to be skipped, loudly.
+    /// Whether this machine cannot limit the memory of a host. A test that needs such a limit should then be skipped, and say so.
     pub fn is_no_host_limit(&self) -> bool {
         matches!(self, Self::NoHostLimit { .. })
     }

@@ -1,4 +1,4 @@
-//! A case that runs: a pool, a state of its own, and a chain of blocks on both.
+//! Runs a case: a pool and a state of its own, and a chain of blocks on both.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,18 +7,18 @@ use tempfile::TempDir;
 
 use super::{Harness, HarnessError, Outcome, RunSettings};
 use cofferdam_chain::blocks::{Origin, SourceBlock};
-use cofferdam_chain::{Chain, Step};
+use cofferdam_chain::{OnFullDisk, Pipeline, PipelineSettings};
 use cofferdam_pool::host::cgroup::ChildCgroup;
 use cofferdam_pool::{Job, Limits, Pool, PoolBuilder};
 use cofferdam_protocol::profile::Hash;
 use cofferdam_store::{Durability, Identity, Store};
 
-/// Committed workers, an empty state at first, and blocks that follow each other. Nothing of it is left when it is
-/// dropped.
+/// A running case: committed workers, and a state that is empty at first and that blocks write. When the session is dropped,
+/// its workers and its state are removed.
 #[derive(Debug)]
 pub struct Session {
-    // Dropped in this order: the workers, what they read, and last the cgroup that they lived in.
-    chain: Chain<Arc<Pool>>,
+    // The fields are dropped in this order: the workers, the state that they read, and last the cgroup that they ran in.
+    pipeline: Pipeline,
     pool: Arc<Pool>,
     store: Arc<Store>,
     _directory: TempDir,
@@ -40,9 +40,15 @@ impl Session {
         let identity = Identity { profile: builder.profile()?.hash(), network: None };
         let store = Arc::new(Store::open(directory.path(), &identity, Durability::None)?);
         let pool = Arc::new(builder.state(store.path()).build()?);
-        let chain = Chain::resume(Arc::clone(&pool), Arc::clone(&store), harness.policy)?;
+        let settings = PipelineSettings {
+            policy: harness.policy,
+            linked: false,
+            on_full_disk: OnFullDisk::Fail,
+            ..PipelineSettings::default()
+        };
+        let pipeline = Pipeline::resume(Arc::clone(&pool), Arc::clone(&store), settings, Box::new(|_| {}))?;
         Ok(Self {
-            chain,
+            pipeline,
             pool,
             store,
             _directory: directory,
@@ -53,59 +59,57 @@ impl Session {
         })
     }
 
-    /// Runs a block at the next height, the first at 0, and commits what it writes if it completes.
+    /// Runs a block at the next height, the first one at height 0, and commits what the block writes if it completes.
     ///
-    /// A block that does not complete is not committed, and the next one takes its height; with
-    /// [`OnGuestFailure::Skip`](super::OnGuestFailure::Skip) it is committed without writes, if the failure is its own.
+    /// A block that does not complete is not committed, and the next block takes its height. With
+    /// [`OnGuestFailure::Skip`](super::OnGuestFailure::Skip) a block with a guest verdict is committed without writes.
     ///
     /// # Panics
-    /// If it cannot be run at all: see [`Session::try_block_at`]. That it fails is an [`Outcome`].
+    /// If the block cannot be run at all: see [`Session::try_block_at`]. A block that fails is no panic but an [`Outcome`].
     #[track_caller]
     pub fn block(&mut self, block: impl Into<Vec<u8>>) -> Outcome {
         let height = self.tip().map_or(0, |tip| tip.saturating_add(1));
         expect(self.try_block_at(height, block))
     }
 
-    /// As [`Session::block`], at a height above that of the state.
+    /// As [`Session::block`], at a given height above the height of the state.
     ///
     /// # Panics
-    /// As [`Session::block`], and if the state is at that height already.
+    /// As [`Session::block`], and if the state has that height already.
     #[track_caller]
     pub fn block_at(&mut self, height: u32, block: impl Into<Vec<u8>>) -> Outcome {
         expect(self.try_block_at(height, block))
     }
 
-    /// As [`Session::block_at`], for tests of what cannot be run at all.
+    /// As [`Session::block_at`], for tests of blocks that cannot be run at all.
     ///
     /// # Errors
-    /// [`HarnessError::Passed`]; [`HarnessError::Pool`] if it is longer than the input limit or no worker is left;
-    /// [`HarnessError::Store`].
+    /// [`HarnessError::Passed`] if `height` is not above the height of the state; [`HarnessError::Pool`] if the block is
+    /// longer than the input limit, or no worker is left; [`HarnessError::Store`].
     pub fn try_block_at(&mut self, height: u32, block: impl Into<Vec<u8>>) -> Result<Outcome, HarnessError> {
-        let passed = |tip| HarnessError::Passed { height, tip };
         if let Some(tip) = self.tip().filter(|tip| height <= *tip) {
-            return Err(passed(tip));
+            return Err(HarnessError::Passed { height, tip });
         }
         let block = block.into();
         let job = format!("block {height} ({} bytes)", block.len());
         let origin = Origin { file: Path::new("test").into(), offset: 0 };
-        let step = self.chain.step(SourceBlock::opaque(height, block, origin).into())?;
-        let Step::Ran(ran) = step else { return Err(passed(height)) };
+        let ran = self.pipeline.push_and_wait(SourceBlock::opaque(height, block, origin).into())?;
         Ok(Outcome { digest: ran.digest, committed: ran.committed, ..self.outcome(job, ran.result) })
     }
 
-    /// Calls the view `export` at the height of the state, or 0 while that is empty.
+    /// Calls the view `export` at the height of the state, or at 0 while the state is empty.
     ///
     /// # Panics
-    /// If it cannot be called at all: see [`Session::try_view`]. That it fails is an [`Outcome`].
+    /// If the view cannot be called at all: see [`Session::try_view`]. A view that fails is no panic but an [`Outcome`].
     #[track_caller]
     pub fn view(&mut self, export: &str, input: impl Into<Vec<u8>>) -> Outcome {
         expect(self.try_view(export, input))
     }
 
-    /// As [`Session::view`], for tests of what cannot be called at all.
+    /// As [`Session::view`], for tests of views that cannot be called at all.
     ///
     /// # Errors
-    /// [`HarnessError::Pool`] if the input is longer than its limit, the name is too long, or no worker is left.
+    /// [`HarnessError::Pool`] if the input is longer than the input limit, the name is too long, or no worker is left.
     pub fn try_view(&mut self, export: &str, input: impl Into<Vec<u8>>) -> Result<Outcome, HarnessError> {
         let job =
             Job::view(export, self.tip().unwrap_or(0), Into::<Vec<u8>>::into(input)).on_state(self.tip());
@@ -119,30 +123,32 @@ impl Session {
         Outcome { job, result, digest: None, committed: false, memory_limit, limits }
     }
 
-    /// The height of the state; none while it is empty.
+    /// The height of the state; none while the state is empty.
     pub fn tip(&self) -> Option<u32> {
-        self.chain.tip()
+        self.pipeline.committed().tip
     }
 
-    /// The digest of everything that is committed: equal in two sessions exactly if they agree on all of it.
+    /// The digest of all committed blocks. Two sessions have the same digest exactly if all their results are the same.
     pub fn digest(&self) -> Hash {
-        self.chain.digest()
+        self.pipeline.committed().digest
     }
 
-    /// Asserts the digest: a [`struct@Hash`], or its hexadecimal form.
+    /// Asserts that the digest is `expected`: a [`struct@Hash`], or its hexadecimal form.
     ///
     /// # Panics
-    /// If it is another, with both.
+    /// If the digest is another. The message has both.
     #[track_caller]
     pub fn assert_digest(&self, expected: impl std::fmt::Display) {
         let (expected, found) = (expected.to_string(), self.digest().to_string());
         if expected != found {
             let tip = self.tip().map_or("an empty state".to_owned(), |tip| format!("block {tip}"));
-            panic!("the digest at {tip} was to be another\n    expected: {expected}\n    found:    {found}");
+            panic!(
+                "the digest at {tip} is not the expected one\n    expected: {expected}\n    found:    {found}"
+            );
         }
     }
 
-    /// The most bytes of memory that the guest had at the end of any block or view so far.
+    /// The largest memory that the guest had at the end of a block or a view so far, in bytes.
     pub fn high_water(&self) -> u64 {
         self.high_water
     }
@@ -156,7 +162,7 @@ impl Session {
         Ok(self.store.get(key.as_ref(), tip)?)
     }
 
-    /// The pool, for what this type has no word for: its health, for instance.
+    /// The pool, for everything that this type does not offer: the pool's health, for instance.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
@@ -170,13 +176,13 @@ fn describe(harness: &Harness, settings: RunSettings, host: Option<&ChildCgroup>
     let builder = Pool::builder(harness.module.clone()).memory(harness.memory_bytes).limits(harness.limits);
     let builder = settings.apply(builder.faults(harness.faults.clone()));
     match host {
-        // What fits is for the kernel to say: that is what a limited host is for.
+        // The kernel decides what fits: a limited host is there to test that.
         Some(host) => builder.cgroup(host.cgroup().clone()).admission(false),
         None => builder,
     }
 }
 
-/// Panics with the error at the caller's place, which a closure would hide.
+/// Panics with the error, at the place of the caller. A closure would hide that place.
 #[track_caller]
 pub(super) fn expect<T>(result: Result<T, HarnessError>) -> T {
     match result {
@@ -189,7 +195,7 @@ pub(super) fn expect<T>(result: Result<T, HarnessError>) -> T {
 mod tests {
     use super::*;
 
-    /// This test binary is one that has not been enabled.
+    /// This test binary does not enable test support.
     #[test]
     fn a_binary_that_cannot_become_a_worker_is_told_so() {
         let error = Harness::new("(module)").start().unwrap_err();

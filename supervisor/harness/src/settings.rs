@@ -1,25 +1,25 @@
-//! What may differ between two pools without any difference in what comes of a block.
+//! The settings of a pool that must not change the result of a block.
 
 use std::fmt;
 
 use cofferdam_base::size::Bytes;
 use cofferdam_pool::{CommitStrategy, PoolBuilder, ResetStrategy};
 
-/// How the pool of one run is set up. Nothing of it is part of the profile.
+/// The settings of the pool of one run. None of them is part of the profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunSettings {
     /// How memory is committed.
     pub commit: CommitStrategy,
-    /// Whether the host is asked for huge pages.
+    /// Whether the pool asks the host for huge pages.
     pub huge_pages: bool,
-    /// How memory is made pristine again after a block.
+    /// How memory is reset after a block.
     pub reset: ResetStrategy,
-    /// How many workers share the blocks.
+    /// The number of workers.
     pub workers: usize,
 }
 
 impl Default for RunSettings {
-    /// Those of a pool by default, with one worker.
+    /// The default settings of a pool, with one worker.
     fn default() -> Self {
         Self {
             commit: CommitStrategy::default(),
@@ -31,8 +31,8 @@ impl Default for RunSettings {
 }
 
 impl RunSettings {
-    /// The settings of the run with this index. The cycles have different lengths, so that the first runs differ in
-    /// everything, and later ones in how it is combined. `roomy` says whether there is memory for a second worker.
+    /// The settings of the run with this index. Each setting has its own period. So the first runs differ in each setting, and later
+    /// runs combine the settings in other ways. `roomy` says whether there is memory for a second worker.
     pub(super) fn of_run(index: usize, roomy: bool) -> Self {
         Self {
             commit: if index.is_multiple_of(2) { CommitStrategy::Populate } else { CommitStrategy::Touch },
@@ -61,7 +61,7 @@ impl fmt::Display for RunSettings {
     }
 }
 
-/// Whether a test may be given two workers of so much memory each without surprise.
+/// Whether two workers with so much memory each are not too much for a test.
 pub(super) fn roomy(memory_bytes: u64) -> bool {
     memory_bytes <= Bytes::mib(256).0
 }

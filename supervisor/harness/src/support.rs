@@ -1,15 +1,14 @@
 //! The macro that turns a test binary into its own worker.
 
 use cofferdam_pool::init_with;
+use cofferdam_worker::imports::HostImport;
 
-use crate::HostImport;
-
-/// Lets a test binary start workers: put it once at the top level of the test.
+/// Lets a test binary start workers. Write the macro once at the top level of the test.
 ///
-/// The test harness has a `main` of its own, so what [`init`](cofferdam_pool::init) does in a program runs here before `main`, from the
-/// binary's list of initialisers.
+/// A program calls [`init`](cofferdam_pool::init) in the first line of `main`. The `main` of a test binary belongs to the test
+/// framework. So the macro adds a function that runs before `main` and calls `init`.
 ///
-/// Guests may be given imports of the test's own, which each worker then has too, because it is the same binary:
+/// The test can also define functions that guests may import. A worker is the same binary, so the worker has these functions, too:
 ///
 /// ```
 /// use cofferdam_harness::{HostImport, Value};
@@ -21,7 +20,7 @@ use crate::HostImport;
 /// cofferdam_harness::enable_test_support!(imports: [HostImport::new("dice", "roll", roll)]);
 /// ```
 ///
-/// Imports that cannot be registered end the binary with a sentence: see [`ImportError`](crate::ImportError).
+/// If the imports cannot be registered, the binary ends with exit code 2 and a message; see [`ImportError`](crate::ImportError).
 #[macro_export]
 macro_rules! enable_test_support {
     ($(imports: [$($import:expr),* $(,)?])?) => {
@@ -32,12 +31,12 @@ macro_rules! enable_test_support {
     };
 }
 
-/// What [`enable_test_support!`] runs: there is nobody to hand an error to before `main`.
+/// The function that [`enable_test_support!`] runs before `main`. There is no caller that could handle an error.
 #[doc(hidden)]
 pub fn __init_test(imports: Vec<HostImport>) {
     use std::io::Write as _;
     if let Err(error) = init_with(imports) {
-        // Where nobody can be told, the exit code is left.
+        // If the message cannot be written, the exit code still tells the failure.
         let _ = writeln!(std::io::stderr(), "cofferdam: enable_test_support!: {error}");
         std::process::exit(2);
     }

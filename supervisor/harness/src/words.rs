@@ -1,13 +1,13 @@
-//! Bytes, verdicts and logs in words that fit a failed test's output.
+//! Formats bytes, verdicts and logs for the output of a failed test.
 
 use std::fmt;
 
 use cofferdam_protocol::verdict::{GuestVerdict, HostVerdict, Verdict};
 
-/// How many bytes of a key or a value are shown.
+/// The most bytes of a key or a value that are shown.
 pub(super) const SHOWN_BYTES: usize = 48;
 
-/// Bytes as a person reads them: printable ASCII in quotes, anything else in hexadecimal; the start of what is long.
+/// Formats bytes for people: printable ASCII in quotes, all other bytes in hexadecimal. Of long bytes only the start is shown.
 pub(super) struct Shown<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for Shown<'_> {
@@ -31,33 +31,41 @@ pub(super) fn counted(count: u64, thing: &str) -> String {
     if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
 }
 
-/// What a verdict means, for somebody who meets it in a failed test.
+/// What a verdict means, for a reader of a failed test who sees the verdict for the first time.
 pub(super) const fn meaning(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Guest(verdict) => match verdict {
-            GuestVerdict::Completed => "it did what it should",
+            GuestVerdict::Completed => "the call completed",
             GuestVerdict::Trap => "the guest trapped",
             GuestVerdict::Abort => "the guest called `abort`",
             GuestVerdict::Incomplete => "the guest returned without a flush",
-            GuestVerdict::MemoryExhausted => "the guest was refused memory at its limit, and gave up",
+            GuestVerdict::MemoryExhausted => "the guest was refused memory at its limit, and ended",
             GuestVerdict::FuelExhausted => "the guest used up its fuel",
-            GuestVerdict::OutputTooLarge => "the guest gave more output than its limit",
-            GuestVerdict::BadOutput => "the guest handed over bytes or a pointer that mean nothing",
-            GuestVerdict::NoSuchExport => "the module lacks the export",
+            GuestVerdict::OutputTooLarge => "the guest produced more output than its limit",
+            GuestVerdict::BadOutput => "the guest passed invalid bytes or an invalid pointer",
+            GuestVerdict::NoSuchExport => "the module has no such export",
         },
         Verdict::Host(verdict) => match verdict {
-            HostVerdict::OomKilled => "the kernel killed the worker for want of memory",
-            HostVerdict::Killed => "somebody killed the worker",
+            HostVerdict::OomKilled => "the kernel killed the worker because memory was short",
+            HostVerdict::Killed => "a signal from outside killed the worker",
             HostVerdict::Crashed => "the worker crashed",
             HostVerdict::Exited => "the worker ended by itself",
             HostVerdict::Deadline => "the worker did not answer in time",
-            HostVerdict::ProtocolViolation => "the worker's answer was none",
+            HostVerdict::ProtocolViolation => "the worker's answer was invalid",
             HostVerdict::CommitFailed => "the worker could not commit its memory",
         },
     }
 }
 
-/// The end of a log: its last lines, and how many there are.
+/// The start of a text that has more than `chars` characters; all of a shorter text.
+pub(super) fn cut(text: &str, chars: usize) -> std::borrow::Cow<'_, str> {
+    match text.char_indices().nth(chars) {
+        None => text.into(),
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()).into(),
+    }
+}
+
+/// The last `count` lines of a log, and the number of all its lines.
 pub(super) fn last_lines(log: &str, count: usize) -> (impl Iterator<Item = &str>, usize) {
     let total = log.lines().count();
     (log.lines().skip(total.saturating_sub(count)), total)
@@ -66,6 +74,12 @@ pub(super) fn last_lines(log: &str, count: usize) -> (impl Iterator<Item = &str>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        assert_eq!(cut("éé", 2), "éé");
+        assert_eq!(cut("ééé", 2), "éé… (6 bytes)");
+    }
 
     #[test]
     fn text_is_quoted_and_anything_else_is_hexadecimal() {

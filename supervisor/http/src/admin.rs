@@ -1,4 +1,5 @@
-//! What only an operator may do, on a listener of its own: swap the module, drain, look.
+//! The admin API: swap the module, drain, and list or lift the quarantine. It belongs on a listener that only operators can
+//! reach.
 
 use std::sync::Arc;
 
@@ -13,31 +14,33 @@ use cofferdam_worker::module::MAX_MODULE_BYTES;
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 
-use super::body;
-use super::problem::{self, Problem};
-use super::service::Service;
-use super::{method, not_found, snapshot, status};
+use crate::body;
+use crate::handlers;
+use crate::problem::{Problem, problem_document};
+use crate::service::Service;
+use crate::status;
 
-/// Does what an operator asks for. Given by whoever runs the server, because only they know where modules come from.
+/// Carries out the commands of the admin API. The program that runs the server implements it: only the program knows where
+/// its modules come from and how it ends.
 pub trait Operator: Send + Sync + 'static {
-    /// Swaps the module for `module`, or, if it is none, for what is now where the one that is served came from. Blocks.
-    /// Returns the hash of the new profile.
+    /// Swaps the module for `module`, or for the present content of the module's source if `module` is none. Blocks until
+    /// the swap is over. Returns the hash of the new profile in hexadecimal.
     ///
     /// # Errors
-    /// Why not, in a sentence.
+    /// A sentence that says why the module was not swapped. The old module still serves.
     fn swap(&self, module: Option<Vec<u8>>) -> Result<String, String>;
 
-    /// Begins to drain.
+    /// Begins to drain and to end the process. Returns at once.
     fn drain(&self);
 }
 
-type Given = State<Arc<dyn Operator>>;
+type OperatorState = State<Arc<dyn Operator>>;
 
 /// The admin API: `POST /admin/swap`, `POST /admin/drain`, `GET /admin/status`, `GET /admin/quarantine`,
 /// `POST /admin/quarantine/lift` and `POST /admin/quarantine/lift/{id}`.
 pub fn admin_router(service: Service, operator: Arc<dyn Operator>) -> Router {
-    let status = Router::new()
-        .route("/admin/status", get(status))
+    let of_service = Router::new()
+        .route("/admin/status", get(handlers::status))
         .route("/admin/quarantine", get(quarantine))
         .route("/admin/quarantine/lift", post(lift_all))
         .route("/admin/quarantine/lift/{id}", post(lift))
@@ -46,19 +49,22 @@ pub fn admin_router(service: Service, operator: Arc<dyn Operator>) -> Router {
         .route("/admin/swap", post(swap))
         .route("/admin/drain", post(drain))
         .with_state(operator)
-        .merge(status)
-        .fallback(not_found)
-        .method_not_allowed_fallback(method)
+        .merge(of_service)
+        .fallback(handlers::not_found)
+        .method_not_allowed_fallback(handlers::method_not_allowed)
 }
 
-async fn swap(State(operator): Given, headers: HeaderMap, body: Body) -> Response {
-    if let Err(problem) = body::check_coding(&headers) {
-        return problem.into_response();
+async fn swap(State(operator): OperatorState, headers: HeaderMap, body: Body) -> Response {
+    if let Err(error) = body::check_encoding(&headers) {
+        return error.into_response();
     }
     let limit = usize::try_from(MAX_MODULE_BYTES).unwrap_or(usize::MAX);
     let module = match Limited::new(body, limit).collect().await {
         Ok(collected) => collected.to_bytes(),
-        Err(error) => return Problem::Malformed(format!("the module: {error}")).into_response(),
+        Err(error) => {
+            return Problem::Malformed(format!("the module could not be read from the body: {error}"))
+                .into_response();
+        }
     };
     let module = (!module.is_empty()).then(|| module.to_vec());
     match tokio::task::spawn_blocking(move || operator.swap(module)).await {
@@ -66,11 +72,11 @@ async fn swap(State(operator): Given, headers: HeaderMap, body: Body) -> Respons
             ([(header::CONTENT_TYPE, "application/json")], json!({ "profile": profile }).to_string())
                 .into_response()
         }
-        Ok(Err(reason)) => problem::json(
+        Ok(Err(reason)) => problem_document(
             StatusCode::CONFLICT,
             &json!({
                 "type": "urn:cofferdam:problem:not-swapped",
-                "title": "The module was not swapped; the old one serves on",
+                "title": "The module was not swapped: the old module still serves",
                 "status": 409,
                 "detail": reason,
             }),
@@ -79,29 +85,29 @@ async fn swap(State(operator): Given, headers: HeaderMap, body: Body) -> Respons
     }
 }
 
-/// Every job that is in quarantine.
+/// `GET /admin/quarantine`: every job in quarantine.
 async fn quarantine(State(service): State<Service>) -> Response {
-    json(&json!({ "quarantine": snapshot::quarantine(&service.0, usize::MAX) }))
+    json(&json!({ "quarantine": status::quarantine(&service.0, usize::MAX) }))
 }
 
-/// Has every job that is in quarantine run again when it is next asked for.
+/// `POST /admin/quarantine/lift`: every job in quarantine runs again when it is next asked for.
 async fn lift_all(State(service): State<Service>) -> Response {
     let lifted = service.pool().map_or(0, |pool| pool.lift_all_quarantines());
-    tracing::info!("quarantine: all {lifted} were lifted");
+    tracing::info!("quarantine: lifted for all {lifted} jobs");
     json(&json!({ "lifted": lifted }))
 }
 
-/// The same for one job, by its id in the list.
+/// `POST /admin/quarantine/lift/{id}`: one job in quarantine runs again when it is next asked for.
 async fn lift(State(service): State<Service>, id: Result<Path<String>, PathRejection>) -> Response {
     let id = id.map_or_else(|rejection| rejection.body_text(), |Path(id)| id);
     let known = u64::from_str_radix(&id, 16).ok();
     let is_lifted = |id| service.pool().is_some_and(|pool| pool.lift_quarantine(id));
     if known.is_some_and(is_lifted) {
-        tracing::info!("quarantine: {id} was lifted");
+        tracing::info!("quarantine: lifted for the job {id}");
         return json(&json!({ "lifted": 1 }));
     }
     let id: String = id.chars().take(100).collect();
-    Problem::NotFound(format!("nothing with the id {id:?} is in quarantine")).into_response()
+    Problem::NotFound(format!("no job with the id {id:?} is in quarantine")).into_response()
 }
 
 fn json(body: &Value) -> Response {
@@ -109,7 +115,7 @@ fn json(body: &Value) -> Response {
         .into_response()
 }
 
-async fn drain(State(operator): Given) -> Response {
+async fn drain(State(operator): OperatorState) -> Response {
     operator.drain();
     StatusCode::ACCEPTED.into_response()
 }

@@ -1,32 +1,36 @@
-//! HAProxy's agent check: a line for whoever connects, and that is all.
+//! HAProxy's agent check (its configuration manual, `agent-check`): every connection is answered with one line and closed.
 
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 
-use super::health::Readiness;
-use super::server::Listener;
-use super::service::Service;
+use crate::health::Readiness;
+use crate::server::Listener;
+use crate::service::Service;
 
-/// Answers agent checks on `listener` for as long as it is polled.
+/// Answers agent checks on `listener` until the returned future is dropped. The line has the state of `service` and, as the
+/// server's weight, the share of its workers that are ready.
+///
+/// # Panics
+/// Outside of a tokio runtime.
 pub async fn agent(listener: impl Into<Listener>, service: Service) {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    const PAUSE: Duration = Duration::from_millis(100);
+    const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+    const BACKOFF: Duration = Duration::from_millis(100);
     let mut listener = listener.into();
     loop {
         let Ok(mut stream) = listener.accept().await else {
-            // Out of descriptors, say: nothing is gained by asking again at once.
-            tokio::time::sleep(PAUSE).await;
+            // The process may be out of file descriptors. No event tells when one is free again, so this is a real pause.
+            tokio::time::sleep(BACKOFF).await;
             continue;
         };
         let line = Readiness::of(&service.0, &service.0.health()).agent_line();
         tokio::spawn(async move {
-            // Who does not read the answer has not asked.
             let write = async {
                 stream.write_all(line.as_bytes()).await?;
                 stream.shutdown().await
             };
-            let _ = tokio::time::timeout(PATIENCE, write).await;
+            // A client that does not read its line within the timeout gets none.
+            let _ = tokio::time::timeout(WRITE_TIMEOUT, write).await;
         });
     }
 }

@@ -1,8 +1,10 @@
-//! Reading a request's body: piece by piece as it comes, each piece held once, until it is copied into a worker's arena.
+//! Reads the body of a request piece by piece. Each piece is held once, until it is copied into a worker's arena.
 //!
-//! Three bounds hold at any time: of one body in bytes, of one body in time, and of all bodies and answers together.
+//! Three limits hold at any time: the bytes of one body, the time that one body takes to arrive, and the bytes of all bodies and
+//! responses together ([`MemoryBudget`]).
+//!
+//! An application with routes of its own reads its bodies with [`read_body`] and has the same limits.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
@@ -11,191 +13,216 @@ use bytes::Bytes;
 use cofferdam_protocol::profile::Hash;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use sha2::{Digest, Sha256};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout, timeout_at};
+use thiserror::Error;
+use tokio::time::{Instant, timeout_at};
 
-use super::problem::Problem;
+pub use crate::memory::{MemoryBudget, Reservation};
+use cofferdam_base::size::Bytes as Size;
 use cofferdam_pool::Input;
 
-/// Bytes that one permit stands for: semaphores count in 32 bits.
-const UNIT_BYTES: u64 = 4096;
-
-/// Memory for bodies and answers, shared by all requests.
-#[derive(Clone, Debug)]
-pub struct Room {
-    units: Arc<Semaphore>,
-    all: u32,
-}
-
-/// A part of the room, given back when dropped.
-#[derive(Debug, Default)]
-pub struct Held(#[allow(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
-
-impl Room {
-    pub fn new(bytes: u64) -> Self {
-        let all = u32::try_from((bytes / UNIT_BYTES).max(1)).unwrap_or(u32::MAX);
-        // What a semaphore can count is far more than 32 bits hold.
-        let units = Semaphore::new(usize::try_from(all).unwrap_or(Semaphore::MAX_PERMITS));
-        Self { units: Arc::new(units), all }
-    }
-
-    /// Takes room for `bytes`, waiting for it for at most `patience`. What is larger than all there is takes all.
-    pub(super) async fn take(&self, bytes: u64, patience: Duration) -> Option<Held> {
-        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(self.all);
-        if units == 0 {
-            return Some(Held::default());
-        }
-        let permit = timeout(patience, Arc::clone(&self.units).acquire_many_owned(units)).await;
-        // It is never closed.
-        Some(Held(Some(permit.ok()?.ok()?)))
-    }
-
-    /// Bytes that are taken.
-    pub(super) fn taken(&self) -> u64 {
-        let free = u64::try_from(self.units.available_permits()).unwrap_or(u64::MAX);
-        u64::from(self.all).saturating_sub(free) * UNIT_BYTES
-    }
-}
-
-/// A body that is there.
-#[derive(Debug)]
-pub(super) struct Received {
-    pub(super) input: Input,
-    pub(super) sha256: Hash,
-    /// The room that it takes.
-    pub(super) held: Vec<Held>,
-}
-
-/// What a body may cost.
-pub struct Bounds {
-    pub bytes: u64,
-    pub time: Duration,
-    /// How long to wait for room.
-    pub patience: Duration,
-    /// Seconds to name to whoever finds no room.
+/// The limits of one body.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// The largest body, in bytes.
+    pub max_bytes: u64,
+    /// How long the whole body may take to arrive.
+    pub receive_timeout: Duration,
+    /// How long each piece may wait for memory of the budget.
+    pub memory_wait: Duration,
+    /// `Retry-After` of the response if the budget has no memory, in seconds.
     pub retry_after: u64,
 }
 
-/// Refuses a body that its headers call compressed: a guest would be given other bytes than its client meant.
-pub fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
+/// Why a body was not read. As a response ([`IntoResponse`](axum::response::IntoResponse)) it is a problem document with
+/// the right status and headers. After most of these errors the connection is closed, because the rest of the body was not
+/// read.
+#[derive(Clone, Error, PartialEq, Eq)]
+pub enum BodyError {
+    /// The body has more bytes than allowed. Status 413.
+    #[error("the body is larger than the limit of {}", Size(*limit))]
+    TooLarge {
+        /// [`BodyLimits::max_bytes`].
+        limit: u64,
+    },
+    /// The body took longer than [`BodyLimits::receive_timeout`]. Status 408.
+    #[error("the body did not arrive within {0:?}")]
+    TooSlow(Duration),
+    /// The connection failed, or the body does not match its headers. Status 400.
+    #[error("the body ended early or does not match its headers: {0}")]
+    Broken(String),
+    /// The body has this `Content-Encoding`. Status 415.
+    #[error(
+        "the body has the Content-Encoding {0:?}: send the bytes as they are, without a Content-Encoding"
+    )]
+    Encoded(String),
+    /// The memory budget had nothing left for [`BodyLimits::memory_wait`]. Status 503.
+    #[error("the server's memory for request and response bodies is in use: retry in {retry_after} s")]
+    NoMemory {
+        /// [`BodyLimits::retry_after`], in seconds.
+        retry_after: u64,
+    },
+}
+
+cofferdam_protocol::debug_as_display!(BodyError);
+
+impl BodyError {
+    /// A name for programs: the last part of the problem document's `type`. It does not change between versions.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "too-large",
+            Self::TooSlow(_) => "slow-body",
+            Self::Broken(_) => "broken-body",
+            Self::Encoded(_) => "encoded",
+            Self::NoMemory { .. } => "no-room",
+        }
+    }
+}
+
+/// A body that was read completely.
+#[derive(Debug)]
+pub(crate) struct ReceivedBody {
+    pub(crate) input: Input,
+    pub(crate) sha256: Hash,
+    /// The memory that the body takes.
+    pub(crate) reservation: Reservation,
+}
+
+/// Refuses a body with a `Content-Encoding`: the guest would receive the compressed bytes, not those that the client meant.
+pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), BodyError> {
     match headers.get(header::CONTENT_ENCODING) {
         Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => {
             let coding = String::from_utf8_lossy(coding.as_bytes());
-            Err(Problem::Encoded(coding.chars().take(100).collect()))
+            Err(BodyError::Encoded(coding.chars().take(100).collect()))
         }
         _ => Ok(()),
     }
 }
 
-/// Reads all of `body`, to be run.
-pub(super) async fn receive(body: Body, bounds: &Bounds, room: &Room) -> Result<Received, Problem> {
-    let (mut parts, mut hasher) = (Parts::default(), Sha256::new());
-    let held = read(body, bounds, room, |part| {
-        hasher.update(&part);
-        parts.add(part);
+/// Reads all of `body` as the input of a job.
+pub(crate) async fn receive_input(
+    body: Body,
+    limits: &BodyLimits,
+    budget: &MemoryBudget,
+) -> Result<ReceivedBody, BodyError> {
+    let (mut pieces, mut hasher) = (Pieces::default(), Sha256::new());
+    let reservation = read_body(body, limits, budget, |piece| {
+        hasher.update(&piece);
+        pieces.add(piece);
     })
     .await?;
-    Ok(Received { input: Input::from_parts(parts.finish()), sha256: Hash(hasher.finalize().into()), held })
+    let (input, sha256) = (Input::from_parts(pieces.finish()), Hash(hasher.finalize().into()));
+    Ok(ReceivedBody { input, sha256, reservation })
 }
 
-/// Reads all of `body`, hands each of its parts to `take`, and returns the room that they have.
-pub async fn read(
+/// Reads all of `body` and passes each piece to `receive`, in order. The returned reservation covers all pieces: keep it
+/// for as long as the pieces are kept.
+///
+/// # Errors
+/// [`BodyError`], but never [`BodyError::Encoded`]: the headers are the caller's. Some pieces may have been passed on by then.
+///
+/// # Panics
+/// Outside of a tokio runtime with timers.
+pub async fn read_body(
     body: Body,
-    bounds: &Bounds,
-    room: &Room,
-    mut take: impl FnMut(Bytes),
-) -> Result<Vec<Held>, Problem> {
-    let deadline = Instant::now() + bounds.time;
-    let announced = body.size_hint().exact();
-    if announced.is_some_and(|bytes| bytes > bounds.bytes) {
-        return Err(Problem::TooLarge { limit: bounds.bytes });
+    limits: &BodyLimits,
+    budget: &MemoryBudget,
+    mut receive: impl FnMut(Bytes),
+) -> Result<Reservation, BodyError> {
+    let deadline = Instant::now() + limits.receive_timeout;
+    let announced_bytes = body.size_hint().exact();
+    if announced_bytes.is_some_and(|bytes| bytes > limits.max_bytes) {
+        return Err(BodyError::TooLarge { limit: limits.max_bytes });
     }
-    let mut share = Share { room, bounds, announced, held: Vec::new(), left: 0 };
-    let limit = usize::try_from(bounds.bytes).unwrap_or(usize::MAX);
-    let mut body = Limited::new(body, limit);
+    let mut memory =
+        BodyMemory { budget, limits, announced_bytes, reservation: Reservation::default(), unused_bytes: 0 };
+    let max_bytes = usize::try_from(limits.max_bytes).unwrap_or(usize::MAX);
+    let mut body = Limited::new(body, max_bytes);
     loop {
         let frame = timeout_at(deadline, body.frame()).await;
-        let Some(frame) = frame.map_err(|_| Problem::SlowBody(bounds.time))? else { break };
-        // Trailers mean nothing here.
-        let Ok(part) = frame.map_err(|error| broken(&*error, bounds))?.into_data() else { continue };
-        share.cover(part.len() as u64).await?;
-        take(part);
+        let Some(frame) = frame.map_err(|_| BodyError::TooSlow(limits.receive_timeout))? else { break };
+        // Trailers have no meaning here.
+        let Ok(piece) = frame.map_err(|error| read_error(&*error, limits))?.into_data() else { continue };
+        memory.reserve(piece.len() as u64).await?;
+        receive(piece);
     }
-    Ok(share.held)
+    Ok(memory.reservation)
 }
 
-/// The room that one body has taken so far.
-struct Share<'a> {
-    room: &'a Room,
-    bounds: &'a Bounds,
-    /// Bytes that were announced and have no room yet.
-    announced: Option<u64>,
-    held: Vec<Held>,
-    /// Bytes that are taken and not used.
-    left: u64,
+/// The memory that one body has reserved so far.
+struct BodyMemory<'a> {
+    budget: &'a MemoryBudget,
+    limits: &'a BodyLimits,
+    /// Bytes that the `Content-Length` announced and that are not reserved yet. None without a `Content-Length`.
+    announced_bytes: Option<u64>,
+    reservation: Reservation,
+    /// Bytes that are reserved and not used yet.
+    unused_bytes: u64,
 }
 
-impl Share<'_> {
-    /// Makes sure that `bytes` more have room.
-    async fn cover(&mut self, bytes: u64) -> Result<(), Problem> {
-        /// So much is taken at a time: a length is announced for nothing, and whoever then sends nothing would keep
-        /// others out.
+impl BodyMemory<'_> {
+    /// Reserves memory for `bytes` more.
+    async fn reserve(&mut self, bytes: u64) -> Result<(), BodyError> {
+        /// How much is reserved at a time. The whole announced length is not reserved at once: a client that announces much and
+        /// sends nothing would take the memory from others.
         const STEP_BYTES: u64 = 64 << 10;
-        if bytes > self.left {
-            let step = match self.announced {
+        if bytes > self.unused_bytes {
+            let step = match self.announced_bytes {
                 Some(announced) => STEP_BYTES.min(announced),
-                // Most bodies without a length are of one part.
-                None if self.held.is_empty() => 0,
+                // Most bodies without a length have one piece.
+                None if self.reservation.is_empty() => 0,
                 None => STEP_BYTES,
             };
             let more = bytes.max(step);
-            self.announced = self.announced.map(|announced| announced.saturating_sub(more));
-            let held = self.room.take(more, self.bounds.patience).await;
-            self.held.push(held.ok_or(Problem::NoRoom { retry_after: self.bounds.retry_after })?);
-            self.left = self.left.saturating_add(more);
+            self.announced_bytes = self.announced_bytes.map(|announced| announced.saturating_sub(more));
+            let reservation = self.budget.reserve(more, self.limits.memory_wait).await;
+            let no_memory = BodyError::NoMemory { retry_after: self.limits.retry_after };
+            self.reservation.add(reservation.ok_or(no_memory)?);
+            self.unused_bytes = self.unused_bytes.saturating_add(more);
         }
-        self.left -= bytes;
+        self.unused_bytes -= bytes;
         Ok(())
     }
 }
 
-/// The parts of a body. Small ones are put together, or a body that comes byte by byte would cost far more than its bytes.
+/// The pieces of a body. Small pieces are joined: a body that arrives byte by byte would otherwise take much more memory
+/// than its bytes.
 #[derive(Default)]
-struct Parts {
-    whole: Vec<Bytes>,
+struct Pieces {
+    finished: Vec<Bytes>,
     small: Vec<u8>,
 }
 
-impl Parts {
-    fn add(&mut self, part: Bytes) {
+impl Pieces {
+    fn add(&mut self, piece: Bytes) {
         const SMALL_BYTES: usize = 4096;
-        if part.len() < SMALL_BYTES {
-            self.small.extend_from_slice(&part);
+        if piece.len() < SMALL_BYTES {
+            self.small.extend_from_slice(&piece);
         }
-        if part.len() >= SMALL_BYTES || self.small.len() >= SMALL_BYTES {
+        if piece.len() >= SMALL_BYTES || self.small.len() >= SMALL_BYTES {
             self.flush();
         }
-        if part.len() >= SMALL_BYTES {
-            self.whole.push(part);
+        if piece.len() >= SMALL_BYTES {
+            self.finished.push(piece);
         }
     }
 
     fn flush(&mut self) {
         if !self.small.is_empty() {
-            self.whole.push(std::mem::take(&mut self.small).into());
+            self.finished.push(std::mem::take(&mut self.small).into());
         }
     }
 
     fn finish(mut self) -> Vec<Bytes> {
         self.flush();
-        self.whole
+        self.finished
     }
 }
 
-fn broken(error: &(dyn std::error::Error + 'static), bounds: &Bounds) -> Problem {
+fn read_error(error: &(dyn std::error::Error + 'static), limits: &BodyLimits) -> BodyError {
     match error.downcast_ref::<LengthLimitError>() {
-        Some(_) => Problem::TooLarge { limit: bounds.bytes },
-        None => Problem::BrokenBody(error.to_string()),
+        Some(_) => BodyError::TooLarge { limit: limits.max_bytes },
+        None => BodyError::Broken(error.to_string()),
     }
 }
 
@@ -204,51 +231,51 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
+    use crate::memory::UNIT_BYTES;
 
-    const BOUNDS: Bounds = Bounds {
-        bytes: 10_000,
-        time: Duration::from_millis(200),
-        patience: Duration::from_millis(50),
+    const LIMITS: BodyLimits = BodyLimits {
+        max_bytes: 10_000,
+        receive_timeout: Duration::from_millis(200),
+        memory_wait: Duration::from_millis(50),
         retry_after: 1,
     };
 
-    fn streamed(parts: Vec<Vec<u8>>) -> Body {
-        Body::from_stream(stream::iter(parts.into_iter().map(Ok::<_, std::io::Error>)))
+    fn streamed(pieces: Vec<Vec<u8>>) -> Body {
+        Body::from_stream(stream::iter(pieces.into_iter().map(Ok::<_, std::io::Error>)))
     }
 
     #[tokio::test]
-    async fn what_comes_in_pieces_is_the_same_body() {
-        let room = Room::new(1 << 20);
+    async fn a_body_in_pieces_is_the_same_body() {
+        let budget = MemoryBudget::new(1 << 20);
         let whole: Vec<u8> = (0..9000u32).map(|index| index.to_le_bytes()[0]).collect();
         for size in [1, 7, 4096, 8999, 9000] {
             let body = streamed(whole.chunks(size).map(<[u8]>::to_vec).collect());
-            let received = receive(body, &BOUNDS, &room).await.unwrap();
+            let received = receive_input(body, &LIMITS, &budget).await.unwrap();
             assert_eq!(received.input.parts().collect::<Vec<_>>().concat(), whole);
             assert_eq!(received.sha256, Hash::of(&whole));
             assert!(received.input.parts().count() <= 4);
-            assert!(room.taken() > 0);
+            assert!(budget.reserved_bytes() > 0);
         }
-        assert_eq!(room.taken(), 0, "all of it was given back");
+        assert_eq!(budget.reserved_bytes(), 0, "every reservation was returned");
     }
 
     #[tokio::test]
-    async fn every_bound_holds() {
-        let room = Room::new(1 << 20);
-        let too_large = Problem::TooLarge { limit: 10_000 };
-        let announced = receive(Body::from(vec![0; 10_001]), &BOUNDS, &room).await;
-        assert_eq!(announced.map(|_| ()), Err(too_large.clone()));
-        let streamed_one = receive(streamed(vec![vec![0; 6000], vec![0; 6000]]), &BOUNDS, &room).await;
-        assert_eq!(streamed_one.map(|_| ()), Err(too_large));
-        let slow =
-            receive(Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>()), &BOUNDS, &room)
-                .await;
-        assert_eq!(slow.map(|_| ()), Err(Problem::SlowBody(BOUNDS.time)));
-        let torn = stream::iter([Ok(vec![1]), Err(std::io::Error::other("torn"))]);
-        let torn = receive(Body::from_stream(torn), &BOUNDS, &room).await;
-        assert!(matches!(torn, Err(Problem::BrokenBody(_))), "{torn:?}");
-        let small = Room::new(UNIT_BYTES);
-        let _all = small.take(1, Duration::ZERO).await.unwrap();
-        let no_room = receive(Body::from(vec![0; 5]), &BOUNDS, &small).await;
-        assert_eq!(no_room.map(|_| ()), Err(Problem::NoRoom { retry_after: 1 }));
+    async fn every_limit_holds() {
+        let budget = MemoryBudget::new(1 << 20);
+        let too_large = BodyError::TooLarge { limit: 10_000 };
+        let announced = receive_input(Body::from(vec![0; 10_001]), &LIMITS, &budget).await;
+        assert_eq!(announced.map(drop), Err(too_large.clone()));
+        let not_announced = streamed(vec![vec![0; 6000], vec![0; 6000]]);
+        assert_eq!(receive_input(not_announced, &LIMITS, &budget).await.map(drop), Err(too_large));
+        let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let silent = receive_input(silent, &LIMITS, &budget).await;
+        assert_eq!(silent.map(drop), Err(BodyError::TooSlow(LIMITS.receive_timeout)));
+        let broken = stream::iter([Ok(vec![1]), Err(std::io::Error::other("broken"))]);
+        let broken = receive_input(Body::from_stream(broken), &LIMITS, &budget).await;
+        assert!(matches!(broken, Err(BodyError::Broken(_))), "{broken:?}");
+        let small = MemoryBudget::new(UNIT_BYTES);
+        let _whole = small.reserve(1, Duration::ZERO).await.unwrap();
+        let no_memory = receive_input(Body::from(vec![0; 5]), &LIMITS, &small).await;
+        assert_eq!(no_memory.map(drop), Err(BodyError::NoMemory { retry_after: 1 }));
     }
 }

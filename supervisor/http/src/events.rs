@@ -1,4 +1,5 @@
-//! Server-sent events for the status page: the last minutes first, and then how things are, each second.
+//! `GET /v1/events`: server-sent events for the status page. The first event has the last five minutes. Then follows the
+//! status, once a second.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -10,32 +11,34 @@ use futures_util::stream::{self, Stream};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::service::{Phase, Service};
-use super::snapshot::Snapshot;
+use crate::service::{Phase, Service};
+use crate::status::Status;
 use cofferdam_base::sync::lock;
 
-const EVERY: Duration = Duration::from_secs(1);
+/// The time between two events.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// `GET /v1/events`.
-pub(super) async fn events(State(service): State<Service>) -> impl IntoResponse {
-    // Proxies that buffer answers would hold the events back (nginx reads this header).
+pub(crate) async fn events(State(service): State<Service>) -> impl IntoResponse {
+    // A proxy that buffers responses would delay the events. nginx reads this header.
     ([("x-accel-buffering", "no"), ("cache-control", "no-store")], Sse::new(stream(service)))
 }
 
-/// Ends when the service closes, or every drain would wait for whoever looks at the page.
+/// The stream ends when the service closes. Otherwise every open status page would keep the server from ending.
 fn stream(service: Service) -> impl Stream<Item = Result<Event, Infallible>> {
     let phase = service.watch();
-    let begin = Next { service, phase, first: true };
-    stream::unfold(begin, |mut next| async move { next.event().await.map(|event| (Ok(event), next)) })
+    let first = NextEvent { service, phase, first: true };
+    stream::unfold(first, |mut next| async move { next.event().await.map(|event| (Ok(event), next)) })
 }
 
-struct Next {
+struct NextEvent {
     service: Service,
     phase: watch::Receiver<Phase>,
     first: bool,
 }
 
-impl Next {
+impl NextEvent {
+    /// Waits for the next event. None when the service closes.
     async fn event(&mut self) -> Option<Event> {
         if self.first {
             self.first = false;
@@ -43,14 +46,14 @@ impl Next {
             return Some(event("history", &past));
         }
         let closing = self.phase.wait_for(|phase| *phase == Phase::Closing);
-        match tokio::time::timeout(EVERY, closing).await {
+        match tokio::time::timeout(INTERVAL, closing).await {
             Ok(_) => None,
-            Err(_) => Some(event("snapshot", &Snapshot::take(&self.service.0))),
+            Err(_) => Some(event("snapshot", &Status::read(&self.service.0))),
         }
     }
 }
 
 fn event(name: &str, data: &impl Serialize) -> Event {
-    // Maps with keys that are no strings are all that cannot be written, and none of ours has any.
+    // Only maps with keys that are not strings cannot be written as JSON. No event has one.
     Event::default().event(name).data(serde_json::to_string(data).unwrap_or_default())
 }

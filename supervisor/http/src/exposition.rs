@@ -1,42 +1,44 @@
-//! The two text formats that Prometheus reads. What counts is written in the newer one, OpenMetrics 1.0; whoever does not ask
-//! for that gets the older one, 0.0.4, in which counters are declared by the name of their sample and there is no `info`.
+//! The two text formats of `/metrics`. Metrics are written as OpenMetrics 1.0. Clients that do not ask for it get
+//! Prometheus' older format 0.0.4, in which a counter is declared by the name of its sample and the type `info` does not
+//! exist.
 
 use axum::http::HeaderValue;
 
-/// Which format a client asks for.
+/// A text format of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exposition {
-    /// Version 0.0.4 of Prometheus' own format, which every reader knows.
+pub(crate) enum Exposition {
+    /// Prometheus' own format, version 0.0.4. Every reader knows it.
     Text,
+    /// OpenMetrics 1.0.
     OpenMetrics,
 }
 
 impl Exposition {
-    /// By the header `Accept`.
-    pub(super) fn asked(accept: Option<&HeaderValue>) -> Self {
+    /// The format that the `Accept` header asks for.
+    pub(crate) fn negotiated(accept: Option<&HeaderValue>) -> Self {
         let accept = accept.and_then(|value| value.to_str().ok()).unwrap_or_default();
         let is_asked = |range: &str| {
             let mut parts = range.split(';').map(str::trim);
-            let is_it =
+            let is_open_metrics =
                 parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/openmetrics-text"));
-            // A weight of 0 says that it is not acceptable (RFC 9110, section 12.4.2).
+            // A weight of 0 means "not acceptable" (RFC 9110, section 12.4.2).
             let is_refused = |parameter: &str| {
                 parameter.strip_prefix("q=").is_some_and(|weight| weight.parse() == Ok(0.0_f32))
             };
-            is_it && !parts.any(is_refused)
+            is_open_metrics && !parts.any(is_refused)
         };
         if accept.split(',').any(is_asked) { Self::OpenMetrics } else { Self::Text }
     }
 
-    pub(super) fn content_type(self) -> &'static str {
+    pub(crate) fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         }
     }
 
-    /// The text in this format of what was written as OpenMetrics.
-    pub(super) fn of(self, open: String) -> String {
+    /// Converts `open`, a text in OpenMetrics, to this format.
+    pub(crate) fn convert(self, open: String) -> String {
         match self {
             Self::Text => to_text(&open),
             Self::OpenMetrics => open,
@@ -46,7 +48,7 @@ impl Exposition {
 
 fn to_text(open: &str) -> String {
     let mut text = String::with_capacity(open.len());
-    // The line # HELP of a family, which comes before its # TYPE.
+    // The `# HELP` line of a metric, which comes before its `# TYPE` line.
     let mut help = None;
     for line in open.lines() {
         let mut words = line.splitn(4, ' ');
@@ -64,7 +66,7 @@ fn to_text(open: &str) -> String {
                 }
                 text.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
             }
-            // # UNIT and # EOF
+            // `# UNIT` and `# EOF` do not exist in the older format.
             (Some("#"), ..) => {}
             _ => {
                 text.push_str(line);
@@ -80,9 +82,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_asks_for_open_metrics_gets_it() {
-        let asked = |accept: &str| Exposition::asked(Some(&HeaderValue::from_str(accept).unwrap()));
-        assert_eq!(Exposition::asked(None), Exposition::Text);
+    fn only_clients_that_ask_for_open_metrics_get_it() {
+        let asked = |accept: &str| Exposition::negotiated(Some(&HeaderValue::from_str(accept).unwrap()));
+        assert_eq!(Exposition::negotiated(None), Exposition::Text);
         for text in ["*/*", "text/plain", "text/plain, application/openmetrics-text;q=0", "application/json"]
         {
             assert_eq!(asked(text), Exposition::Text, "{text}");
@@ -95,14 +97,14 @@ mod tests {
     }
 
     #[test]
-    fn the_older_format_declares_what_its_samples_are_called() {
+    fn the_older_format_declares_the_names_of_its_samples() {
         let open = "# HELP x_requests Answers a kind.\n# TYPE x_requests counter\nx_requests_total{kind=\"block\"} 3\n\
                     # HELP x_guest_seconds Time.\n# TYPE x_guest_seconds histogram\n# UNIT x_guest_seconds seconds\n\
                     x_guest_seconds_count 1\n# HELP x_build Which.\n# TYPE x_build info\nx_build_info{v=\"1\"} 1\n# EOF\n";
         let text = "# HELP x_requests_total Answers a kind.\n# TYPE x_requests_total counter\n\
                     x_requests_total{kind=\"block\"} 3\n# HELP x_guest_seconds Time.\n# TYPE x_guest_seconds histogram\n\
                     x_guest_seconds_count 1\n# HELP x_build_info Which.\n# TYPE x_build_info gauge\nx_build_info{v=\"1\"} 1\n";
-        assert_eq!(Exposition::Text.of(open.to_owned()), text);
-        assert_eq!(Exposition::OpenMetrics.of(open.to_owned()), open);
+        assert_eq!(Exposition::Text.convert(open.to_owned()), text);
+        assert_eq!(Exposition::OpenMetrics.convert(open.to_owned()), open);
     }
 }

@@ -1,8 +1,8 @@
-//! The same `Idempotency-Key` again gets the same answer, and never a second run beside the first
-//! (draft-ietf-httpapi-idempotency-key-header).
+//! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): a request with the key of an earlier one gets the answer
+//! of the earlier one. Two requests with the same key never run at the same time.
 //!
-//! Only what a guest said is kept: an answer about this process at one moment is no answer to the same request a second
-//! later.
+//! Only answers with a verdict of the guest are kept. An answer about this process, "no worker is ready" for example, may
+//! be different a second later.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -15,33 +15,36 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use moka::sync::Cache;
 
-use super::answer::Answer;
-use super::problem::Problem;
-use super::settings::Settings;
+use crate::answer::Answer;
+use crate::problem::Problem;
+use crate::settings::Settings;
 
-/// The most bytes of a key.
+/// The longest key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 
 type Outcome = Result<Arc<Answer>, Problem>;
 type Running = Shared<BoxFuture<'static, Outcome>>;
 
-/// A request's key, and what the request is, so that another request with the same key is found out.
+/// The key of a request, and the fingerprint of the request: a different request with the same key is refused.
 #[derive(Clone, Debug)]
-pub(super) struct Key {
+pub(crate) struct Key {
     name: String,
-    request: Hash,
+    fingerprint: Hash,
 }
 
-/// Answers by key: those to come and those that were given.
+/// Answers by key: of requests that run, and of requests that were answered.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(crate) struct KeyedAnswers {
     running: Mutex<HashMap<String, (Hash, Running)>>,
-    given: Cache<String, (Hash, Arc<Answer>)>,
+    kept: Cache<String, (Hash, Arc<Answer>)>,
 }
 
 impl Key {
-    /// The key that a request's headers name, if they do. `request` says which request it is.
-    pub(super) fn of(headers: &HeaderMap, request: impl FnOnce() -> Hash) -> Result<Option<Self>, Problem> {
+    /// The key in `headers`, if there is one. `fingerprint` computes the fingerprint of the request.
+    pub(crate) fn of(
+        headers: &HeaderMap,
+        fingerprint: impl FnOnce() -> Hash,
+    ) -> Result<Option<Self>, Problem> {
         let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
         let name = value.to_str().unwrap_or_default();
         if name.is_empty() || name.len() > MAX_KEY_BYTES {
@@ -49,28 +52,28 @@ impl Key {
                 "Idempotency-Key: expected 1 to {MAX_KEY_BYTES} printable ASCII characters"
             )));
         }
-        Ok(Some(Self { name: name.to_owned(), request: request() }))
+        Ok(Some(Self { name: name.to_owned(), fingerprint: fingerprint() }))
     }
 }
 
-impl Answers {
-    pub(super) fn new(settings: &Settings) -> Self {
+impl KeyedAnswers {
+    pub(crate) fn new(settings: &Settings) -> Self {
         let weigh = |name: &String, (_, answer): &(Hash, Arc<Answer>)| {
-            u32::try_from(name.len() as u64 + answer.bytes()).unwrap_or(u32::MAX)
+            u32::try_from(name.len() as u64 + answer.retained_bytes()).unwrap_or(u32::MAX)
         };
-        let given = Cache::builder()
+        let kept = Cache::builder()
             .max_capacity(settings.remembered_bytes)
             .time_to_live(settings.remembered_for)
             .weigher(weigh)
             .build();
-        Self { running: Mutex::default(), given }
+        Self { running: Mutex::default(), kept }
     }
 
-    /// The answer to the request with this key: an earlier one, the one that is being made, or that of `work`.
+    /// The answer for `key`: a kept one, the one of a request that runs now, or the one that `work` gives.
     ///
-    /// The work goes on if whoever asked goes away: another may have begun to wait for it. So it must know nothing of one
-    /// client's deadline: whoever asks waits for as long as they like.
-    pub(super) async fn get(
+    /// `work` continues if this future is dropped, because other requests may wait for the same answer. It must therefore
+    /// not contain the deadline of one client: put the deadline around this future.
+    pub(crate) async fn get(
         self: &Arc<Self>,
         key: Key,
         work: impl Future<Output = Outcome> + Send + 'static,
@@ -79,11 +82,13 @@ impl Answers {
         loop {
             let (running, is_own) = {
                 let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some((request, answer)) = self.given.get(&key.name) {
-                    return if request == key.request { Ok(answer) } else { Err(Problem::KeyReused) };
+                if let Some((fingerprint, answer)) = self.kept.get(&key.name) {
+                    return if fingerprint == key.fingerprint { Ok(answer) } else { Err(Problem::KeyReused) };
                 }
                 match (running.get(&key.name), own.take()) {
-                    (Some((request, _)), _) if *request != key.request => return Err(Problem::KeyReused),
+                    (Some((fingerprint, _)), _) if *fingerprint != key.fingerprint => {
+                        return Err(Problem::KeyReused);
+                    }
                     (Some((_, running)), work) => {
                         let joined = running.clone();
                         own = work;
@@ -91,15 +96,19 @@ impl Answers {
                     }
                     (None, Some(work)) => {
                         let shared = self.begin(&key, work);
-                        running.insert(key.name.clone(), (key.request, shared.clone()));
+                        running.insert(key.name.clone(), (key.fingerprint, shared.clone()));
                         (shared, true)
                     }
-                    (None, None) => return Err(Problem::Internal("the work was begun twice".to_owned())),
+                    (None, None) => {
+                        return Err(Problem::Internal(
+                            "a request with an Idempotency-Key was started twice".to_owned(),
+                        ));
+                    }
                 }
             };
             match running.await {
-                // The other one waited for a turn for as long as it may. This one came later.
-                Err(Problem::NoTurn { .. }) if !is_own => {}
+                // The other request waited for a permit for as long as it may. This request came later and may still wait.
+                Err(Problem::WaitTimedOut { .. }) if !is_own => {}
                 outcome => return outcome,
             }
         }
@@ -108,14 +117,14 @@ impl Answers {
     fn begin(self: &Arc<Self>, key: &Key, work: impl Future<Output = Outcome> + Send + 'static) -> Running {
         let task = tokio::spawn(work);
         let (answers, key) = (Arc::clone(self), key.clone());
-        // Its own task, too, so that it is taken out of the running ones though nobody waits any more.
+        // A task of its own, so that the key is removed from `running` even if no request waits any more.
         let finish = tokio::spawn(async move {
             let outcome = task.await.unwrap_or_else(|error| Err(Problem::Internal(error.to_string())));
             let mut running = answers.running.lock().unwrap_or_else(PoisonError::into_inner);
             if let Ok(answer) = &outcome
                 && matches!(answer.verdict, Verdict::Guest(_))
             {
-                answers.given.insert(key.name.clone(), (key.request, Arc::clone(answer)));
+                answers.kept.insert(key.name.clone(), (key.fingerprint, Arc::clone(answer)));
             }
             running.remove(&key.name);
             outcome
@@ -144,8 +153,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_at_once_are_run_once_and_what_failed_for_the_host_is_run_again() {
-        let answers = Arc::new(Answers::new(&Settings::default()));
+    async fn two_requests_at_once_run_once_and_a_failure_of_the_host_is_not_kept() {
+        let answers = Arc::new(KeyedAnswers::new(&Settings::default()));
         let (runs, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let work = || {
             let (runs, go) = (Arc::clone(&runs), Arc::clone(&go));
@@ -155,7 +164,7 @@ mod tests {
                 Err(Problem::Draining)
             }
         };
-        let ask = |answers: &Arc<Answers>, request: &'static [u8]| {
+        let ask = |answers: &Arc<KeyedAnswers>, request: &'static [u8]| {
             let (answers, work) = (Arc::clone(answers), work());
             tokio::spawn(async move { answers.get(key("one", request), work).await.map(drop) })
         };
@@ -164,7 +173,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(ask(&answers, b"b").await.unwrap(), Err(Problem::KeyReused));
-        // One permit: a second run would wait for ever.
+        // One notification: a second run would wait for ever.
         go.notify_one();
         assert_eq!(first.await.unwrap(), Err(Problem::Draining));
         assert_eq!(second.await.unwrap(), Err(Problem::Draining));

@@ -1,4 +1,5 @@
-//! `POST /v1/blocks/{height}` and `POST /v1/views/{export}`: from a request to a job, and from its answer to a response.
+//! The handlers of `POST /v1/blocks/{height}` and `POST /v1/views/{export}`: parse the request, run its job, and send the
+//! response.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,35 +13,35 @@ use cofferdam_protocol::profile::Hash;
 use sha2::{Digest, Sha256};
 use tracing::Instrument;
 
-use super::answer::Format;
-use super::body::{self, Bounds};
-use super::gate::Lane;
-use super::idempotency::Key;
-use super::problem::Problem;
-use super::request::{MUCH_BYTES, Request};
-use super::service::{Inner, Service};
-use super::trace;
+use crate::body::{self, BodyLimits};
+use crate::idempotency::Key;
+use crate::job_kind::JobKind;
+use crate::problem::Problem;
+use crate::request::{LARGE_BYTES, Request};
+use crate::response::Format;
+use crate::service::{Inner, Service};
+use crate::trace;
 
-/// Milliseconds that the client is ready to wait, from the arrival of its request.
+/// How many milliseconds the client waits for its response, counted from when the headers of its request were read.
 const DEADLINE_HEADER: &str = "cofferdam-deadline-ms";
 
-/// The height of a view that names none: no block is above it, so it reads the newest state.
+/// The height of a view whose request names none. No block is above this height, so the view reads the newest state.
 const NEWEST: u32 = u32::MAX;
 
 /// `POST /v1/blocks/{height}`.
-pub(super) async fn block(
+pub(crate) async fn block(
     State(service): State<Service>,
     height: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let height = in_path(height).and_then(|height| parse_height(&height, "the height in the path"));
-    let what = height.map(|height| (Lane::Blocks, height, None));
-    handle(service, what, headers, body).await
+    let target = height.map(|height| (JobKind::Block, height, None));
+    handle(service, target, headers, body).await
 }
 
 /// `POST /v1/views/{export}?height=N`.
-pub(super) async fn view(
+pub(crate) async fn view(
     State(service): State<Service>,
     export: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
@@ -48,49 +49,63 @@ pub(super) async fn view(
     body: Body,
 ) -> Response {
     let export = in_path(export);
-    let what = export.and_then(|export| Ok((Lane::Views, height_of_query(query.as_deref())?, Some(export))));
-    handle(service, what, headers, body).await
+    let target =
+        export.and_then(|export| Ok((JobKind::View, height_of_query(query.as_deref())?, Some(export))));
+    handle(service, target, headers, body).await
 }
 
-type What = (Lane, u32, Option<String>);
+/// What the path and the query name: the kind of job, the height, and the export of a view.
+type Target = (JobKind, u32, Option<String>);
 
-async fn handle(service: Service, what: Result<What, Problem>, headers: HeaderMap, body: Body) -> Response {
+async fn handle(
+    service: Service,
+    target: Result<Target, Problem>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let inner = service.0;
-    let answered = match what {
-        Ok(what) => {
-            let span = trace::span(&headers, what.0.name(), what.1);
-            answer(&inner, what, &headers, body).instrument(span).await
+    let answered = match target {
+        Ok(target) => {
+            let span = trace::span(&headers, target.0.name(), target.1);
+            answer(&inner, target, &headers, body).instrument(span).await
         }
         Err(problem) => Err(problem),
     };
     answered.unwrap_or_else(|problem| {
-        inner.note_problem(&problem);
+        inner.record_problem(&problem);
         problem.into_response()
     })
 }
 
 async fn answer(
     inner: &Arc<Inner>,
-    what: What,
+    target: Target,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (lane, height, export) = what;
-    let reached = reached(inner, lane, height)?;
+    let (kind, height, export) = target;
+    let run_height = run_height(inner, kind, height)?;
     let deadline = deadline(headers)?;
-    body::check_coding(headers)?;
-    let bounds = Bounds {
-        bytes: inner.body_bytes(),
-        time: inner.settings.body_timeout,
-        patience: inner.settings.queue_wait,
-        retry_after: inner.gate.retry_after(),
+    body::check_encoding(headers)?;
+    let limits = BodyLimits {
+        max_bytes: inner.body_bytes(),
+        receive_timeout: inner.settings.body_timeout,
+        memory_wait: inner.settings.queue_wait,
+        retry_after: inner.admission.retry_after(),
     };
-    let body = body::receive(body, &bounds, &inner.room).await?;
-    let key = Key::of(headers, || fingerprint(lane, height, export.as_deref(), body.sha256))?;
-    // With a key, others may wait for the same answer, each for as long as they allow: the work itself has no client's time.
-    let own = if key.is_some() { None } else { deadline };
-    let request =
-        Request { lane, height: reached, export, body, layers: Vec::new(), base: None, deadline: own };
+    let body = body::receive_input(body, &limits, &inner.budget).await?;
+    let key = Key::of(headers, || fingerprint(kind, height, export.as_deref(), body.sha256))?;
+    // With a key, several clients may wait for the same answer, each with its own deadline. The job itself then has none.
+    let job_deadline = if key.is_some() { None } else { deadline };
+    let request = Request {
+        kind,
+        height: run_height,
+        export,
+        body,
+        layers: Vec::new(),
+        base: None,
+        deadline: job_deadline,
+    };
     let work = Arc::clone(inner).answer(request);
     let answer = match key {
         None => work.await?,
@@ -98,24 +113,25 @@ async fn answer(
     };
     let format = Format::of(headers);
     let bytes = answer.response_bytes(format);
-    let held = inner.room_for(bytes).await?;
-    if format == Format::Bytes || bytes < MUCH_BYTES as u64 {
-        return Ok(answer.respond(format, held));
+    let reservation = inner.reserve_response(bytes).await?;
+    if format == Format::Bytes || bytes < LARGE_BYTES as u64 {
+        return Ok(answer.respond(format, reservation));
     }
-    let response = tokio::task::spawn_blocking(move || answer.respond(format, held)).await;
+    let response = tokio::task::spawn_blocking(move || answer.respond(format, reservation)).await;
     response.map_err(|error| Problem::Internal(error.to_string()))
 }
 
-/// The height to run at: the newest of the store, if there is one and no height was named. Refuses a height whose state is not
-/// there: a view reads the state after a block, a block that of the one before it.
-fn reached(inner: &Inner, lane: Lane, height: u32) -> Result<u32, Problem> {
+/// The height to run at: the named one, or the newest of the store for a view that names none. Refuses a height whose state
+/// does not exist yet: a view reads the state after the block at its height, and a block reads the state after the block
+/// before it.
+fn run_height(inner: &Inner, kind: JobKind, height: u32) -> Result<u32, Problem> {
     let Some(state) = inner.state.get() else { return Ok(height) };
     let tip = state.snapshot().and_then(|snapshot| snapshot.tip());
     let tip = tip.map_err(|error| Problem::Internal(error.to_string()))?;
-    let highest = match lane {
-        Lane::Views if height == NEWEST => return Ok(tip.unwrap_or(NEWEST)),
-        Lane::Views => tip,
-        Lane::Blocks => Some(tip.map_or(NEWEST, |tip| tip.saturating_add(1))),
+    let highest = match kind {
+        JobKind::View if height == NEWEST => return Ok(tip.unwrap_or(NEWEST)),
+        JobKind::View => tip,
+        JobKind::Block => Some(tip.map_or(NEWEST, |tip| tip.saturating_add(1))),
     };
     match highest {
         Some(highest) if height <= highest => Ok(height),
@@ -123,7 +139,7 @@ fn reached(inner: &Inner, lane: Lane, height: u32) -> Result<u32, Problem> {
     }
 }
 
-/// Waits for `answer` for no longer than the request allowed.
+/// Waits for `answer`, but not past the request's deadline.
 async fn within<T>(
     deadline: Option<(Instant, Duration)>,
     answer: impl Future<Output = Result<T, Problem>>,
@@ -132,23 +148,23 @@ async fn within<T>(
     tokio::time::timeout_at(at.into(), answer).await.unwrap_or(Err(Problem::ClientDeadline(allowed)))
 }
 
-/// What makes two requests the same.
-fn fingerprint(lane: Lane, height: u32, export: Option<&str>, body: Hash) -> Hash {
+/// A hash over everything that distinguishes one request from another. An Idempotency-Key belongs to one fingerprint.
+fn fingerprint(kind: JobKind, height: u32, export: Option<&str>, body: Hash) -> Hash {
     let mut hasher = Sha256::new();
-    hasher.update(lane.name());
+    hasher.update(kind.name());
     hasher.update(height.to_le_bytes());
     hasher.update(body.0);
     hasher.update(export.unwrap_or_default());
     Hash(hasher.finalize().into())
 }
 
-/// What a path names: it can be no text.
+/// The parameter in the path. It may not be valid UTF-8.
 fn in_path(named: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
     named.map(|Path(named)| named).map_err(|rejection| Problem::Malformed(rejection.body_text()))
 }
 
 fn parse_height(text: &str, what: &str) -> Result<u32, Problem> {
-    // `parse` would take a sign.
+    // `parse` alone would accept a plus sign.
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let height = if digits { text.parse().ok() } else { None };
     height.ok_or_else(|| {
@@ -164,7 +180,7 @@ fn height_of_query(query: Option<&str>) -> Result<u32, Problem> {
             Some(("height", text)) if height.is_none() => height = Some(parse_height(text, "height")?),
             _ => {
                 return Err(Problem::Malformed(format!(
-                    "the query {pair:?} means nothing here; expected height=N"
+                    "unknown or repeated query parameter {pair:?}: expected height=N"
                 )));
             }
         }
@@ -179,7 +195,7 @@ fn deadline(headers: &HeaderMap) -> Result<Option<(Instant, Duration)>, Problem>
         || Problem::Malformed(format!("{DEADLINE_HEADER}: expected milliseconds, at least 1, not {text:?}"));
     let millis: u64 = text.parse().ok().filter(|millis| *millis > 0).ok_or_else(wrong)?;
     let allowed = Duration::from_millis(millis);
-    // One beyond all clocks is none.
+    // A deadline beyond the range of the clock is no deadline.
     Ok(Instant::now().checked_add(allowed).map(|at| (at, allowed)))
 }
 

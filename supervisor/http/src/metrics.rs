@@ -1,5 +1,5 @@
-//! Metrics in Prometheus' text format (OpenMetrics 1.0): counted as things happen, and read off the pool when somebody
-//! asks.
+//! The metrics of the service in OpenMetrics 1.0. Counters and histograms are updated by each request. Gauges are read from
+//! the pool at each scrape.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -14,78 +14,80 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::answer::Answer;
-use super::extension::Figure;
-use super::gate::Load;
-use super::problem::Problem;
+use crate::admission::QueueLoad;
+use crate::answer::Answer;
+use crate::application::ApplicationMetric;
+use crate::problem::Problem;
 use cofferdam_pool::{DeathCounts, Health, SlotState};
 
-/// Bounds of latencies in seconds: a job may take microseconds or minutes.
-const SECONDS: [f64; 16] = [
+/// The buckets of the histograms, in seconds: a job takes between microseconds and minutes.
+const BUCKETS: [f64; 16] = [
     25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0, 5.0,
     30.0,
 ];
 
-/// A word of a fixed set.
+/// The value of a label, from a fixed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Word(&'static str);
+struct LabelValue(&'static str);
 
-impl EncodeLabelValue for Word {
+impl EncodeLabelValue for LabelValue {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
         encoder.write_str(self.0)
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfVerdict {
-    kind: Word,
-    verdict: Word,
+struct RequestLabels {
+    kind: LabelValue,
+    verdict: LabelValue,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfKind {
-    kind: Word,
+struct KindLabels {
+    kind: LabelValue,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfReason {
-    reason: Word,
+struct RefusalLabels {
+    reason: LabelValue,
 }
 
-/// Everything that is counted.
+/// The metrics that each request updates.
 #[derive(Debug)]
-pub(super) struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
-    requests: Family<OfVerdict, Counter>,
-    refused: Family<OfReason, Counter>,
-    guest: Family<OfKind, Histogram, fn() -> Histogram>,
-    overhead: Family<OfKind, Histogram, fn() -> Histogram>,
-    queued: Family<OfKind, Histogram, fn() -> Histogram>,
+    requests: Family<RequestLabels, Counter>,
+    refused: Family<RefusalLabels, Counter>,
+    guest: Family<KindLabels, Histogram, fn() -> Histogram>,
+    overhead: Family<KindLabels, Histogram, fn() -> Histogram>,
+    queued: Family<KindLabels, Histogram, fn() -> Histogram>,
     retries: Counter,
     resets: Histogram,
     reset_bytes: Counter,
-    pub(super) connections: Gauge,
+    pub(crate) connections: Gauge,
 }
 
-/// What is read off at the moment of asking.
-pub(super) struct Now<'a> {
-    pub(super) health: &'a Health,
-    pub(super) deaths: &'a DeathCounts,
-    pub(super) load: Load,
-    pub(super) held_bytes: u64,
-    pub(super) ready: bool,
-    pub(super) profile: &'a str,
-    /// What the application over the service adds.
-    pub(super) figures: Vec<Figure>,
+/// The values that are read at each scrape.
+pub(crate) struct CurrentValues<'a> {
+    pub(crate) health: &'a Health,
+    pub(crate) deaths: &'a DeathCounts,
+    pub(crate) load: QueueLoad,
+    /// Bytes of bodies that are held in memory.
+    pub(crate) held_bytes: u64,
+    pub(crate) ready: bool,
+    pub(crate) profile: &'a str,
+    /// The metrics of the application over the service.
+    pub(crate) application: Vec<ApplicationMetric>,
 }
 
 fn latencies() -> Histogram {
-    Histogram::new(SECONDS)
+    Histogram::new(BUCKETS)
 }
 
 impl Metrics {
-    pub(super) fn new() -> Self {
-        let histograms = || Family::<OfKind, Histogram, fn() -> Histogram>::new_with_constructor(latencies);
+    pub(crate) fn new() -> Self {
+        let histograms =
+            || Family::<KindLabels, Histogram, fn() -> Histogram>::new_with_constructor(latencies);
         let metrics = Self {
             registry: Registry::with_prefix("cofferdam"),
             requests: Family::default(),
@@ -103,26 +105,31 @@ impl Metrics {
 
     fn registered(mut self) -> Self {
         let registry = &mut self.registry;
-        registry.register("requests", "Answered requests by what came of them", self.requests.clone());
-        registry.register("refused", "Requests that got no answer, by why", self.refused.clone());
-        registry.register("retries", "Attempts that were lost to the host", self.retries.clone());
-        registry.register_with_unit("guest", "The guest's own time", Unit::Seconds, self.guest.clone());
+        registry.register("requests", "Answered requests by verdict", self.requests.clone());
+        registry.register("refused", "Requests without an answer by reason", self.refused.clone());
+        registry.register("retries", "Attempts that failed because of the host", self.retries.clone());
+        registry.register_with_unit("guest", "Time that the guest ran", Unit::Seconds, self.guest.clone());
         registry.register_with_unit(
             "overhead",
-            "From handing a job to the pool to its result, without the guest's own time",
+            "Time from submitting a job to the pool to its result, minus the time that the guest ran",
             Unit::Seconds,
             self.overhead.clone(),
         );
-        registry.register_with_unit("queued", "Waiting for a turn", Unit::Seconds, self.queued.clone());
+        registry.register_with_unit(
+            "queued",
+            "Time that a request waited for a worker",
+            Unit::Seconds,
+            self.queued.clone(),
+        );
         registry.register_with_unit(
             "reset",
-            "Making a worker's memory pristine after a job, off its way; of jobs in quick succession only some are seen",
+            "Time to reset a worker's memory after a job, which no request waits for. Of jobs in quick succession only some are measured",
             Unit::Seconds,
             self.resets.clone(),
         );
         registry.register_with_unit(
             "reset_written",
-            "Bytes that were written to make memory pristine, in the resets that were seen",
+            "Bytes that the measured resets wrote",
             Unit::Bytes,
             self.reset_bytes.clone(),
         );
@@ -130,59 +137,59 @@ impl Metrics {
         self
     }
 
-    pub(super) fn count(&self, answer: &Answer) {
-        let kind = Word(answer.lane.name());
-        self.requests.get_or_create(&OfVerdict { kind, verdict: Word(answer.word()) }).inc();
+    pub(crate) fn count(&self, answer: &Answer) {
+        let kind = LabelValue(answer.kind.name());
+        self.requests.get_or_create(&RequestLabels { kind, verdict: LabelValue(answer.outcome()) }).inc();
         if answer.is_from_memory() {
-            // It took no time of the pool's.
+            // No worker ran this job, so it has no times.
             return;
         }
-        let of = OfKind { kind };
-        self.guest.get_or_create(&of).observe(answer.exec.as_secs_f64());
-        self.overhead.get_or_create(&of).observe(answer.overhead.as_secs_f64());
-        self.queued.get_or_create(&of).observe(answer.queued.as_secs_f64());
-        self.retries.inc_by(answer.lost() as u64);
+        let labels = KindLabels { kind };
+        self.guest.get_or_create(&labels).observe(answer.exec.as_secs_f64());
+        self.overhead.get_or_create(&labels).observe(answer.overhead.as_secs_f64());
+        self.queued.get_or_create(&labels).observe(answer.queued.as_secs_f64());
+        self.retries.inc_by(answer.lost_attempts() as u64);
     }
 
-    pub(super) fn count_refusal(&self, problem: &Problem) {
-        self.refused.get_or_create(&OfReason { reason: Word(problem.kind()) }).inc();
+    pub(crate) fn count_refusal(&self, problem: &Problem) {
+        self.refused.get_or_create(&RefusalLabels { reason: LabelValue(problem.kind()) }).inc();
     }
 
-    pub(super) fn count_reset(&self, report: ResetReport) {
+    pub(crate) fn count_reset(&self, report: ResetReport) {
         self.resets.observe(Duration::from_nanos(report.nanoseconds).as_secs_f64());
         self.reset_bytes.inc_by(report.dirty_bytes);
     }
 
-    /// Everything, as text.
-    pub(super) fn to_text(&self, now: &Now<'_>) -> String {
+    /// All metrics as text: those of this struct and `current`.
+    pub(crate) fn to_text(&self, current: &CurrentValues<'_>) -> String {
         let mut text = String::new();
-        // Writing to a string does not fail.
+        // Writing to a `String` does not fail.
         let _ = encode(&mut text, &self.registry);
         let counted = text.trim_end().trim_end_matches("# EOF").to_owned();
         let mut read = String::new();
-        let _ = encode(&mut read, &moment(now));
+        let _ = encode(&mut read, &current_registry(current));
         counted + &read
     }
 }
 
-/// What is read off, as a registry of its own.
-fn moment(now: &Now<'_>) -> Registry {
+/// A registry with the values that are read at each scrape.
+fn current_registry(current: &CurrentValues<'_>) -> Registry {
     let mut registry = Registry::with_prefix("cofferdam");
-    let state = |state: SlotState| now.health.slots.iter().filter(|slot| slot.state == state).count();
+    let state = |state: SlotState| current.health.slots.iter().filter(|slot| slot.state == state).count();
     let workers = Family::<[(&str, &str); 1], Gauge>::default();
     for one in SlotState::ALL {
         workers.get_or_create(&[("state", one.name())]).set(whole(state(one) as u64));
     }
-    registry.register("workers", "Slots by what they are doing", workers);
+    registry.register("workers", "Worker slots by state", workers);
     let deaths = Family::<[(&str, &str); 1], Counter>::default();
-    for (verdict, count) in now.deaths.iter() {
+    for (verdict, count) in current.deaths.iter() {
         deaths.get_or_create(&[("verdict", verdict.name())]).inc_by(count);
     }
-    registry.register("deaths", "Workers that ended unasked, by how", deaths);
+    registry.register("deaths", "Workers that died by cause", deaths);
     let by_slot = || Family::<[(&str, String); 1], Gauge>::default();
     let (commit, resident) =
         (Family::<[(&str, String); 1], Gauge<f64, std::sync::atomic::AtomicU64>>::default(), by_slot());
-    for slot in &now.health.slots {
+    for slot in &current.health.slots {
         let label = [("slot", slot.slot.to_string())];
         if let Some(us) = slot.commit_us {
             commit.get_or_create(&label).set(Duration::from_micros(us).as_secs_f64());
@@ -191,33 +198,51 @@ fn moment(now: &Now<'_>) -> Registry {
             resident.get_or_create(&label).set(whole(bytes));
         }
     }
-    registry.register_with_unit("commit", "What the worker's commit took", Unit::Seconds, commit);
-    registry.register_with_unit("resident", "Memory that was proven resident", Unit::Bytes, resident);
+    registry.register_with_unit(
+        "commit",
+        "Time that the worker took to commit its memory",
+        Unit::Seconds,
+        commit,
+    );
+    registry.register_with_unit(
+        "resident",
+        "Memory of the worker that was proven to be resident",
+        Unit::Bytes,
+        resident,
+    );
     let waiting = Family::<[(&str, &str); 1], Gauge>::default();
-    waiting.get_or_create(&[("kind", "block")]).set(whole(now.load.blocks as u64));
-    waiting.get_or_create(&[("kind", "view")]).set(whole(now.load.views as u64));
-    registry.register("waiting", "Requests that wait for a turn", waiting);
-    registry.register("running", "Requests that have a turn", ConstGauge::new(whole(now.load.inside as u64)));
+    waiting.get_or_create(&[("kind", "block")]).set(whole(current.load.waiting_blocks as u64));
+    waiting.get_or_create(&[("kind", "view")]).set(whole(current.load.waiting_views as u64));
+    registry.register("waiting", "Requests that wait for a worker", waiting);
+    registry.register(
+        "running",
+        "Requests that run on a worker",
+        ConstGauge::new(whole(current.load.running as u64)),
+    );
     registry.register_with_unit(
         "held",
-        "Bodies and answers that are held",
+        "Memory that bodies of requests and responses take",
         Unit::Bytes,
-        ConstGauge::new(whole(now.held_bytes)),
+        ConstGauge::new(whole(current.held_bytes)),
     );
     registry.register(
         "quarantine",
-        "Jobs in quarantine: they ended their workers, and are answered from memory",
-        ConstGauge::new(whole(now.health.quarantined as u64)),
+        "Jobs in quarantine: they ended their workers and are answered from memory",
+        ConstGauge::new(whole(current.health.quarantined as u64)),
     );
-    registry.register("ready", "Whether /readyz says yes", ConstGauge::new(i64::from(now.ready)));
+    registry.register(
+        "ready",
+        "1 if /readyz answers 200, otherwise 0",
+        ConstGauge::new(i64::from(current.ready)),
+    );
     let info = Info::new(
-        [("version", env!("CARGO_PKG_VERSION").to_owned()), ("profile", now.profile.to_owned())].to_vec(),
+        [("version", env!("CARGO_PKG_VERSION").to_owned()), ("profile", current.profile.to_owned())].to_vec(),
     );
-    registry.register("build", "Which program, and what results depend on", info);
-    for figure in &now.figures {
-        match figure.counter {
-            true => registry.register(figure.name, figure.help, ConstCounter::new(figure.value)),
-            false => registry.register(figure.name, figure.help, ConstGauge::new(figure.value)),
+    registry.register("build", "The version of the program, and the profile that results depend on", info);
+    for metric in &current.application {
+        match metric.counter {
+            true => registry.register(metric.name, metric.help, ConstCounter::new(metric.value)),
+            false => registry.register(metric.name, metric.help, ConstGauge::new(metric.value)),
         }
     }
     registry

@@ -1,27 +1,27 @@
-//! What has to be looked at again and again: how many workers there are to let requests in for, and the figures of each
-//! second.
+//! A task that looks at the pool at a fixed interval: it sets how many requests may run, counts finished resets, and ends
+//! the seconds of the history.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::service::Inner;
+use crate::service::Inner;
 use cofferdam_base::sync::lock;
 
-/// A worker's death is noticed within this.
-const TICK: Duration = Duration::from_millis(50);
+/// The interval. Admission control follows a change in the number of ready workers within this time.
+const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Starts to look. Ends when the service is gone.
-pub(super) fn start(inner: &Arc<Inner>) {
+/// Starts the task. It ends when the last handle of the service is dropped.
+pub(crate) fn start(inner: &Arc<Inner>) {
     let inner = Arc::downgrade(inner);
     tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(TICK);
+        let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let Some(inner) = Weak::upgrade(&inner) else { return };
             let health = inner.health();
-            inner.follow_workers(&health);
-            inner.count_resets();
+            inner.update_capacity(&health);
+            inner.collect_resets();
             lock(&inner.history).tick(Instant::now());
         }
     });

@@ -1,7 +1,7 @@
-//! What the gate is made of: a lock of the standard library, and tokio's channel and timer. The model in `gate_model` compiles
-//! the gate with those of shuttle in their place.
+//! The synchronization primitives of [`admission`](crate::admission): locks of the standard library, and tokio's channel
+//! and timer. The model in `admission_model` compiles the same source with the primitives of shuttle.
 
-pub(super) use std::sync::{Arc, Mutex, MutexGuard};
+pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-pub(super) use tokio::sync::oneshot;
-pub(super) use tokio::time::timeout;
+pub(crate) use tokio::sync::oneshot;
+pub(crate) use tokio::time::timeout;

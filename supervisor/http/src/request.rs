@@ -1,5 +1,5 @@
-//! A request's way from its body to its answer: a turn at the gate, a worker of the pool that serves at that moment, and
-//! another pool's worker if that one was replaced before it began.
+//! Runs a request: waits for a permit, submits the job to the pool that serves at that moment, and makes the answer of the
+//! result. If a swap replaces the pool before the job began, the job is submitted to the new pool.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,47 +9,49 @@ use futures_util::FutureExt;
 use tokio::time::timeout_at;
 use tracing::Instrument;
 
-use super::answer::{Answer, Question};
-use super::body::{Held, Received};
-use super::gate::{Lane, Refusal, Turn};
-use super::problem::Problem;
-use super::service::{Generation, Inner};
+use crate::admission::{Permit, Rejection};
+use crate::answer::{Answer, AnsweredRequest};
+use crate::body::{BodyError, ReceivedBody};
+use crate::job_kind::JobKind;
+use crate::memory::Reservation;
+use crate::problem::Problem;
+use crate::service::{Generation, Inner};
 use cofferdam_pool::{Job, JobResult, PoolError, StateLayer, Ticket};
 
-/// Bytes from which on it takes longer to copy them, hash them, or write them as JSON than to hand them to another thread: by the
-/// ones that serve, others would wait for it.
-pub(super) const MUCH_BYTES: usize = 256 << 10;
+/// From this size on, bytes are copied, hashed and written as JSON in a blocking thread. Passing them to another thread
+/// then takes less time than the work itself, during which other connections of this thread would wait.
+pub(crate) const LARGE_BYTES: usize = 256 << 10;
 
-/// One request for a job, read and understood.
-pub(super) struct Request {
-    pub(super) lane: Lane,
-    pub(super) height: u32,
-    pub(super) export: Option<String>,
-    pub(super) body: Received,
-    /// What lies over the state, newest first.
-    pub(super) layers: Vec<StateLayer>,
-    /// The newest height of the store that is seen under them.
-    pub(super) base: Option<u32>,
-    /// When whoever asked stops waiting.
-    pub(super) deadline: Option<(Instant, Duration)>,
+/// One request for a job, read and parsed.
+pub(crate) struct Request {
+    pub(crate) kind: JobKind,
+    pub(crate) height: u32,
+    pub(crate) export: Option<String>,
+    pub(crate) body: ReceivedBody,
+    /// State that lies over the store, newest first.
+    pub(crate) layers: Vec<StateLayer>,
+    /// The newest height of the store that the guest sees below `layers`.
+    pub(crate) base: Option<u32>,
+    /// When the client stops waiting, and the time that it allowed.
+    pub(crate) deadline: Option<(Instant, Duration)>,
 }
 
-/// A request that has its turn.
-struct Run {
-    lane: Lane,
+/// A request that has a permit.
+struct AdmittedRequest {
+    kind: JobKind,
     height: u32,
     export: Option<String>,
     sha256: Hash,
     job: Job,
     queued: Duration,
-    turn: Turn,
-    /// The room that its body takes.
-    held: Vec<Held>,
+    permit: Permit,
+    /// The memory that the body takes.
+    reservation: Reservation,
 }
 
 /// A request that was submitted to a pool.
-struct Running {
-    run: Run,
+struct SubmittedRequest {
+    request: AdmittedRequest,
     generation: Arc<Generation>,
     ticket: Ticket,
 }
@@ -65,50 +67,43 @@ impl Request {
     }
 }
 
-impl Run {
-    fn new(request: Request, turn: Turn, queued: Duration) -> Self {
+impl AdmittedRequest {
+    fn new(request: Request, permit: Permit, queued: Duration) -> Self {
         let job = request.job();
-        let Request { lane, height, export, body, .. } = request;
-        let Received { sha256, held, .. } = body;
-        Self { lane, height, export, sha256, job, queued, turn, held }
+        let Request { kind, height, export, body, .. } = request;
+        let ReceivedBody { sha256, reservation, .. } = body;
+        Self { kind, height, export, sha256, job, queued, permit, reservation }
+    }
+
+    /// Whether copying the input takes longer than passing the job to another thread.
+    fn is_large(&self) -> bool {
+        self.job.input().len() > LARGE_BYTES
     }
 }
 
 impl Inner {
-    /// Runs a job for a request: waits for a turn, and for the answer.
-    pub(super) async fn answer(self: Arc<Self>, request: Request) -> Result<Arc<Answer>, Problem> {
-        if let Some(answer) = self.in_quarantine(&request).await? {
+    /// Runs the job of a request: waits for a permit and for the result.
+    pub(crate) async fn answer(self: Arc<Self>, request: Request) -> Result<Arc<Answer>, Problem> {
+        if let Some(answer) = self.answer_from_quarantine(&request).await? {
             return Ok(answer);
         }
-        let patience = self.patience(&request);
+        let max_wait = self.max_wait(&request);
         let asked = Instant::now();
-        let turn = self.gate.enter(request.lane, patience).await;
-        let turn = turn.map_err(|refusal| self.refusal(refusal, patience, &request))?;
+        let permit = self.admission.acquire(request.kind, max_wait).await;
+        let permit = permit.map_err(|rejection| self.rejected(rejection, max_wait, &request))?;
         let deadline = request.deadline;
-        let mut running = self.submit(Run::new(request, turn, asked.elapsed())).await?;
-        // The first poll of a ticket looks for the answer for a moment. A short job is done by then, in this thread.
-        let mut first = (&mut running.ticket).now_or_never();
-        if let Some(Ok(result)) = first {
-            return self.finish(running, result).await;
-        }
-        let service = Arc::clone(&self);
-        let follow = async move {
-            loop {
-                let outcome = match first.take() {
-                    Some(outcome) => outcome,
-                    None => (&mut running.ticket).await,
-                };
-                match outcome {
-                    Ok(result) => return service.finish(running, result).await,
-                    // Not begun by a pool that was replaced meanwhile: the next pool takes the job.
-                    Err(error) if service.is_replaced(&running.generation, &error) => {
-                        running = service.submit(running.run).await?;
-                    }
-                    Err(error) => return Err(service.problem(error)),
-                }
+        let admitted = AdmittedRequest::new(request, permit, asked.elapsed());
+        let follow = if admitted.is_large() {
+            Arc::clone(&self).submit_and_follow(admitted).boxed()
+        } else {
+            let mut submitted = self.submit(admitted)?;
+            // The first poll of a ticket waits for the result for a moment. A short job is done by then, in this thread.
+            match (&mut submitted.ticket).now_or_never() {
+                Some(Ok(result)) => return self.finish(submitted, result).await,
+                first => Arc::clone(&self).follow(submitted, first).boxed(),
             }
         };
-        // A task of its own: the worker is busy until the job is done, whether or not anybody waits.
+        // A separate task holds the permit: the worker is busy until the job is done, whether or not the client still waits.
         let mut task = tokio::spawn(follow.in_current_span());
         let joined = match deadline {
             None => task.await,
@@ -120,8 +115,8 @@ impl Inner {
         joined.unwrap_or_else(|error| Err(Problem::Internal(error.to_string())))
     }
 
-    /// The answer to a request whose job is in quarantine: at once, for it needs no worker and no turn.
-    async fn in_quarantine(&self, request: &Request) -> Result<Option<Arc<Answer>>, Problem> {
+    /// The answer to a request whose job is in quarantine. It needs no worker and no permit.
+    async fn answer_from_quarantine(&self, request: &Request) -> Result<Option<Arc<Answer>>, Problem> {
         let Some(generation) = self.generation().filter(|generation| generation.pool.has_quarantine()) else {
             return Ok(None);
         };
@@ -130,15 +125,15 @@ impl Inner {
             return Ok(None);
         }
         let pool = Arc::clone(&generation.pool);
-        let found = match job.input().len() < MUCH_BYTES {
+        let found = match job.input().len() < LARGE_BYTES {
             true => pool.quarantined(&job),
             false => tokio::task::spawn_blocking(move || pool.quarantined(&job))
                 .await
                 .map_err(|error| Problem::Internal(error.to_string()))?,
         };
         let Some(result) = found else { return Ok(None) };
-        let question = Question {
-            lane: request.lane,
+        let answered = AnsweredRequest {
+            kind: request.kind,
             height: request.height,
             export: request.export.clone(),
             sha256: request.body.sha256,
@@ -146,39 +141,69 @@ impl Inner {
             profile_text: Arc::clone(&generation.profile_text),
             queued: Duration::ZERO,
         };
-        let answer = Arc::new(Answer::new(question, result));
-        self.note(&answer);
+        let answer = Arc::new(Answer::new(answered, result));
+        self.record_answer(&answer);
         Ok(Some(answer))
     }
 
-    /// Submits a job to the pool that serves now.
-    async fn submit(&self, run: Run) -> Result<Running, Problem> {
+    /// Submits the job of a request to the pool that serves now, in this thread.
+    fn submit(&self, request: AdmittedRequest) -> Result<SubmittedRequest, Problem> {
         loop {
             let generation = self.generation().ok_or_else(|| self.not_serving())?;
-            let (pool, job) = (Arc::clone(&generation.pool), run.job.clone());
-            let submitted = match job.input().len() <= MUCH_BYTES {
-                true => pool.submit(job),
-                false => tokio::task::spawn_blocking(move || pool.submit(job))
-                    .await
-                    .map_err(|error| Problem::Internal(error.to_string()))?,
-            };
-            match submitted {
-                Ok(ticket) => return Ok(Running { run, generation, ticket }),
-                // The pool was replaced since. The next pool takes the job.
+            match generation.pool.submit(request.job.clone()) {
+                Ok(ticket) => return Ok(SubmittedRequest { request, generation, ticket }),
+                // A swap has replaced the pool since. The next pool takes the job.
                 Err(error) if self.is_replaced(&generation, &error) => {}
                 Err(error) => return Err(self.problem(error)),
             }
         }
     }
 
-    async fn finish(&self, running: Running, result: JobResult) -> Result<Arc<Answer>, Problem> {
-        let Running { run, generation, ticket } = running;
+    /// Submits a job with a large input in a blocking thread, and waits for its result.
+    async fn submit_and_follow(self: Arc<Self>, request: AdmittedRequest) -> Result<Arc<Answer>, Problem> {
+        let submitted = Arc::clone(&self).submit_large(request).await?;
+        self.follow(submitted, None).await
+    }
+
+    async fn submit_large(self: Arc<Self>, request: AdmittedRequest) -> Result<SubmittedRequest, Problem> {
+        let submitted = tokio::task::spawn_blocking(move || self.submit(request)).await;
+        submitted.map_err(|error| Problem::Internal(error.to_string()))?
+    }
+
+    /// Waits for the result of a job. `outcome` is what a poll of the ticket has given already.
+    async fn follow(
+        self: Arc<Self>,
+        mut submitted: SubmittedRequest,
+        mut outcome: Option<Result<JobResult, PoolError>>,
+    ) -> Result<Arc<Answer>, Problem> {
+        loop {
+            let outcome = match outcome.take() {
+                Some(outcome) => outcome,
+                None => (&mut submitted.ticket).await,
+            };
+            match outcome {
+                Ok(result) => return self.finish(submitted, result).await,
+                // The pool was replaced before it started the job. The next pool takes the job.
+                Err(error) if self.is_replaced(&submitted.generation, &error) => {
+                    let request = submitted.request;
+                    submitted = match request.is_large() {
+                        true => Arc::clone(&self).submit_large(request).await?,
+                        false => self.submit(request)?,
+                    };
+                }
+                Err(error) => return Err(self.problem(error)),
+            }
+        }
+    }
+
+    async fn finish(&self, submitted: SubmittedRequest, result: JobResult) -> Result<Arc<Answer>, Problem> {
+        let SubmittedRequest { request, generation, ticket } = submitted;
         drop(ticket);
-        let Run { lane, height, export, sha256, queued, .. } = run;
-        drop((run.turn, run.held, run.job));
-        self.note_reset(&result);
-        let question = Question {
-            lane,
+        let AdmittedRequest { kind, height, export, sha256, queued, .. } = request;
+        drop((request.permit, request.reservation, request.job));
+        self.record_reset(&result);
+        let answered = AnsweredRequest {
+            kind,
             height,
             export,
             sha256,
@@ -186,12 +211,12 @@ impl Inner {
             profile_text: Arc::clone(&generation.profile_text),
             queued,
         };
-        let answer = Arc::new(digested(question, result).await?);
-        self.note(&answer);
+        let answer = Arc::new(digested(answered, result).await?);
+        self.record_answer(&answer);
         Ok(answer)
     }
 
-    /// Whether a pool did not begin a job because another has taken its place, or its workers.
+    /// Whether the pool of `generation` did not run a job because a swap has replaced the pool or stopped its workers.
     fn is_replaced(&self, generation: &Arc<Generation>, error: &PoolError) -> bool {
         let has_another = || self.generation().is_some_and(|now| !Arc::ptr_eq(&now, generation));
         matches!(error, PoolError::Draining | PoolError::NoWorker) && has_another()
@@ -199,10 +224,10 @@ impl Inner {
 
     fn problem(&self, error: PoolError) -> Problem {
         match error {
-            PoolError::InputTooLarge { limit, .. } => Problem::TooLarge { limit },
+            PoolError::InputTooLarge { limit, .. } => BodyError::TooLarge { limit }.into(),
             error @ PoolError::ExportName { .. } => Problem::Malformed(error.to_string()),
-            PoolError::Saturated { waiting, .. } => {
-                Problem::Saturated { waiting, retry_after: self.gate.retry_after() }
+            PoolError::Saturated { waiting, limit } => {
+                Problem::QueueFull { waiting, limit, retry_after: self.admission.retry_after() }
             }
             PoolError::Draining => Problem::Draining,
             PoolError::NoWorker => Problem::NoWorker,
@@ -210,8 +235,8 @@ impl Inner {
         }
     }
 
-    /// How long a request may wait for its turn.
-    fn patience(&self, request: &Request) -> Duration {
+    /// How long the request may wait for a permit.
+    fn max_wait(&self, request: &Request) -> Duration {
         let longest = self.settings.queue_wait;
         match request.deadline {
             Some((at, _)) => longest.min(at.saturating_duration_since(Instant::now())),
@@ -219,29 +244,30 @@ impl Inner {
         }
     }
 
-    fn refusal(&self, refusal: Refusal, waited: Duration, request: &Request) -> Problem {
-        let retry_after = self.gate.retry_after();
-        match (refusal, request.deadline) {
-            (Refusal::Full, _) => {
-                let load = self.gate.load();
-                Problem::Saturated { waiting: load.blocks + load.views, retry_after }
+    fn rejected(&self, rejection: Rejection, waited: Duration, request: &Request) -> Problem {
+        let retry_after = self.admission.retry_after();
+        match (rejection, request.deadline) {
+            (Rejection::QueueFull, _) => {
+                let load = self.admission.load();
+                let waiting = load.waiting_blocks + load.waiting_views;
+                Problem::QueueFull { waiting, limit: load.limit, retry_after }
             }
-            (Refusal::Waited, Some((_, allowed))) if waited < self.settings.queue_wait => {
+            (Rejection::TimedOut, Some((_, allowed))) if waited < self.settings.queue_wait => {
                 Problem::ClientDeadline(allowed)
             }
-            (Refusal::Closed, _) => self.not_serving(),
-            (Refusal::Waited, _) if self.generation().is_none() => self.not_serving(),
-            (Refusal::Waited, _) => Problem::NoTurn { waited, retry_after },
+            (Rejection::Closed, _) => self.not_serving(),
+            (Rejection::TimedOut, _) if self.generation().is_none() => self.not_serving(),
+            (Rejection::TimedOut, _) => Problem::WaitTimedOut { waited, retry_after },
         }
     }
 }
 
-/// The answer with its digest; of much output in a thread of its own, for others wait behind this one.
-async fn digested(question: Question, result: JobResult) -> Result<Answer, Problem> {
+/// Makes the answer, which hashes the output. A large output is hashed in a blocking thread.
+async fn digested(answered: AnsweredRequest, result: JobResult) -> Result<Answer, Problem> {
     let bytes = result.writes().as_bytes().len() + result.view_result().len();
-    if bytes < MUCH_BYTES {
-        return Ok(Answer::new(question, result));
+    if bytes < LARGE_BYTES {
+        return Ok(Answer::new(answered, result));
     }
-    let answer = tokio::task::spawn_blocking(move || Answer::new(question, result)).await;
+    let answer = tokio::task::spawn_blocking(move || Answer::new(answered, result)).await;
     answer.map_err(|error| Problem::Internal(error.to_string()))
 }

@@ -1,4 +1,6 @@
-//! The heart of the server: one pool at a time, the gate before it, and the way of a request from one to the other.
+//! The state of the service: the pool that serves now, admission control before the pool, and what is counted and remembered.
+//!
+//! [`Service`] is the public handle. The other files of the crate work on [`Inner`], the state behind all clones of a handle.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -10,144 +12,148 @@ use cofferdam_protocol::verdict::Verdict;
 use cofferdam_worker::state::StateReader;
 use tokio::sync::watch;
 
-use super::answer::Answer;
-use super::body::{Held, Room};
-use super::extension::Extension;
-use super::gate::Gate;
-use super::history::History;
-use super::idempotency::Answers;
-use super::metrics::Metrics;
-use super::problem::Problem;
-use super::settings::Settings;
-use super::snapshot::{Module, Recent, Swap};
+use crate::admission::Admission;
+use crate::answer::Answer;
+use crate::application::Application;
+use crate::body::BodyError;
+use crate::history::History;
+use crate::idempotency::KeyedAnswers;
+use crate::memory::{MemoryBudget, Reservation};
+use crate::metrics::Metrics;
+use crate::problem::Problem;
+use crate::records::{RecentJob, ServedModule, SwapProgress};
+use crate::settings::Settings;
 use cofferdam_base::sync::lock;
 use cofferdam_pool::{DeathCounts, Health, JobResult, Pool, ResetHandle, StartProgress};
 
-/// How many of the last jobs the status shows.
-const RECENT: usize = 50;
+/// How many jobs the status shows.
+const RECENT_JOBS: usize = 50;
 
-/// What the process is doing, as balancers need to know it.
+/// What the process is doing, as a load balancer needs to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Workers are committing their memory. Requests wait for them.
+    /// Workers are committing their memory. Requests wait for the workers.
     Starting,
-    /// Requests are taken.
+    /// Requests are accepted.
     Serving,
-    /// Requests are still taken, but no more should be sent: readiness has fallen.
+    /// Requests are still accepted, but `/readyz` fails, so that load balancers stop sending them.
     Draining,
-    /// No more connections are taken; what is under way on those that there are is finished.
+    /// No new connections are accepted. Requests on open connections are finished.
     Closing,
 }
 
-/// A pool that serves requests: the state behind a [`router`](super::router). Cheap to clone.
+/// A pool that serves requests. The routers of this crate answer from it. Clones share the same state.
 #[derive(Clone, Debug)]
-pub struct Service(pub(super) Arc<Inner>);
+pub struct Service(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
-pub(super) struct Inner {
-    pub(super) settings: Settings,
-    /// Bytes that a body may have, for as long as there is no pool to ask.
-    first_body_bytes: u64,
-    pub(super) gate: Gate,
-    pub(super) room: Room,
-    pub(super) answers: Arc<Answers>,
-    pub(super) metrics: Metrics,
-    pub(super) phase: watch::Sender<Phase>,
-    pub(super) started: Instant,
+pub(crate) struct Inner {
+    pub(crate) settings: Settings,
+    /// The largest body in bytes, until there is a pool with a limit of its own.
+    initial_body_bytes: u64,
+    pub(crate) admission: Admission,
+    /// Memory for the bodies of requests and responses.
+    pub(crate) budget: MemoryBudget,
+    pub(crate) answers: Arc<KeyedAnswers>,
+    pub(crate) metrics: Metrics,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) started: Instant,
     generation: ArcSwapOption<Generation>,
-    /// How far the first commit is.
-    pub(super) progress: Mutex<Option<StartProgress>>,
-    past: Mutex<Past>,
-    pub(super) swap: Mutex<Option<Swap>>,
-    /// Whether nobody is let in, because the last worker of a pool is on its way out.
+    /// How much memory the first pool has committed.
+    pub(crate) progress: Mutex<Option<StartProgress>>,
+    replaced: Mutex<ReplacedPools>,
+    pub(crate) swap: Mutex<Option<SwapProgress>>,
+    /// Whether no request is admitted, because a swap stops the last worker of the old pool.
     paused: Mutex<bool>,
-    pub(super) recent: Mutex<VecDeque<Recent>>,
-    pub(super) history: Mutex<History>,
-    /// Resets whose reports are still to come.
+    pub(crate) recent: Mutex<VecDeque<RecentJob>>,
+    pub(crate) history: Mutex<History>,
+    /// Resets that have not reported yet.
     resets: Mutex<Vec<ResetHandle>>,
     /// The application over this service, if there is one.
-    pub(super) extension: OnceLock<Arc<dyn Extension>>,
-    /// The store that guests read, if requests may name heights of it only.
-    pub(super) state: OnceLock<StateReader>,
+    pub(crate) application: OnceLock<Arc<dyn Application>>,
+    /// The store that guests read, if requests for heights above its newest block are refused.
+    pub(crate) state: OnceLock<StateReader>,
 }
 
-/// A pool with its module, until another takes its place.
+/// A pool and its module. A swap replaces the whole generation at once.
 #[derive(Debug)]
-pub(super) struct Generation {
-    pub(super) pool: Arc<Pool>,
-    pub(super) module: Module,
-    pub(super) profile: Hash,
-    pub(super) profile_text: Arc<str>,
+pub(crate) struct Generation {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) module: ServedModule,
+    pub(crate) profile: Hash,
+    /// The hash of the profile in hexadecimal.
+    pub(crate) profile_text: Arc<str>,
 }
 
-/// Pools that were replaced.
+/// The pools that swaps have replaced.
 #[derive(Debug, Default)]
-struct Past {
-    /// Deaths in those that are gone.
+struct ReplacedPools {
+    /// Deaths of workers in replaced pools that have ended.
     deaths: DeathCounts,
-    /// The one that still finishes what it has begun.
+    /// The replaced pool that still finishes its jobs.
     leaving: Option<Arc<Pool>>,
 }
 
-impl Past {
-    fn leave(&mut self, pool: Option<Arc<Pool>>) {
-        if let Some(gone) = std::mem::replace(&mut self.leaving, pool) {
-            self.deaths.merge(&gone.health().deaths_by_verdict());
+impl ReplacedPools {
+    /// Makes `pool` the one that finishes its jobs. The one before it has ended.
+    fn set_leaving(&mut self, pool: Option<Arc<Pool>>) {
+        if let Some(ended) = std::mem::replace(&mut self.leaving, pool) {
+            self.deaths.merge(&ended.health().deaths_by_verdict());
         }
     }
 }
 
 impl Service {
-    /// A service without a pool yet: it is alive, and not ready. Requests wait for a pool, which takes bodies of
-    /// `body_bytes`.
+    /// A service without a pool yet. It is alive and not ready; requests wait in the queue until [`Service::install`]. Until then
+    /// the largest body has `body_bytes`: give the input limit of the pool that will be installed.
     pub fn starting(settings: Settings, body_bytes: u64) -> Self {
         let (phase, _) = watch::channel(Phase::Starting);
         Self(Arc::new(Inner {
-            gate: Gate::new(settings.queue),
-            room: Room::new(settings.buffered_bytes),
-            answers: Arc::new(Answers::new(&settings)),
+            admission: Admission::new(settings.queue),
+            budget: MemoryBudget::new(settings.buffered_bytes),
+            answers: Arc::new(KeyedAnswers::new(&settings)),
             settings,
-            first_body_bytes: body_bytes,
+            initial_body_bytes: body_bytes,
             metrics: Metrics::new(),
             phase,
             started: Instant::now(),
             generation: ArcSwapOption::empty(),
             progress: Mutex::default(),
-            past: Mutex::default(),
+            replaced: Mutex::default(),
             swap: Mutex::default(),
             paused: Mutex::default(),
             recent: Mutex::default(),
             history: Mutex::default(),
             resets: Mutex::default(),
-            extension: OnceLock::new(),
+            application: OnceLock::new(),
             state: OnceLock::new(),
         }))
     }
 
-    /// A service over `pool`, ready at once. `name` is what the module is called in reports.
+    /// A service over `pool`, ready at once. `name` is the module's name in the status.
     pub fn new(pool: &Arc<Pool>, name: &str, settings: Settings) -> Self {
         let service = Self::starting(settings, pool.limits().input_bytes);
         service.install(pool, name);
         service
     }
 
-    /// Lets `pool` serve from now on: every request that has not been handed to a pool yet goes to it. What runs on the pool
-    /// before it goes on there.
+    /// Makes `pool` serve from now on, under the module name `name`. Every job that no pool has taken yet goes to this
+    /// pool. Jobs that run on the pool before it finish there.
     pub fn install(&self, pool: &Arc<Pool>, name: &str) {
         let profile = pool.profile().hash();
         let sha256 = pool.profile().module.to_string();
-        let module = Module { name: name.to_owned(), sha256, bytes: pool.module_bytes() };
+        let module = ServedModule { name: name.to_owned(), sha256, bytes: pool.module_bytes() };
         let generation =
             Generation { module, profile, profile_text: profile.to_string().into(), pool: Arc::clone(pool) };
         {
-            // Whoever counts deaths sees each pool once.
-            let mut past = lock(&self.0.past);
+            // Held over both changes, so that `Inner::deaths` counts each pool once.
+            let mut replaced = lock(&self.0.replaced);
             let before = self.0.generation.swap(Some(Arc::new(generation)));
-            // Of another module it says nothing.
+            // The quarantine of another profile says nothing about this one.
             if let Some(before) = before.as_ref().filter(|before| before.profile == profile) {
                 pool.take_over_quarantine(&before.pool);
             }
-            past.leave(before.map(|generation| Arc::clone(&generation.pool)));
+            replaced.set_leaving(before.map(|generation| Arc::clone(&generation.pool)));
         }
         self.0.phase.send_if_modified(|phase| {
             let starts = *phase == Phase::Starting;
@@ -156,17 +162,23 @@ impl Service {
             }
             starts
         });
-        self.0.follow_workers(&pool.health());
+        self.0.update_capacity(&pool.health());
     }
 
-    /// Lets go of the pool that was replaced last: it is drained.
-    pub(super) fn forget_replaced(&self) {
-        lock(&self.0.past).leave(None);
+    /// Drops the pool that was replaced last, after its jobs have finished.
+    pub(crate) fn release_replaced_pool(&self) {
+        lock(&self.0.replaced).set_leaving(None);
     }
 
-    /// Refuses requests for heights that `state`, which the guests of every pool read, has not reached. Said once.
-    pub fn read_state(&self, state: StateReader) {
-        let _said_before = self.0.state.set(state);
+    /// Names the store that the guests of every pool read. From then on requests for heights that the store has not reached
+    /// are refused with 404. Call this at most once: later calls change nothing.
+    pub fn set_state(&self, state: StateReader) {
+        let _already_set = self.0.state.set(state);
+    }
+
+    /// Registers the application over this service. Call this at most once: later calls change nothing.
+    pub fn set_application(&self, application: Arc<dyn Application>) {
+        let _already_set = self.0.application.set(application);
     }
 
     /// What the process is doing.
@@ -174,36 +186,38 @@ impl Service {
         *self.0.phase.borrow()
     }
 
-    /// Tells what the process is doing as it changes.
+    /// Receives every change of the phase.
     pub fn watch(&self) -> watch::Receiver<Phase> {
         self.0.phase.subscribe()
     }
 
-    /// Says that no more requests should be sent here; those that come are taken all the same.
+    /// Begins to drain: `/readyz` fails and HAProxy's agent check says `drain`, while requests are still accepted. Give
+    /// load balancers a few seconds to notice before [`Service::close`].
     pub fn drain(&self) {
         self.0.phase.send_if_modified(|phase| {
-            let drains = matches!(*phase, Phase::Starting | Phase::Serving);
-            if drains {
+            let changes = matches!(*phase, Phase::Starting | Phase::Serving);
+            if changes {
                 *phase = Phase::Draining;
             }
-            drains
+            changes
         });
     }
 
-    /// Takes no more connections. Without a pool, whoever has waited for it is sent away.
+    /// Makes [`server::serve`](crate::server::serve) accept no more connections and finish the open ones. If there is no
+    /// pool yet, requests that wait for the pool are refused.
     pub fn close(&self) {
         self.0.phase.send_replace(Phase::Closing);
         if self.0.generation().is_none() {
-            self.0.gate.close();
+            self.0.admission.close();
         }
     }
 
-    /// Says how far the first commit is.
-    pub fn set_progress(&self, progress: StartProgress) {
+    /// Reports how much memory the first pool has committed, for the probes and the status.
+    pub fn report_start_progress(&self, progress: StartProgress) {
         *lock(&self.0.progress) = Some(progress);
     }
 
-    /// Whether another module is being put in place.
+    /// Whether a swap of the module is in progress.
     pub fn is_swapping(&self) -> bool {
         lock(&self.0.swap).is_some()
     }
@@ -215,63 +229,63 @@ impl Service {
 }
 
 impl Inner {
-    pub(super) fn generation(&self) -> Option<Arc<Generation>> {
+    pub(crate) fn generation(&self) -> Option<Arc<Generation>> {
         self.generation.load_full()
     }
 
-    /// Bytes that a body may have.
-    pub(super) fn body_bytes(&self) -> u64 {
-        self.generation().map_or(self.first_body_bytes, |generation| generation.pool.limits().input_bytes)
+    /// The largest body, in bytes.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        self.generation().map_or(self.initial_body_bytes, |generation| generation.pool.limits().input_bytes)
     }
 
-    /// The pool's health; of no slot if there is no pool.
-    pub(super) fn health(&self) -> Health {
+    /// The pool's health. Without a pool it has no slots.
+    pub(crate) fn health(&self) -> Health {
         self.generation().map(|generation| generation.pool.health()).unwrap_or_default()
     }
 
-    /// Deaths since the start, over all pools. Never falls.
-    pub(super) fn deaths(&self) -> DeathCounts {
-        let past = lock(&self.past);
-        let mut deaths = past.deaths.clone();
-        let leaving = past.leaving.iter().map(|pool| pool.health());
+    /// Deaths of workers since the start, in all pools. The counts never fall.
+    pub(crate) fn deaths(&self) -> DeathCounts {
+        let replaced = lock(&self.replaced);
+        let mut deaths = replaced.deaths.clone();
+        let leaving = replaced.leaving.iter().map(|pool| pool.health());
         let pools = leaving.chain([self.health()]);
         pools.for_each(|health| deaths.merge(&health.deaths_by_verdict()));
         deaths
     }
 
-    /// Lets as many requests in as there are workers for them.
-    pub(super) fn follow_workers(&self, health: &Health) {
+    /// Admits as many requests at a time as there are ready workers, minus the reserved ones.
+    pub(crate) fn update_capacity(&self, health: &Health) {
         let most = self.generation().map_or(0, |generation| generation.pool.workers());
-        // Held while it is set, or it could be set from a look before the pause.
+        // The lock is held while the capacity is set: otherwise a capacity from before the pause could be set after it.
         let paused = lock(&self.paused);
-        // Where there is but one, it is shared.
+        // A single worker is not reserved but shared.
         let ready = health.ready().min(most);
         let left = ready.saturating_sub(self.settings.reserved).max(ready.min(1));
-        self.gate.set_capacity(if *paused { 0 } else { left });
+        self.admission.set_capacity(if *paused { 0 } else { left });
     }
 
-    /// Lets nobody in, or again as many as there are workers.
-    pub(super) fn pause(&self, paused: bool) {
+    /// Stops admitting requests, or admits them again.
+    pub(crate) fn set_paused(&self, paused: bool) {
         *lock(&self.paused) = paused;
-        self.follow_workers(&self.health());
+        self.update_capacity(&self.health());
     }
 
-    /// Why there is no pool to run anything on.
-    pub(super) fn not_serving(&self) -> Problem {
+    /// The problem of a request for which there is no pool.
+    pub(crate) fn not_serving(&self) -> Problem {
         match *self.phase.borrow() {
             Phase::Closing => Problem::Draining,
             _ => Problem::Starting("workers are committing their memory".to_owned()),
         }
     }
 
-    /// Takes note of an answer, for metrics, the status page and the log.
-    pub(super) fn note(&self, answer: &Answer) {
+    /// Records an answer in the metrics, the history, the recent jobs and the log.
+    pub(crate) fn record_answer(&self, answer: &Answer) {
         self.metrics.count(answer);
         lock(&self.history).count(answer);
         {
             let mut recent = lock(&self.recent);
-            recent.truncate(RECENT - 1);
-            recent.push_front(Recent::of(answer, SystemTime::now()));
+            recent.truncate(RECENT_JOBS - 1);
+            recent.push_front(RecentJob::of(answer, SystemTime::now()));
         }
         let (verdict, attempts, pid) = (answer.verdict.name(), answer.attempts, answer.worker.pid);
         let exec_us = u64::try_from(answer.exec.as_micros()).unwrap_or(u64::MAX);
@@ -283,8 +297,8 @@ impl Inner {
         }
     }
 
-    /// Takes note of a request that has no answer from a guest.
-    pub(super) fn note_problem(&self, problem: &Problem) {
+    /// Records a request without an answer in the metrics, the history and the log.
+    pub(crate) fn record_problem(&self, problem: &Problem) {
         self.metrics.count_refusal(problem);
         if problem.is_shed() {
             lock(&self.history).count_shed();
@@ -295,17 +309,18 @@ impl Inner {
         }
     }
 
-    pub(super) fn note_reset(&self, result: &JobResult) {
-        /// More than can be waiting between two looks, unless many jobs a look are done: those are not counted.
-        const MOST: usize = 4096;
+    /// Remembers the reset of the job's worker until [`Inner::collect_resets`] finds its report.
+    pub(crate) fn record_reset(&self, result: &JobResult) {
+        /// How many resets are remembered between two collections. Resets above that are not counted.
+        const MAX_PENDING: usize = 4096;
         let mut resets = lock(&self.resets);
-        if resets.len() < MOST {
+        if resets.len() < MAX_PENDING {
             resets.push(result.reset.clone());
         }
     }
 
-    /// Counts the resets that are done.
-    pub(super) fn count_resets(&self) {
+    /// Counts the resets that have finished.
+    pub(crate) fn collect_resets(&self) {
         let handles = std::mem::take(&mut *lock(&self.resets));
         let mut pending = Vec::new();
         for handle in handles {
@@ -318,9 +333,9 @@ impl Inner {
         lock(&self.resets).append(&mut pending);
     }
 
-    /// Room for an answer's body.
-    pub(super) async fn room_for(&self, bytes: u64) -> Result<Held, Problem> {
-        let held = self.room.take(bytes, self.settings.queue_wait).await;
-        held.ok_or_else(|| Problem::NoRoom { retry_after: self.gate.retry_after() })
+    /// Reserves memory for the body of a response.
+    pub(crate) async fn reserve_response(&self, bytes: u64) -> Result<Reservation, Problem> {
+        let reservation = self.budget.reserve(bytes, self.settings.queue_wait).await;
+        reservation.ok_or_else(|| BodyError::NoMemory { retry_after: self.admission.retry_after() }.into())
     }
 }

@@ -1,26 +1,27 @@
-//! What the server allows its clients.
+//! The limits of the service.
 
 use std::time::Duration;
 
 use cofferdam_base::size::Bytes;
 
-/// What requests may cost, in time and in memory. The size of one body is the pool's own limit
+/// How much time and memory requests may take. The largest body is the pool's own limit
 /// ([`Limits::input_bytes`](cofferdam_pool::Limits::input_bytes)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// How many requests may wait for a worker. Default 1024.
     pub queue: usize,
-    /// How many workers requests leave to others, if there are so many. Default 0.
+    /// How many workers are reserved for jobs that do not come through the service. At least one worker is always left for
+    /// requests. Default 0.
     pub reserved: usize,
-    /// How long one of them may wait, unless it says itself that it has less time. Default 5 s.
+    /// How long a request may wait for a worker, unless its own `Cofferdam-Deadline-Ms` is shorter. Default 5 s.
     pub queue_wait: Duration,
-    /// Bytes of bodies and answers that are held at a time. Default 256 MiB.
+    /// Bytes of memory for the bodies of all requests and responses together. Default 256 MiB.
     pub buffered_bytes: u64,
-    /// How long a body may take to arrive. Default 30 s.
+    /// How long one body may take to arrive. Default 30 s.
     pub body_timeout: Duration,
-    /// Bytes of answers that are kept for their Idempotency-Key. Default 64 MiB.
+    /// Bytes of memory for answers that are kept for their `Idempotency-Key`. Default 64 MiB.
     pub remembered_bytes: u64,
-    /// How long they are kept. Default 10 minutes.
+    /// How long an answer is kept for its `Idempotency-Key`. Default 10 minutes.
     pub remembered_for: Duration,
 }
 

@@ -1,58 +1,61 @@
-//! Putting another module in the place of the one that is served, with no request lost.
+//! Swaps the module that is served for another one. No request is lost.
 //!
-//! Where there is memory for both pools, the new one commits all of its own while the old one serves. Where there is not,
-//! workers change over one at a time: the old pool gives one up, the new one commits in its place, and at half-way the
-//! new one takes over. Requests that come in between wait at the gate. Either way the profile changes at one instant:
-//! every answer is by the one module or by the other, and says by which.
+//! If there is memory for two pools, the new pool commits all of its memory while the old pool serves. Otherwise the
+//! workers are replaced one at a time: the old pool stops a worker, and the new pool starts one in its place. Half-way
+//! through, the new pool begins to serve. If no pool has a worker in between, requests wait for admission. In both cases
+//! the profile changes at one instant: every answer comes from one module or the other, and names its profile.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use super::service::{Phase, Service};
-use super::snapshot::{Swap, millis};
+use crate::records::{SwapProgress, unix_millis};
+use crate::service::{Phase, Service};
 use cofferdam_base::sync::lock;
 use cofferdam_pool::{Pool, PoolBuilder, PoolError};
 
-/// How long the old pool may take to give up a worker: as long as a job may run.
-const PATIENCE_BEYOND_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the old pool may take to stop a worker, beyond the longest time that a job may run.
+const STOP_TIMEOUT_BEYOND_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long jobs of the old pool may run on.
+/// How long jobs of the old pool may take to finish, beyond the longest time that a job may run.
 const GRACE_BEYOND_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Why a module was not swapped. The old one serves on, with all its workers.
-#[derive(Debug, thiserror::Error)]
+/// Why a module was not swapped. The old module still serves, with all its workers.
+#[derive(thiserror::Error)]
 pub enum SwapError {
-    /// Another swap is going on.
-    #[error("another swap is going on")]
+    /// Another swap is in progress.
+    #[error("another swap is in progress: try again when it is over")]
     Busy,
     /// The process is about to end.
-    #[error("this process is draining, and swaps no module any more")]
+    #[error("this process is draining and swaps no modules any more")]
     Draining,
-    /// There is no pool to take the place of.
-    #[error("nothing is served yet")]
+    /// There is no pool yet whose module could be swapped.
+    #[error("nothing is served yet: wait until the workers have committed their memory")]
     Starting,
     /// The pool of the new module could not be built.
     #[error(transparent)]
     Pool(#[from] PoolError),
-    /// The old pool gave up no worker in time.
-    #[error("no worker of the old module got idle within {0:?}, and there is no memory for both")]
+    /// There is no memory for two pools, and the old pool stopped no worker in time.
+    #[error("no worker of the old module became idle within {0:?}, and there is no memory for both modules")]
     NoRoom(Duration),
 }
 
-/// The news of a swap, taken away when it is over.
-struct News<'a>(&'a Service);
+cofferdam_protocol::debug_as_display!(SwapError);
 
-impl<'a> News<'a> {
+/// The swap that is in progress, as the status shows it. Dropping it ends the swap.
+struct Progress<'a>(&'a Service);
+
+impl<'a> Progress<'a> {
     fn begin(service: &'a Service) -> Result<Self, SwapError> {
         let mut swap = lock(&service.0.swap);
         if swap.is_some() {
             return Err(SwapError::Busy);
         }
-        *swap = Some(Swap { state: "compiling".to_owned(), since_ms: millis(SystemTime::now()) });
+        *swap =
+            Some(SwapProgress { state: "compiling".to_owned(), since_ms: unix_millis(SystemTime::now()) });
         Ok(Self(service))
     }
 
-    fn say(&self, state: String) {
+    fn report(&self, state: String) {
         tracing::info!("swap: {state}");
         if let Some(swap) = lock(&self.0.0.swap).as_mut() {
             swap.state = state;
@@ -60,58 +63,54 @@ impl<'a> News<'a> {
     }
 }
 
-impl Drop for News<'_> {
+impl Drop for Progress<'_> {
     fn drop(&mut self) {
         *lock(&self.0.0.swap) = None;
     }
 }
 
-/// For as long as it is there, nobody is let in.
-struct Pause<'a>(&'a Service);
+/// No request is admitted while this value exists.
+struct AdmissionPause<'a>(&'a Service);
 
-impl<'a> Pause<'a> {
-    /// Waits until nobody is in, either.
-    fn begin(service: &'a Service, patience: Duration) -> Result<Self, SwapError> {
-        const STEP: Duration = Duration::from_millis(1);
+impl<'a> AdmissionPause<'a> {
+    /// Stops admitting requests and waits until no request is running, for at most `timeout`.
+    fn begin(service: &'a Service, timeout: Duration) -> Result<Self, SwapError> {
         let pause = Self(service);
-        service.0.pause(true);
-        let begun = Instant::now();
-        while service.0.gate.load().inside > 0 {
-            if begun.elapsed() > patience {
-                return Err(SwapError::NoRoom(patience));
-            }
-            std::thread::sleep(STEP);
+        service.0.set_paused(true);
+        match service.0.admission.wait_until_idle(timeout) {
+            true => Ok(pause),
+            false => Err(SwapError::NoRoom(timeout)),
         }
-        Ok(pause)
     }
 }
 
-impl Drop for Pause<'_> {
+impl Drop for AdmissionPause<'_> {
     fn drop(&mut self) {
-        self.0.0.pause(false);
+        self.0.0.set_paused(false);
     }
 }
 
 impl Service {
-    /// Swaps the module for the one that `builder` describes, called `name`. Blocks until the new pool is whole and the old
-    /// one gone: not to be called from within the runtime, but from [`tokio::task::spawn_blocking`].
+    /// Swaps the module for that of `builder`, under the name `name`. `builder` may be called several times and must
+    /// describe the same pool each time. Blocks until the new pool has all its workers and the old pool has ended: call
+    /// this in [`tokio::task::spawn_blocking`], not in a task.
     ///
     /// # Errors
-    /// [`SwapError`]; the old module serves on then.
+    /// [`SwapError`]. The old module still serves.
     pub fn swap(&self, name: &str, builder: impl Fn() -> PoolBuilder) -> Result<Arc<Pool>, SwapError> {
-        let news = News::begin(self)?;
+        let progress = Progress::begin(self)?;
         if self.is_ending() {
             return Err(SwapError::Draining);
         }
         let old = self.pool().ok_or(SwapError::Starting)?;
-        // Whatever is wrong with the module shows here, before anything is given up.
+        // A module that does not compile fails here, before a worker is stopped.
         builder().compile()?;
-        news.say("committing beside the old pool".to_owned());
-        // As many spares as there are now: by itself it would take what memory there is.
+        progress.report("committing beside the old pool".to_owned());
+        // The new pool gets as many spares as the old one. By default it would choose the number by the free memory.
         let spares = old.full_size() - old.workers();
         let described = || builder().workers(old.workers()).spares(spares);
         let new = match described().build() {
-            // Dropping the new one ends it.
+            // Dropping the new pool ends it.
             Ok(_) if self.is_ending() => return Err(SwapError::Draining),
             Ok(pool) => {
                 let pool = Arc::new(pool);
@@ -119,16 +118,18 @@ impl Service {
                 pool
             }
             Err(error) if error.is_memory() => {
-                tracing::info!("swap: no memory for both pools at once ({error}): one worker at a time");
-                self.one_by_one(&news, &old, name, described)?
+                tracing::info!(
+                    "swap: there is no memory for two pools ({error}): workers are replaced one at a time"
+                );
+                self.one_by_one(&progress, &old, name, described)?
             }
             Err(error) => return Err(error.into()),
         };
-        news.say("finishing what runs on the old pool".to_owned());
+        progress.report("finishing what runs on the old pool".to_owned());
         if !old.drain(old.limits().deadline.saturating_add(GRACE_BEYOND_DEADLINE)) {
-            tracing::warn!("swap: a job of the old pool was cut off");
+            tracing::warn!("swap: the old pool was ended while a job was running");
         }
-        self.forget_replaced();
+        self.release_replaced_pool();
         Ok(new)
     }
 
@@ -138,29 +139,31 @@ impl Service {
 
     fn one_by_one(
         &self,
-        news: &News<'_>,
+        progress: &Progress<'_>,
         old: &Arc<Pool>,
         name: &str,
         builder: impl Fn() -> PoolBuilder,
     ) -> Result<Arc<Pool>, SwapError> {
         let all = old.full_size();
-        let patience = old.limits().deadline.saturating_add(PATIENCE_BEYOND_DEADLINE);
-        news.say(format!("committing 1 of {all}"));
-        // While the old pool has no worker and the new one does not serve, requests wait at the gate.
-        let mut pause = (old.health().ready() <= 1).then(|| Pause::begin(self, patience)).transpose()?;
-        if !old.shrink(patience) {
-            return Err(SwapError::NoRoom(patience));
+        let timeout = old.limits().deadline.saturating_add(STOP_TIMEOUT_BEYOND_DEADLINE);
+        progress.report(format!("committing 1 of {all}"));
+        // With one worker left there is a time without any: the old pool has stopped it, and the new pool does not serve
+        // yet. Requests then wait for admission.
+        let mut pause =
+            (old.health().ready() <= 1).then(|| AdmissionPause::begin(self, timeout)).transpose()?;
+        if !old.shrink(timeout) {
+            return Err(SwapError::NoRoom(timeout));
         }
-        self.0.follow_workers(&old.health());
+        self.0.update_capacity(&old.health());
         let new = match builder().initially(1).build() {
             Ok(new) => Arc::new(new),
-            Err(error) => return Err(give_back(old, error.into())),
+            Err(error) => return Err(restore_old_pool(old, error.into())),
         };
         let mut installed = false;
         for committed in 1..=all {
             if !installed && self.is_ending() {
                 new.drain(Duration::ZERO);
-                return Err(give_back(old, SwapError::Draining));
+                return Err(restore_old_pool(old, SwapError::Draining));
             }
             if !installed && committed * 2 >= all {
                 self.install(&new, name);
@@ -170,22 +173,22 @@ impl Service {
             if committed == all {
                 break;
             }
-            news.say(format!("committing {} of {all}", committed + 1));
-            let grown = match old.shrink(patience) {
+            progress.report(format!("committing {} of {all}", committed + 1));
+            let grown = match old.shrink(timeout) {
                 true => new.grow().map_err(SwapError::Pool),
-                false => Err(SwapError::NoRoom(patience)),
+                false => Err(SwapError::NoRoom(timeout)),
             };
-            self.0.follow_workers(&if installed { new.health() } else { old.health() });
+            self.0.update_capacity(&if installed { new.health() } else { old.health() });
             match grown {
                 Ok(_) => {}
-                // It serves already: what is missing of it can follow later.
+                // The new pool serves already. Its missing workers do not undo the swap.
                 Err(error) if installed => {
                     tracing::error!("swap: the new pool has {committed} of {all} workers: {error}");
                     break;
                 }
                 Err(error) => {
                     new.drain(Duration::ZERO);
-                    return Err(give_back(old, error));
+                    return Err(restore_old_pool(old, error));
                 }
             }
         }
@@ -193,16 +196,16 @@ impl Service {
     }
 }
 
-/// Makes the old pool whole again after a swap that failed.
-fn give_back(old: &Pool, error: SwapError) -> SwapError {
+/// Starts the stopped workers of the old pool again after a failed swap. Returns `error`.
+fn restore_old_pool(old: &Pool, error: SwapError) -> SwapError {
     loop {
         match old.grow() {
             Ok(true) => {}
             Ok(false) => return error,
-            // It ends anyway.
+            // The pool is ending anyway.
             Err(PoolError::Draining) => return error,
             Err(again) => {
-                tracing::error!("swap: the old pool could not be made whole again: {again}");
+                tracing::error!("swap: the old pool could not start all its workers again: {again}");
                 return error;
             }
         }

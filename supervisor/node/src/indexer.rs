@@ -1,4 +1,4 @@
-//! The thread that indexes: takes what the source gives, and drives the chain along.
+//! The indexing loop: takes events from a feed, and drives the pipeline with them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,20 +6,25 @@ use std::time::{Duration, Instant};
 use cofferdam_protocol::verdict::Verdict;
 use thiserror::Error;
 
-use super::state::{NodeState, Tip};
-use crate::daemon;
-use crate::feed::{Feed, FeedError, FeedEvent, FileFeed};
-use cofferdam_chain::{ChainError, Hashed, Outcome, Pipeline, Pushed, Workers};
-use cofferdam_pool::{Pool, PoolError};
+use crate::feed::{Feed, FeedError, FeedEvent};
+use crate::node_state::{NodeState, Tip};
+use cofferdam_chain::{ChainError, Hashed, Outcome, Pipeline, Pushed};
+use cofferdam_pool::{Pool, PoolError, Runner};
 use cofferdam_store::{Store, StoreError};
 
-/// Why indexing ended otherwise than it should.
-#[derive(Debug, Error)]
-pub enum NodeError {
-    /// The source gives no more blocks.
+/// How long the loop waits for an event before it checks again whether it should stop, and updates the status of the daemon.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How many lines of the guest's log are repeated when a block stops the chain.
+const LOGGED_LINES: usize = 5;
+
+/// Why indexing failed.
+#[derive(Error)]
+pub enum IndexError {
+    /// The feed cannot give more blocks.
     #[error(transparent)]
     Feed(#[from] FeedError),
-    /// The chain cannot go on.
+    /// The pipeline cannot go on.
     #[error(transparent)]
     Chain(#[from] ChainError),
     /// The store failed.
@@ -27,184 +32,191 @@ pub enum NodeError {
     Store(#[from] StoreError),
 }
 
-/// Where blocks come from.
-#[derive(Debug)]
-pub enum Source {
-    /// A daemon, for ever.
-    Daemon(daemon::Follower),
-    /// Files, to their end.
-    Files(Box<FileFeed>),
-}
+cofferdam_protocol::debug_as_display!(IndexError);
 
-impl Source {
-    fn next(&mut self, patience: Duration) -> Result<Option<FeedEvent>, FeedError> {
-        match self {
-            Self::Daemon(follower) => Feed::next(follower, patience),
-            Self::Files(files) => files.next(patience),
-        }
-    }
-}
-
-/// Why indexing ended as it should.
+/// Why indexing stopped without an error.
 #[derive(Debug)]
-pub enum Ended {
-    /// Somebody asked for it.
-    Asked,
-    /// The last height that was wanted is committed.
+pub enum StopReason {
+    /// The caller requested it.
+    Requested,
+    /// The last wanted height is committed.
     Reached(u32),
-    /// All files are indexed.
-    OutOfFiles,
-    /// A block stops the chain: of a guest's verdict every node would say the same.
-    Stopped(Box<Outcome>),
+    /// The feed has given all of its blocks. Only a feed of files ends this way.
+    FeedEnded,
+    /// A block stops the chain. If its verdict is the guest's, every node with this module stops at the same block.
+    BlockFailed(Box<Outcome>),
 }
 
 /// What one indexing thread works on.
-#[allow(missing_debug_implementations, reason = "holds a closure, and is of one thread")]
-pub struct Indexer<'a, W = Arc<Pool>> {
-    /// The chain.
-    pub pipeline: &'a mut Pipeline<W>,
-    /// Its store.
-    pub store: &'a Store,
-    /// What others see of it.
-    pub state: &'a Arc<NodeState>,
-    /// How many blocks one reorganisation may take back. The source looks at that too; this holds whatever the source says.
+#[allow(missing_debug_implementations, reason = "it holds a closure, and one thread uses it")]
+pub struct Indexer<'a, R = Arc<Pool>> {
+    /// The pipeline that runs and commits the blocks.
+    pub pipeline: &'a mut Pipeline<R>,
+    /// How many blocks one reorganisation may roll back. The feed has a limit, too; this limit holds whatever the feed says.
     pub max_reorg_depth: u32,
-    /// The last height to index.
-    pub exit_at: Option<u32>,
-    /// Whether to end once everything that there is at some moment is committed.
-    pub exit_at_tip: bool,
-    /// Whether the store has been told the daemon's network.
-    pub network_noted: bool,
-    /// Whether somebody asks to end.
-    pub is_asked: &'a dyn Fn() -> bool,
+    /// The last height to index. Default `None`: all heights.
+    pub stop_height: Option<u32>,
+    /// Whether to stop once the feed is at its tip. Default `false`.
+    pub stop_at_tip: bool,
+    store: &'a Store,
+    state: &'a NodeState,
+    /// Whether the store has the name of the daemon's network.
+    network_recorded: bool,
+    /// Whether the caller requests to stop. Called between two events, and at least every 100 ms.
+    stop_requested: &'a dyn Fn() -> bool,
 }
 
-impl<W: Workers> Indexer<'_, W> {
-    /// Indexes what `source` gives, until it ends or somebody asks for that. Everything that was taken is committed then.
+impl<'a, R: Runner> Indexer<'a, R> {
+    /// An indexer that commits to `store` by `pipeline`, which was resumed from the same store, and that reports to `state`.
+    ///
+    /// `stop_requested` is called between two events, and at least every 100 ms while no event comes.
+    pub fn new(
+        pipeline: &'a mut Pipeline<R>,
+        store: &'a Store,
+        state: &'a NodeState,
+        max_reorg_depth: u32,
+        stop_requested: &'a dyn Fn() -> bool,
+    ) -> Self {
+        Self {
+            pipeline,
+            max_reorg_depth,
+            stop_height: None,
+            stop_at_tip: false,
+            store,
+            state,
+            network_recorded: false,
+            stop_requested,
+        }
+    }
+
+    /// Indexes the blocks of `feed` until one of the [`StopReason`]s holds. Every block that was taken is committed then.
     ///
     /// # Errors
-    /// [`NodeError`]. What is committed is whole blocks.
-    pub fn run(&mut self, source: &mut Source) -> Result<Ended, NodeError> {
-        const TICK: Duration = Duration::from_millis(100);
+    /// [`IndexError`]. The store holds whole blocks then, too.
+    pub fn run(&mut self, feed: &mut dyn Feed) -> Result<StopReason, IndexError> {
         let started = Instant::now();
-        let mut work = self.state.work();
-        let before = work.elapsed;
-        // Waiting at the tip is not waiting for what is late.
+        let mut times = self.state.times();
+        let before = times.elapsed;
+        // Time spent waiting at the tip is not time lost to a slow feed.
         let mut at_tip = false;
         loop {
-            if (self.is_asked)() {
+            if let Some(reason) = self.stop_reason() {
                 self.pipeline.flush()?;
-                return Ok(Ended::Asked);
+                return Ok(reason);
             }
-            if let Some(tip) = self.pipeline.tip().filter(|tip| self.exit_at.is_some_and(|last| last <= *tip))
-            {
-                self.pipeline.flush()?;
-                return Ok(Ended::Reached(tip));
-            }
-            let asked = Instant::now();
-            let event = source.next(TICK);
+            let waits = Instant::now();
+            let event = feed.next(TICK);
             if !at_tip {
-                work.waiting += asked.elapsed();
+                times.feed_wait += waits.elapsed();
             }
-            if let Source::Daemon(follower) = source {
-                self.note_daemon(follower)?;
-            }
+            self.record_daemon(feed)?;
             match event {
                 Ok(Some(FeedEvent::Block(block))) => {
                     at_tip = false;
-                    if let Some(ended) = self.index(block)? {
-                        return Ok(ended);
+                    if let Some(reason) = self.index(block)? {
+                        return Ok(reason);
                     }
                 }
-                Ok(Some(FeedEvent::Rewind { fork, depth })) => self.rewind(fork, depth)?,
+                Ok(Some(FeedEvent::Rollback { fork, depth })) => self.roll_back(fork, depth)?,
                 Ok(Some(FeedEvent::AtTip { height, .. })) => {
-                    self.pipeline.flush()?;
                     at_tip = true;
-                    self.state.set_at_tip(true);
-                    // Of workers, and of others who read the store and were killed.
-                    self.store.clear_stale_readers()?;
-                    tracing::info!("block {height} is the newest, and is indexed");
-                    if self.exit_at_tip {
-                        return Ok(Ended::Reached(height));
+                    self.reach_tip(height)?;
+                    if self.stop_at_tip {
+                        return Ok(StopReason::Reached(height));
                     }
                 }
                 Ok(None) => {}
                 Err(FeedError::Ended) => {
                     self.pipeline.flush()?;
-                    return Ok(Ended::OutOfFiles);
+                    return Ok(StopReason::FeedEnded);
                 }
                 Err(error) => {
-                    // What came before it is good.
+                    // The blocks before the error are good.
                     self.pipeline.flush()?;
                     return Err(error.into());
                 }
             }
-            work.times = self.pipeline.times();
-            work.elapsed = before + started.elapsed();
-            self.state.set_work(work);
+            times.pipeline = self.pipeline.times();
+            times.elapsed = before + started.elapsed();
+            self.state.set_times(times);
         }
     }
 
-    fn note_daemon(&mut self, follower: &daemon::Follower) -> Result<(), NodeError> {
-        let status = follower.status();
-        if let Some(network) = status.network.filter(|_| !self.network_noted) {
-            self.pipeline.insist(|store| store.set_network(&network.to_string()))?;
-            self.network_noted = true;
+    fn stop_reason(&self) -> Option<StopReason> {
+        if (self.stop_requested)() {
+            return Some(StopReason::Requested);
+        }
+        let tip = self.pipeline.tip()?;
+        self.stop_height.is_some_and(|last| last <= tip).then_some(StopReason::Reached(tip))
+    }
+
+    /// Records the status of the daemon and, once it is known, the daemon's network.
+    fn record_daemon(&mut self, feed: &dyn Feed) -> Result<(), IndexError> {
+        let Some(status) = feed.daemon_status() else { return Ok(()) };
+        if let Some(network) = status.network.filter(|_| !self.network_recorded) {
+            self.pipeline.write(|store| store.set_network(&network.to_string()))?;
+            self.network_recorded = true;
         }
         self.state.set_daemon(status);
         Ok(())
     }
 
-    /// Indexes one block; why that is the end, if it is.
-    fn index(&mut self, block: Hashed) -> Result<Option<Ended>, NodeError> {
+    fn reach_tip(&mut self, height: u32) -> Result<(), IndexError> {
+        self.pipeline.flush()?;
+        self.state.record_at_tip();
+        // Workers and other readers of the store that were killed leave their entries behind.
+        self.store.clear_stale_readers()?;
+        tracing::info!("block {height} is indexed: the node is at the tip");
+        Ok(())
+    }
+
+    /// Indexes one block. Returns the reason if indexing stops at it.
+    fn index(&mut self, block: Hashed) -> Result<Option<StopReason>, IndexError> {
         match self.pipeline.push(block) {
-            Ok(Pushed::Taken) => Ok(None),
+            Ok(Pushed::Taken(_)) => Ok(None),
             Ok(Pushed::Stopped(outcome)) => {
-                report(&outcome);
-                Ok(Some(Ended::Stopped(outcome)))
+                log_failed_block(&outcome);
+                Ok(Some(StopReason::BlockFailed(outcome)))
             }
-            // The block was cut off, and is the first of the next run.
-            Err(ChainError::Pool(PoolError::Draining)) if (self.is_asked)() => {
+            // The block was cut off. The next run begins with this block.
+            Err(ChainError::Pool(PoolError::Draining) | ChainError::Interrupted { .. })
+                if (self.stop_requested)() =>
+            {
                 self.pipeline.flush()?;
-                Ok(Some(Ended::Asked))
+                Ok(Some(StopReason::Requested))
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    fn rewind(&mut self, fork: Option<u32>, depth: u32) -> Result<(), NodeError> {
-        self.state.begin_rewind();
-        let taken_back = self.pipeline.roll_back(fork, depth.min(self.max_reorg_depth));
+    fn roll_back(&mut self, fork: Option<u32>, depth: u32) -> Result<(), IndexError> {
+        self.state.begin_rollback();
+        let rolled_back = self.pipeline.roll_back(fork, depth.min(self.max_reorg_depth));
         let tip = self.store.tip();
         let tip = tip.map(|record| record.as_ref().map(Tip::of));
-        // Whatever came of it: who waits for it to be over must not wait for ever.
-        self.state.end_rewind(tip.as_ref().ok().copied().flatten(), depth);
-        let (taken_back, _) = (taken_back?, tip?);
-        let fork = fork.map_or_else(|| "before the first block".to_owned(), |fork| format!("block {fork}"));
-        tracing::warn!("reorganisation: {taken_back} blocks were taken back, to {fork}");
+        // The rollback ends in the state even if it failed. Otherwise views would wait for its end for ever.
+        self.state.end_rollback(tip.as_ref().ok().copied().flatten(), depth);
+        let (rolled_back, _) = (rolled_back?, tip?);
+        let to =
+            fork.map_or_else(|| "to before the first block".to_owned(), |fork| format!("to block {fork}"));
+        tracing::warn!("reorganisation: rolled back {rolled_back} block(s), {to}");
         Ok(())
     }
 }
 
-/// Says, loudly, which block stops the chain and why.
-fn report(outcome: &Outcome) {
-    let result = &outcome.result;
-    let what = match result.verdict {
+/// Logs which block stops the chain, and why.
+fn log_failed_block(outcome: &Outcome) {
+    let Outcome { height, hash, result, .. } = outcome;
+    let consequence = match result.verdict {
         Verdict::Guest(_) => {
-            "the chain stops before it, as it does on every node with this module; \
-                              --on-guest-failure skip would commit it without writes"
+            "the chain stops before this block, as it does on every node with this module; with --on-guest-failure skip the \
+             block is committed without writes"
         }
-        Verdict::Host(_) => "nothing of it was committed; it is the first of the next run",
+        Verdict::Host(_) => "nothing of this block was committed; the next run begins with it",
     };
-    tracing::error!(
-        "block {} ({}): {} ({}): {what}",
-        outcome.height,
-        outcome.hash,
-        result.verdict,
-        result.detail
-    );
+    tracing::error!("block {height} ({hash}): {} ({}): {consequence}", result.verdict, result.detail);
     let log: Vec<&str> = result.log.lines().collect();
-    for line in log.iter().skip(log.len().saturating_sub(5)) {
-        tracing::error!("block {}: the guest logged: {line}", outcome.height);
+    for line in log.iter().skip(log.len().saturating_sub(LOGGED_LINES)) {
+        tracing::error!("block {height}: the guest logged: {line}");
     }
 }

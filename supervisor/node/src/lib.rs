@@ -1,18 +1,28 @@
-//! The node: a chain that follows a Bitcoin daemon, and the faces that it shows to its clients.
+#![doc = include_str!("../README.md")]
 //!
-//! One thread indexes ([`Indexer`]): it takes blocks from a [`Source`], runs them on the pool, has them committed while the
-//! next ones run ([`cofferdam_chain::Pipeline`]), and takes them back when the daemon's chain leaves them. What others may know
-//! of that is a [`NodeState`]. Clients ask over JSON-RPC ([`rpc`]), and are answered by [`Node`]: views run on the same
-//! workers as blocks, but never on the last one that is free.
+//! # The modules
+//!
+//! | module | what it is | what it uses |
+//! |---|---|---|
+//! | [`daemon`] | follows a Bitcoin node: polls its tip, fetches and verifies blocks ahead | `transport` |
+//! | [`feed`] | the interface to a source of blocks, and the feed from block files | [`daemon`] |
+//! | `indexer` | the loop that takes blocks from a feed and pushes them into the pipeline | [`feed`], `node_state` |
+//! | `node_state` | what the other threads may know: tip, daemon, times | [`daemon`] |
+//! | [`rpc`] | the JSON-RPC server: parameters, errors, limits, CORS | a [`rpc::Backend`] |
+//! | `node_backend` | the backend of this node: views on the pool, everything else from the store | [`rpc`], `node_state` |
+//! | [`agreement`] | compares nodes ([`agreement::audit`]) and modules ([`agreement::diff`]) | `transport`, [`rpc::ChainDigest`] |
+//! | `transport` | JSON-RPC over HTTP as a client | |
 
 pub mod agreement;
-mod backend;
 pub mod daemon;
+mod event;
 pub mod feed;
 mod indexer;
+mod node_backend;
+mod node_state;
 pub mod rpc;
-mod state;
+mod transport;
 
-pub use backend::Node;
-pub use indexer::{Ended, Indexer, NodeError, Source};
-pub use state::{Freshness, NodeState, Tip, Work};
+pub use indexer::{IndexError, Indexer, StopReason};
+pub use node_backend::NodeBackend;
+pub use node_state::{IndexingTimes, NodeState, ReadinessLimits, Tip};

@@ -51,7 +51,7 @@ pub enum ArtifactOrigin {
 }
 
 /// Why there is no artifact.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum ArtifactError {
     /// The compiler refused the module: it is not valid, or uses features that are not supported.
     #[error("{0}")]
@@ -69,6 +69,8 @@ pub enum ArtifactError {
     #[error("the module cannot be compiled or cached: {0}")]
     Io(#[from] io::Error),
 }
+
+cofferdam_protocol::debug_as_display!(ArtifactError);
 
 /// A compiled module in a sealed memfd.
 #[derive(Debug)]
@@ -216,7 +218,7 @@ fn read_all(file: &OwnedFd) -> io::Result<Vec<u8>> {
 /// Compiles the module in a process of its own.
 fn compile(source: &Source<'_>) -> Result<OwnedFd, ArtifactError> {
     let module = arena::sealed_memfd("cofferdam-module", source.binary)?;
-    let target = arena::fillable_memfd("cofferdam-artifact")?;
+    let target = arena::unsealed_memfd("cofferdam-artifact")?;
     let handed: [(&dyn AsFd, _); 2] = [(&module, INPUT), (&target, OUTPUT)];
     let mut compiler = process::start(source.executable, Role::Compiler, &handed)?;
     let request = CompileRequest {
@@ -230,7 +232,7 @@ fn compile(source: &Source<'_>) -> Result<OwnedFd, ArtifactError> {
     let (status, reply) = wait(&mut compiler)?;
     match (status, reply) {
         (WaitStatus::Exited(_, 0), Ok(CompileReply::Compiled { bytes })) => {
-            let file = arena::seal_filled("cofferdam-artifact", target)?;
+            let file = arena::seal_memfd("cofferdam-artifact", target)?;
             let size = fs::File::from(file.try_clone()?).metadata()?.len();
             if size != bytes || size > MAX_ARTIFACT_BYTES {
                 return Err(ArtifactError::Compiler(format!("it wrote {size} bytes and announced {bytes}")));

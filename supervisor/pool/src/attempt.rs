@@ -11,7 +11,7 @@ use cofferdam_protocol::frame::{self, FrameError};
 use cofferdam_protocol::message::{self, Call, MAX_LOG_BYTES, Reply, Request};
 use cofferdam_protocol::status::Phase;
 use cofferdam_protocol::verdict::{GuestVerdict, HostVerdict};
-use cofferdam_protocol::writes::{Home, Writes};
+use cofferdam_protocol::writes::{BufferPool, Writes};
 
 use super::deadline::after;
 use super::death::{Death, KillReason};
@@ -186,7 +186,7 @@ impl Attempt {
         // reason to, the buffer is lost.
         let bytes = output.copy_out_to(span, lend).map_err(|error| Failure::violation(&error))?;
         let writes = if is_lent {
-            Writes::parse_lent(bytes, Arc::clone(result_buffer) as Arc<dyn Home>)
+            Writes::parse_pooled(bytes, Arc::clone(result_buffer) as Arc<dyn BufferPool>)
         } else {
             Writes::parse(bytes)
         };
@@ -221,7 +221,7 @@ impl Failure {
     fn from_frame(error: FrameError) -> Self {
         match error {
             // This is what a death looks like: the pipe is closed, breaks, or ends within a frame.
-            FrameError::Closed | FrameError::Torn { .. } | FrameError::Io(_) => Self::Gone,
+            FrameError::Closed | FrameError::Truncated { .. } | FrameError::Io(_) => Self::Gone,
             other => Self::violation(&other),
         }
     }

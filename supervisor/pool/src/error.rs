@@ -14,7 +14,7 @@ use cofferdam_base::size::Bytes;
 pub const MAX_EXPORT_BYTES: usize = 1024;
 
 /// Why a pool cannot be built, or does not take a job. The outcome of a job that was taken is a verdict instead.
-#[derive(Debug, Error)]
+#[derive(Error)]
 #[non_exhaustive]
 pub enum PoolError {
     /// This program has not called `init`, or has called it too late.
@@ -79,6 +79,8 @@ pub enum PoolError {
     #[error("internal error: the job was lost")]
     Lost,
 }
+
+cofferdam_protocol::debug_as_display!(PoolError);
 
 impl PoolError {
     /// Whether memory could not be committed. A command exits with code 137 then.

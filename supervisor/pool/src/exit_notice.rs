@@ -3,7 +3,7 @@
 //! The kernel first frees the memory of a process that ends, which takes a tenth of a second or more for 4 GiB. Only then does it
 //! close the pipes and tell the parent (`do_exit` in kernel/exit.c: `exit_mm` comes before `exit_files` and `exit_notify`; a
 //! pidfd waits for the latter too). Before all of that, the kernel releases the robust futexes of the process, among them the
-//! life lock ([`cofferdam_protocol::status`]). At that time the exit status is settled, and /proc shows it.
+//! liveness lock ([`cofferdam_protocol::status`]). At that time the exit status is settled, and /proc shows it.
 //!
 //! The lock lies in memory that the worker can write. So a released lock is only a hint to look: what counts is what the kernel
 //! says of the process.
@@ -29,7 +29,7 @@ const EXITING: u64 = 4;
 /// Waits until a worker that has said hello is ending. Returns the wait status if it is known before the worker is reaped. None
 /// at once if the worker does not hold its lock, and none if it is ending in a way that does not show.
 pub(super) fn wait(worker: &Worker) -> Option<WaitStatus> {
-    let word = worker.status.life_word();
+    let word = worker.status.liveness_word();
     let holder = worker.pid().as_raw().unsigned_abs();
     while word.load(Ordering::Acquire) & libc::FUTEX_TID_MASK == holder {
         // The kernel wakes nobody unless the word says that somebody waits.

@@ -35,6 +35,17 @@ impl Runner for Pool {
     fn profile(&self) -> &Profile {
         &self.profile
     }
+
+    fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError> {
+        // If a worker is idle, the job is sent to it before the second worker is taken, so these are two workers.
+        let ticket = self.submit(job.clone())?;
+        let (other, one) = (Self::call(self, job)?, ticket.wait()?);
+        Ok([one, other])
+    }
+
+    fn layer(&self, height: u32, writes: &Writes) -> Option<StateLayer> {
+        Self::layer(self, height, writes)
+    }
 }
 
 /// A pool of workers with committed memory. Cheap to share behind an [`Arc`]. Dropping the pool stops every worker.

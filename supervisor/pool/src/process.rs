@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use cofferdam_protocol::descriptors::{FIRST_UNUSED, REPLIES, REQUESTS, Role};
-use cofferdam_protocol::refused;
+use cofferdam_protocol::syscall_error;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::signal::{SigSet, Signal};
@@ -36,7 +36,7 @@ pub(super) fn start(
     role: Role,
     descriptors: &[(&dyn AsFd, RawFd)],
 ) -> io::Result<Started> {
-    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(refused("pipe2"));
+    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(syscall_error("pipe2"));
     let ((requests_theirs, requests), (replies, replies_theirs)) = (pipe()?, pipe()?);
     // Standard error is inherited: a worker that cannot report an error in another way writes it there.
     let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -54,7 +54,7 @@ pub(super) fn start(
 /// still to be moved.
 fn raise(descriptor: &(impl AsFd + ?Sized), number: RawFd) -> io::Result<(OwnedFd, RawFd)> {
     let copy = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(FIRST_UNUSED))
-        .map_err(refused("fcntl(F_DUPFD_CLOEXEC)"))?;
+        .map_err(syscall_error("fcntl(F_DUPFD_CLOEXEC)"))?;
     Ok((own(copy), number))
 }
 
@@ -87,7 +87,7 @@ fn spawn(executable: &Path, role: Role, handed: &[(OwnedFd, RawFd)]) -> io::Resu
     let argument = CString::new(role.argument()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let environment: [CString; 0] = [];
     posix_spawn(path.as_c_str(), &actions, &attributes, &[name, argument], &environment)
-        .map_err(refused("posix_spawn (clone3, setpgid, execve)"))
+        .map_err(syscall_error("posix_spawn (clone3, setpgid, execve)"))
 }
 
 fn catchable() -> SigSet {

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-use cofferdam_protocol::refused;
+use cofferdam_protocol::syscall_error;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::death::DeathCounts;
@@ -125,7 +125,7 @@ impl Register {
         state.next_index += 1;
         // Under the lock, which the thread needs to give its slot up: it cannot do so before the slot is there.
         let thread = spawn(&slot, state.stop_event.clone()).map_err(|error| {
-            let error = refused("clone3")(error);
+            let error = syscall_error("clone3")(error);
             StartFailure::Other(format!("the thread of a slot cannot be started: {error}"))
         })?;
         let is_first = !state.is_any_alive();

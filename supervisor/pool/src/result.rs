@@ -1,5 +1,6 @@
 //! The result of a job, as a user of the pool sees it.
 
+use std::fmt;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::quarantine::Quarantined;
 use super::reset::ResetHandle;
 
 /// The output of a job.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub enum JobOutput {
     /// The job did not complete, so there is no output.
     #[default]
@@ -22,8 +23,19 @@ pub enum JobOutput {
     View(Vec<u8>),
 }
 
+impl fmt::Debug for JobOutput {
+    /// Prints how large the output is, and not the bytes: a view can return many megabytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("Nothing"),
+            Self::Writes(writes) => fmt::Debug::fmt(writes, f),
+            Self::View(result) => write!(f, "View({} bytes)", result.len()),
+        }
+    }
+}
+
 /// The result of a job.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct JobResult {
     /// The verdict.
     pub verdict: Verdict,
@@ -49,6 +61,29 @@ pub struct JobResult {
     pub reset: ResetHandle,
     /// Set if the job is in quarantine, because of this result or of an earlier one.
     pub quarantine: Option<Box<Quarantined>>,
+}
+
+impl fmt::Debug for JobResult {
+    /// Prints what fits a message: of the output its size, and of the log its end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// How much of the log is shown, in bytes.
+        const SHOWN: usize = 400;
+        let end = &self.log[self.log.ceil_char_boundary(self.log.len().saturating_sub(SHOWN))..];
+        f.debug_struct("JobResult")
+            .field("verdict", &self.verdict)
+            .field("detail", &self.detail)
+            .field("failed_attempts", &self.failed_attempts)
+            .field("worker", &self.worker)
+            .field("output", &self.output)
+            .field("log_bytes", &self.log.len())
+            .field("log_end", &end)
+            .field("exec", &self.exec)
+            .field("overhead", &self.overhead)
+            .field("memory_bytes", &self.memory_bytes)
+            .field("fuel_used", &self.fuel_used)
+            .field("quarantine", &self.quarantine)
+            .finish_non_exhaustive()
+    }
 }
 
 impl JobResult {

@@ -9,7 +9,7 @@
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
-use cofferdam_protocol::writes::Home;
+use cofferdam_protocol::writes::BufferPool;
 use nix::sys::mman::{MmapAdvise, madvise};
 
 use cofferdam_base::sync::lock;
@@ -61,8 +61,8 @@ fn ask_for_huge_pages(memory: &mut Vec<u8>) {
     }
 }
 
-impl Home for ResultBuffer {
-    fn take_back(&self, mut bytes: Vec<u8>) {
+impl BufferPool for ResultBuffer {
+    fn give_back(&self, mut bytes: Vec<u8>) {
         bytes.clear();
         *lock(&self.0) = bytes;
     }
@@ -84,7 +84,7 @@ mod tests {
         assert!(buffer.lend(3 << 20).is_none(), "it is lent");
         lent.resize(3 << 20, 7);
         assert_eq!(lent.as_ptr(), place, "it did not move");
-        buffer.take_back(lent);
+        buffer.give_back(lent);
         let again = buffer.lend(2 << 20).unwrap();
         assert_eq!((again.as_ptr(), again.len()), (place, 0));
     }

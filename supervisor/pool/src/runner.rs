@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use cofferdam_protocol::profile::Profile;
+use cofferdam_protocol::writes::Writes;
 
 use super::error::PoolError;
 use super::job::Job;
+use super::layers::StateLayer;
 use super::result::JobResult;
 
 /// Something that runs jobs: a [`Pool`](super::Pool), or [`Uncommitted`](super::Uncommitted), which pools are compared with.
@@ -18,6 +20,20 @@ pub trait Runner {
 
     /// What every result depends on.
     fn profile(&self) -> &Profile;
+
+    /// Runs `job` on two workers at the same time if two are in service. Otherwise one worker runs the job twice.
+    ///
+    /// # Errors
+    /// Any [`PoolError`] about a job.
+    fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError> {
+        Ok([self.call(job)?, self.call(job)?])
+    }
+
+    /// Makes a layer of what the block at `height` wrote, for jobs that run before the store has the block: see
+    /// [`Pool::layer`](super::Pool::layer). None if there is no room for it.
+    fn layer(&self, _height: u32, _writes: &Writes) -> Option<StateLayer> {
+        None
+    }
 }
 
 impl<R: Runner + ?Sized> Runner for &R {
@@ -28,6 +44,14 @@ impl<R: Runner + ?Sized> Runner for &R {
     fn profile(&self) -> &Profile {
         (**self).profile()
     }
+
+    fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError> {
+        (**self).call_twice(job)
+    }
+
+    fn layer(&self, height: u32, writes: &Writes) -> Option<StateLayer> {
+        (**self).layer(height, writes)
+    }
 }
 
 impl<R: Runner + ?Sized> Runner for Arc<R> {
@@ -37,5 +61,13 @@ impl<R: Runner + ?Sized> Runner for Arc<R> {
 
     fn profile(&self) -> &Profile {
         (**self).profile()
+    }
+
+    fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError> {
+        (**self).call_twice(job)
+    }
+
+    fn layer(&self, height: u32, writes: &Writes) -> Option<StateLayer> {
+        (**self).layer(height, writes)
     }
 }

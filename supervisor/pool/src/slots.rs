@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam_protocol::frame;
 use cofferdam_protocol::message::Request;
-use cofferdam_protocol::refused;
+use cofferdam_protocol::syscall_error;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::common::Common;
@@ -71,7 +71,7 @@ impl Slots {
         };
         let added = self.common.register.add_helper(spawn);
         added.map_err(|error| {
-            let error = refused("clone3")(error);
+            let error = syscall_error("clone3")(error);
             StartFailure::Other(format!(
                 "the thread that counts out-of-memory kills cannot be started: {error}"
             ))

@@ -10,7 +10,7 @@ use cofferdam_protocol::descriptors::{ARTIFACT, INPUT, LAYERS, OUTPUT, Role, STA
 use cofferdam_protocol::frame::{self, FrameError};
 use cofferdam_protocol::message::{Hello, MAX_LOG_BYTES, Startup};
 use cofferdam_protocol::status::StatusPage;
-use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, refused};
+use cofferdam_protocol::{BUILD, PROTOCOL_VERSION, syscall_error};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::common::Common;
@@ -54,7 +54,7 @@ pub(super) fn spawn(common: &Common, slot: &Slot) -> io::Result<Spawned> {
         (&*common.dispatcher.layers, LAYERS),
     ];
     let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-    let exit_event = Arc::new(EventFd::from_value_and_flags(0, flags).map_err(refused("eventfd2"))?);
+    let exit_event = Arc::new(EventFd::from_value_and_flags(0, flags).map_err(syscall_error("eventfd2"))?);
     let started = process::start(&settings.executable, Role::Worker, &handed)?;
     let worker = Arc::new(Worker::new(started.pid, slot.index, status, Arc::clone(&exit_event)));
     if let Some(cgroup) = &settings.cgroup {

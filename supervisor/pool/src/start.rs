@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cofferdam_protocol::state::MAP_BYTES;
-use cofferdam_worker::memory::addresses::{WORKER_ADDRESSES, limit};
+use cofferdam_worker::memory::address_space::{WORKER_ADDRESS_BYTES, limit};
 use crossbeam_channel::Receiver;
 use nix::sys::signal::Signal;
 
@@ -19,7 +19,7 @@ use super::slots::Slots;
 use super::started::StartedJob;
 use crate::host::admission::{Budget, Need};
 use crate::host::proc_file;
-use cofferdam_base::addresses;
+use cofferdam_base::address_limit;
 use cofferdam_base::size::Bytes;
 
 /// A pool that has started.
@@ -114,13 +114,13 @@ pub(super) fn check_addresses(settings: &Settings) -> Result<(), PoolError> {
     let Some(limit) = limit() else { return Ok(()) };
     let Limits { input_bytes, output_bytes, .. } = settings.limits;
     let state = if settings.state.is_some() { MAP_BYTES as u64 } else { 0 };
-    let need = [WORKER_ADDRESSES, input_bytes, output_bytes, settings.layer_bytes, state];
+    let need = [WORKER_ADDRESS_BYTES, input_bytes, output_bytes, settings.layer_bytes, state];
     let need = need.into_iter().fold(0, u64::saturating_add);
     if need <= limit {
         return Ok(());
     }
     let what = if state == 0 { "a worker" } else { "a worker that reads a store" };
-    Err(PoolError::NotCommitted(addresses::too_low(what, need, limit)))
+    Err(PoolError::NotCommitted(address_limit::too_low(what, need, limit)))
 }
 
 /// Adds the need and the available memory to an error that says that memory was not committed.

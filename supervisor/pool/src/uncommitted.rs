@@ -6,17 +6,16 @@
 #![allow(unsafe_code, reason = "loads compiled code")]
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Instant;
 
-use cofferdam_protocol::arena::{InputArena, InputView, OutputArena, OutputSink};
+use cofferdam_protocol::arena::{OutputArena, OutputSink};
 use cofferdam_protocol::message::{Call, MAX_LOG_BYTES};
 use cofferdam_protocol::profile::Profile;
 use cofferdam_protocol::verdict::{GuestVerdict, Verdict};
 use cofferdam_protocol::writes::Writes;
-use cofferdam_worker::guest::{Done, Guest, JobInput, Output};
-use cofferdam_worker::reads::Reads;
-use cofferdam_worker::state::StateReader;
+use cofferdam_worker::guest::{Guest, GuestResult, InputBytes, JobInput, OutputBuffer};
+use cofferdam_worker::state::{StateReader, StateView};
 use cofferdam_worker::{compile, engine};
 
 use super::error::PoolError;
@@ -40,11 +39,11 @@ pub struct Uncommitted {
 struct Runtime {
     guest: Guest,
     state: Option<StateReader>,
-    input: InputArena,
-    view: Arc<InputView>,
+    /// The largest input of a job, in bytes.
+    input_bytes: u64,
     output: OutputArena,
     /// None while a job uses it, and after a job that failed for a reason of the host.
-    sink: Option<Output>,
+    sink: Option<OutputBuffer>,
 }
 
 impl Uncommitted {
@@ -63,14 +62,12 @@ impl Uncommitted {
         let guest = Guest::link(&engine, &module, limits.fuel).map_err(|error| start(&error))?;
         let bytes = usize::try_from(settings.memory.bytes).map_err(|error| start(&error))?;
         let arena = |error| start(&error);
-        let input = InputArena::create(limits.input_bytes).map_err(arena)?;
         let output = OutputArena::create(limits.output_bytes + MAX_LOG_BYTES).map_err(arena)?;
         let theirs = |arena: &dyn AsFd| arena.as_fd().try_clone_to_owned().map_err(|error| start(&error));
-        let view = InputView::open(theirs(&input)?, limits.input_bytes).map_err(arena)?;
         let sink = OutputSink::open(theirs(&output)?, limits.output_bytes + MAX_LOG_BYTES).map_err(arena)?;
-        let sink = Some(Output::new(sink, limits.output_bytes));
-        let guest = guest.limited_to(bytes);
-        let runtime = Runtime { guest, state, input, view: Arc::new(view), output, sink };
+        let sink = Some(OutputBuffer::new(sink, limits.output_bytes));
+        let guest = guest.with_memory_limit(bytes);
+        let runtime = Runtime { guest, state, input_bytes: limits.input_bytes, output, sink };
         Ok(Self { profile, runtime: Mutex::new(runtime) })
     }
 }
@@ -90,16 +87,18 @@ impl Runner for Uncommitted {
 impl Runtime {
     fn run(&mut self, job: &Job) -> Result<JobResult, PoolError> {
         let host = |error: &dyn std::fmt::Display| PoolError::Start(error.to_string());
-        let limit = self.input.capacity();
-        let too_large = |_| PoolError::InputTooLarge { bytes: job.input.len() as u64, limit };
-        let span = self.input.write_parts(job.input.parts()).map_err(too_large)?;
+        let (bytes, limit) = (job.input.len() as u64, self.input_bytes);
+        if bytes > limit {
+            return Err(PoolError::InputTooLarge { bytes, limit });
+        }
+        let input = InputBytes::Owned(job.input.parts().collect::<Vec<_>>().concat());
         let mut sink =
             self.sink.take().ok_or_else(|| host(&"an earlier job failed for a reason of the host"))?;
         sink.clear();
         let started = Instant::now();
         let state =
             self.state.as_ref().map(StateReader::snapshot).transpose().map_err(|error| host(&error))?;
-        let input = JobInput::new(&job.call, job.height, Arc::clone(&self.view), span, Reads::new(state));
+        let input = JobInput::new(&job.call, job.height, input, StateView::new(state));
         let mut prepared = self.guest.prepare().map_err(|error| host(&error))?;
         let done = self.guest.run(&mut prepared, &job.call, input, sink).map_err(|error| host(&error))?;
         // The kernel gets the memory back here.
@@ -108,7 +107,7 @@ impl Runtime {
         let total = started.elapsed();
         let log = self.output.copy_out(done.output.log_span()).map_err(|error| host(&error))?;
         let exec = done.exec.min(total);
-        let Done { verdict, detail, output: sink, memory_bytes, fuel_used, .. } = done;
+        let GuestResult { verdict, detail, output: sink, memory_bytes, fuel_used, .. } = done;
         self.sink = Some(sink);
         Ok(JobResult {
             verdict: Verdict::Guest(verdict),
@@ -126,7 +125,7 @@ impl Runtime {
         })
     }
 
-    fn output_of(&self, job: &Job, done: &Done) -> Result<JobOutput, PoolError> {
+    fn output_of(&self, job: &Job, done: &GuestResult) -> Result<JobOutput, PoolError> {
         if done.verdict != GuestVerdict::Completed {
             return Ok(JobOutput::Nothing);
         }

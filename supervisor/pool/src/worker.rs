@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cofferdam_protocol::arena::{InputArena, OutputArena};
 use cofferdam_protocol::frame::{FrameError, FrameReader, Message};
 use cofferdam_protocol::status::StatusPage;
-use cofferdam_protocol::wait::{self, Woken};
+use cofferdam_protocol::wait::{self, Wakeup};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{Signal, kill};
@@ -206,11 +206,11 @@ impl Link {
             if let Some(message) = self.reader.take().map_err(ReceiveError::Frame)? {
                 return Ok(message);
             }
-            let woken = wait::until_readable_or(&self.replies, &self.exit_event, deadline);
+            let woken = wait::until_readable_or_event(&self.replies, &self.exit_event, deadline);
             match woken.map_err(|errno| ReceiveError::Frame(FrameError::Io(errno.into())))? {
-                Woken::Pipe => {}
-                Woken::Bell => return Err(ReceiveError::Frame(FrameError::Closed)),
-                Woken::Deadline => return Err(ReceiveError::Timeout),
+                Wakeup::Pipe => {}
+                Wakeup::Event => return Err(ReceiveError::Frame(FrameError::Closed)),
+                Wakeup::Deadline => return Err(ReceiveError::Timeout),
             }
             self.reader.fill(&mut self.replies).map_err(ReceiveError::Frame)?;
         }

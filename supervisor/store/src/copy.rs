@@ -1,12 +1,13 @@
-//! A copy of a store that is in use.
+//! Copies a store that is in use.
 //!
-//! LMDB copies the whole environment as one transaction sees it, every table with it, while blocks are being committed
-//! (`mdb_env_copyfd2`). It writes into a descriptor and cannot be told to stop, so it is given a pipe: whoever reads that
-//! can hash, count and give up.
+//! LMDB copies the whole environment, with every table, as one transaction sees it, while blocks are being committed
+//! (`mdb_env_copyfd2`). LMDB writes the copy into a descriptor and cannot be told to stop. So LMDB gets a pipe, and the reader
+//! of the pipe can hash the bytes, count them and cancel the copy.
 //!
-//! The copy is not compacted. Compacting leaves out the pages that are free, which are about as many as one commit touches,
-//! but walks the tree in the order of keys, which on disk is no order at all. Of a store of 1.4 GiB that is not in the page
-//! cache, a compacted copy took 19 s and was an eleventh smaller; one in the order of the file, which can be read ahead, 2.4 s.
+//! The copy is not compacted. A compacted copy leaves out the free pages, which are about as many as one commit touches. But
+//! LMDB then reads the tree in the order of the keys, which is a random order on disk. For a store of 1.4 GiB that was not in
+//! the page cache, a compacted copy took 19 s and was an eleventh smaller. A copy in the order of the file, which the kernel
+//! can read ahead, took 2.4 s.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
@@ -19,20 +20,21 @@ use heed::{CompactionOption, Env, WithoutTls};
 use nix::fcntl::{FcntlArg, PosixFadviseAdvice, fcntl, posix_fadvise};
 use nix::sys::signal::{SigSet, Signal};
 
-use super::StoreError;
+use crate::directory;
+use crate::error::StoreError;
 
-/// Bytes that the pipe between LMDB and the reader holds, where the kernel grants them: an ordinary pipe holds 64 KiB,
-/// and each side would wait for the other that much oftener.
+/// Capacity of the pipe between LMDB and the reader, if the kernel grants it. An ordinary pipe holds 64 KiB, so both sides would
+/// wait for each other more often.
 const PIPE_BYTES: i32 = 1 << 20;
 
-/// How far ahead of the copy the store's file is read into the page cache. The map is advised for scattered reads, so
-/// that a page which is not there costs a read of its own.
+/// How far ahead of the copy the store's file is read into the page cache. The store's map is advised for scattered reads, so
+/// without this each page that is not cached would cost one read.
 const AHEAD_BYTES: i64 = 8 << 20;
 
-/// A copy while it is made: the bytes of a `data.mdb`, to be read to their end. Dropped before, it is given up.
+/// A copy that is being made. Reading it gives the bytes of a `data.mdb`. Dropping it before the end cancels the copy.
 #[derive(Debug)]
 pub struct StoreCopy {
-    // None once it is closed, which makes LMDB's next write fail and so ends the copier.
+    // None once the pipe is closed. Then LMDB's next write fails, and that ends the copying thread.
     pipe: Option<PipeReader>,
     copier: Option<JoinHandle<heed::Result<()>>>,
     source: File,
@@ -42,11 +44,11 @@ pub struct StoreCopy {
 }
 
 impl StoreCopy {
-    /// Begins to copy the store that `reader` reads. Writers are held up for as long as it takes to copy two pages, and not
-    /// longer; but pages that they free are not used again before the copy has ended.
+    /// Begins to copy the store that `reader` reads. Writers wait only while LMDB copies its two meta pages. But the pages that
+    /// writers free are not reused before the copy has ended.
     ///
     /// # Errors
-    /// [`StoreError::Directory`] if there is no pipe or no thread to be had.
+    /// [`StoreError::Directory`] if the pipe or the thread cannot be created.
     pub fn begin(reader: &StateReader) -> Result<Self, StoreError> {
         Self::begin_with(reader, CompactionOption::Disabled)
     }
@@ -54,25 +56,25 @@ impl StoreCopy {
     fn begin_with(reader: &StateReader, compaction: CompactionOption) -> Result<Self, StoreError> {
         let env = reader.environment();
         let path = reader.path().to_owned();
-        let source = env.try_clone_inner_file().map_err(|source| lmdb(&path, "reading its file", source))?;
+        let source =
+            env.try_clone_inner_file().map_err(|source| lmdb(&path, "opening its file again", source))?;
         let expected_bytes = (env.info().last_page_number as u64 + 1) * u64::from(env.stat().page_size);
         advise(&source, 0);
         advise(&source, AHEAD_BYTES);
-        let (pipe, copier) = start_copier(env.clone(), compaction).map_err(|source| {
-            StoreError::Directory { path: path.clone(), doing: "a copy of it cannot be begun", source }
-        })?;
+        let (pipe, copier) = start_copier(env.clone(), compaction)
+            .map_err(directory::error(&path, "a copy of the store cannot be started"))?;
         Ok(Self { pipe: Some(pipe), copier: Some(copier), source, read: 0, expected_bytes, path })
     }
 
-    /// Bytes that the copy will have, unless blocks are committed just now.
+    /// The expected size of the copy in bytes. It is not exact if a block was committed at the same time.
     pub fn expected_bytes(&self) -> u64 {
         self.expected_bytes
     }
 
-    /// Whether what was read to the end is the whole copy.
+    /// Ends the copy, after the caller has read to the end, and checks that the copy is complete.
     ///
     /// # Errors
-    /// [`StoreError::Lmdb`] if LMDB could not read the store.
+    /// [`StoreError::Lmdb`] if LMDB could not read the whole store.
     pub fn finish(mut self) -> Result<(), StoreError> {
         self.end().map_err(|source| lmdb(&self.path, "copying it", source))
     }
@@ -83,7 +85,7 @@ impl StoreCopy {
         copier.join().unwrap_or_else(|_| Err(io::Error::other("the copying thread panicked").into()))
     }
 
-    /// Has the kernel read on in the store's file. A hint, so that it does not matter whether it is taken.
+    /// Asks the kernel to read the next part of the store's file. This is only a hint, so the result does not matter.
     fn read_ahead(&mut self, read: usize) {
         let before = self.read / AHEAD_BYTES;
         self.read += i64::try_from(read).unwrap_or(0);
@@ -109,8 +111,8 @@ impl Read for StoreCopy {
 
 impl Drop for StoreCopy {
     fn drop(&mut self) {
-        // Given up, so that it does not matter how far it came.
-        let _given_up = self.end();
+        // The copy is cancelled, so its result does not matter.
+        let _cancelled = self.end();
     }
 }
 
@@ -119,12 +121,12 @@ fn start_copier(
     compaction: CompactionOption,
 ) -> io::Result<(PipeReader, JoinHandle<heed::Result<()>>)> {
     let (reader, writer) = io::pipe()?;
-    // Without it the copy is slower, and the same.
+    // With a smaller pipe the copy is the same, only slower.
     let _refused = fcntl(writer.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
     let mut writer = File::from(OwnedFd::from(writer));
     let copy = move || {
-        // Whoever embeds this may not ignore SIGPIPE, as Rust's own start does. Blocked it stays with this thread, and
-        // goes with it.
+        // A program that embeds this crate may not ignore SIGPIPE, as Rust's runtime does. A blocked signal stays pending for
+        // this thread and disappears with the thread.
         SigSet::from(Signal::SIGPIPE).thread_block().map_err(io::Error::from)?;
         env.copy_to_file(&mut writer, compaction)
     };
@@ -132,8 +134,8 @@ fn start_copier(
     Ok((reader, copier))
 }
 
-fn lmdb(path: &Path, doing: &'static str, source: heed::Error) -> StoreError {
-    StoreError::Lmdb { path: path.to_owned(), doing, source }
+fn lmdb(path: &Path, operation: &'static str, source: heed::Error) -> StoreError {
+    StoreError::Lmdb { path: path.to_owned(), operation, source }
 }
 
 #[cfg(test)]
@@ -144,9 +146,12 @@ mod tests {
 
     use cofferdam_protocol::profile::Hash;
 
-    use super::super::tests::{commit, identity, open};
-    use super::super::{Durability, Store, Vacant, contents};
     use super::*;
+    use crate::data_file::inspect_data_file;
+    use crate::identity::Durability;
+    use crate::restore_target::RestoreTarget;
+    use crate::store::Store;
+    use crate::test_support::{commit, identity, open};
 
     fn copy_of(reader: &StateReader, compaction: CompactionOption, to: &Path) -> u64 {
         let mut copy = StoreCopy::begin_with(reader, compaction).unwrap();
@@ -178,15 +183,15 @@ mod tests {
         });
         for round in 0..10 {
             let file = copies.path().join(format!("{round}.mdb"));
-            let found = contents(&file, true).unwrap();
+            let found = inspect_data_file(&file, true).unwrap();
             assert_eq!((found.profile, found.network.as_deref()), (identity().profile, Some("regtest")));
             assert_eq!(Some(&found.tip), store.block(found.tip.height).unwrap().as_ref());
-            // It goes on as a store from there, with what it takes to take blocks back.
+            // The copy works as a store, and its undo lists work too.
             let home = copies.path().join(round.to_string());
-            let vacant = Vacant::claim(&home).unwrap();
-            fs::rename(file, vacant.unfinished()).unwrap();
-            assert!(Store::open(&home, &identity(), Durability::None).is_err(), "it is claimed");
-            vacant.fill().unwrap();
+            let target = RestoreTarget::reserve(&home).unwrap();
+            fs::rename(file, target.incomplete()).unwrap();
+            assert!(Store::open(&home, &identity(), Durability::None).is_err(), "it is reserved");
+            target.complete().unwrap();
             let copy = Store::open(&home, &identity(), Durability::None).unwrap().with_undo(3);
             assert_eq!(copy.content_hash().unwrap(), found.content.unwrap());
             for key in 0..300u16 {
@@ -200,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_is_given_up_ends() {
+    fn a_cancelled_copy_ends() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(&dir).unwrap();
         commit(&store, 1, &[("key", vec![7; 8 << 20])]).unwrap();
@@ -208,7 +213,7 @@ mod tests {
             let mut copy = StoreCopy::begin_with(&store.reader(), compaction).unwrap();
             assert!(copy.expected_bytes() > 8 << 20);
             copy.read_exact(&mut [0; 5000]).unwrap();
-            // Returns although most of the copy has not been read.
+            // `end` returns although most of the copy has not been read.
             assert!(
                 matches!(copy.end(), Err(heed::Error::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe)
             );
@@ -218,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "a measurement, for a release build; MEASURE_BLOCKS says of how many blocks of 40,000 pairs"]
+    #[ignore = "a measurement for a release build; MEASURE_BLOCKS sets the number of blocks of 40,000 pairs"]
     fn measure_copies() {
         let blocks = std::env::var("MEASURE_BLOCKS").map_or(50, |count| count.parse().unwrap());
         let dir = tempfile::tempdir_in(".").unwrap();
@@ -240,7 +245,7 @@ mod tests {
         {
             for cold in [false, true] {
                 if cold {
-                    // Mapped pages would stay, so the store is closed.
+                    // Mapped pages stay in the page cache, so the store is closed here.
                     let file = File::open(&file).unwrap();
                     file.sync_all().unwrap();
                     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();

@@ -1,105 +1,109 @@
-//! What can be wrong with a store, said so that an operator can act on it.
+//! What can be wrong with a store. Every text names the store, the cause and what the operator can do.
 
 use std::io;
 use std::path::PathBuf;
 
-use cofferdam_protocol::profile::Hash;
+use cofferdam_base::address_limit;
+use cofferdam_protocol::profile::{Hash, Profile};
 use cofferdam_protocol::state::{self, FORMAT, LayoutError};
 use thiserror::Error;
 
-use super::trouble::{Trouble, advice, advice_io};
+use crate::failure::{FailureKind, advice, advice_io};
 #[cfg(feature = "tree")]
 use crate::tree::TreeError;
-use cofferdam_base::addresses;
 
 /// Why a store could not be opened, written or read.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum StoreError {
-    /// The directory cannot be made, listed or locked.
-    #[error("the store's directory {}: {doing}: {source}{}", path.display(), advice_io(source))]
+    /// The directory cannot be created, listed, locked or synced, or a file in it cannot be opened.
+    #[error("the store's directory {}: {problem}: {source}{}", path.display(), advice_io(source))]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What was tried.
-        doing: &'static str,
-        /// What the kernel said.
+        /// What is wrong.
+        problem: &'static str,
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The directory holds something else.
-    #[error("{} is no store of Cofferdam: {reason}; give an empty directory, or one that does not exist", path.display())]
+    /// The directory holds something else than a store.
+    #[error("{} is not a Cofferdam store: {reason}; name an empty directory, or one that does not exist", path.display())]
     NotAStore {
         /// The directory.
         path: PathBuf,
         /// What was found.
         reason: String,
     },
-    /// There is nothing to read.
+    /// There is no store to read.
     #[error(
-        "there is no store in {}: data.mdb is missing; name the --db-path of a `cofferdam run` or `cofferdam node`, or make a store \
-         of a snapshot (`cofferdam snapshot restore`)",
+        "there is no store in {}: data.mdb is missing; name the --db-path of a `cofferdam run` or `cofferdam node`, or restore \
+         a snapshot into a new directory (`cofferdam snapshot restore`)",
         path.display()
     )]
     NoStore {
         /// The directory.
         path: PathBuf,
     },
-    /// A store that somebody writes is to be read where it is mounted read-only.
+    /// Another process writes the store, and this process sees the store on a read-only file system.
     #[error(
-        "the store in {} is being written by another process, and is on a read-only file system here: readers must be able to \
-         write its lock.mdb. Mount the directory for writing, or read a snapshot of the store",
+        "the store in {} is being written by another process, and its file system is mounted read-only here, so this process \
+         cannot register as a reader in lock.mdb. Mount the directory for writing, or read a snapshot of the store",
         path.display()
     )]
     WrittenElsewhere {
         /// The directory.
         path: PathBuf,
     },
-    /// A store is to be put where something is already.
-    #[error("{} has {found} in it: give an empty directory, or one that does not exist", path.display())]
-    NotVacant {
+    /// The directory for a restored store is not empty.
+    #[error("{} is not empty, it contains {found}: give an empty directory, or one that does not exist", path.display())]
+    NotEmpty {
         /// The directory.
         path: PathBuf,
-        /// What was found.
+        /// Name of a file that is in it.
         found: String,
     },
-    /// Another writer has the store, in this process or another.
+    /// Another writer has the store open, in this process or in another one.
     #[error(
-        "the store in {path} is being written by another process: stop that one (`fuser {path}/writer.lock` names it) \
-         or give this one a directory of its own",
+        "the store in {path} is being written by another process: stop that process (`fuser {path}/writer.lock` names it), \
+         or use another directory",
         path = path.display()
     )]
     InUse {
         /// The directory.
         path: PathBuf,
     },
-    /// The store is of another format.
+    /// The store has another format.
     #[error(
-        "the store in {} has format {found}, this build writes format {FORMAT}: use the build that made it, or index into \
-         a new directory",
+        "the store in {} has format {found}, but this build writes format {FORMAT}: use the build that made the store, or \
+         index into a new directory",
         path.display()
     )]
     Format {
         /// The directory.
         path: PathBuf,
-        /// The format found.
+        /// The format that was found.
         found: u32,
     },
-    /// The store's results are of another profile.
+    /// The results in the store belong to another profile.
     #[error(
-        "the store in {} holds results of the profile {stored}, and this one is {wanted}: the module, a limit or the \
-         engine differs, so the two must not be mixed; index into a new directory",
-        path.display()
+        "the store in {} was made with another profile: {}. Results of two profiles must not be mixed: use the module and the \
+         limits that the store was made with, or index into a new directory (the profile of the store is {stored}, this one \
+         is {wanted})",
+        path.display(),
+        differences(parts.as_deref())
     )]
     Profile {
         /// The directory.
         path: PathBuf,
         /// The profile of the stored results.
         stored: Hash,
-        /// The profile asked for.
+        /// The profile that was asked for.
         wanted: Hash,
+        /// The parts of both profiles, if they are known: those of the stored results, and those that were asked for.
+        parts: Option<Box<[Profile; 2]>>,
     },
-    /// The store's blocks are of another network.
+    /// The blocks in the store belong to another network.
     #[error(
-        "the store in {} holds blocks of the network {stored:?}, and the blocks now come from {wanted:?}: follow the same \
+        "the store in {} holds blocks of the network {stored:?}, but the new blocks are of {wanted:?}: follow the stored \
          network, or index into a new directory",
         path.display()
     )]
@@ -108,67 +112,67 @@ pub enum StoreError {
         path: PathBuf,
         /// The network of the stored blocks.
         stored: String,
-        /// The network asked for.
+        /// The network that was asked for.
         wanted: String,
     },
-    /// A block that is not above the tip.
-    #[error("block {height} cannot be committed to {}: its tip is already block {tip}", path.display())]
+    /// The block is not above the tip.
+    #[error("block {height} cannot be committed to {}: the tip is already block {tip}", path.display())]
     NotAboveTip {
         /// The directory.
         path: PathBuf,
-        /// The block.
+        /// Height of the block.
         height: u32,
-        /// The newest block there.
+        /// Height of the newest committed block.
         tip: u32,
     },
-    /// A block could not be written; the store is as it was before.
+    /// A block could not be written. The store is unchanged.
     #[error(
-        "block {height} was not written to {}: {source}; the store is as it was before{}",
+        "block {height} was not written to {}: {source}; the store is unchanged{}",
         path.display(),
         advice(source)
     )]
     NotWritten {
         /// The directory.
         path: PathBuf,
-        /// The block.
+        /// Height of the block.
         height: u32,
-        /// What LMDB said.
+        /// The error of LMDB.
         source: heed::Error,
     },
-    /// Blocks could not be taken back, or not all of them; the store is that of one of its blocks.
+    /// Some blocks could not be rolled back. The store is in the state after one of its blocks.
     #[error(
-        "the blocks above {} were not all taken back in {}: {source}; the store holds whole blocks{}",
-        base(*to),
+        "not all blocks above {} were rolled back in {}: {source}; the store holds only whole blocks{}",
+        target(*to),
         path.display(),
         advice(source)
     )]
     NotRolledBack {
         /// The directory.
         path: PathBuf,
-        /// The height to return to; none for before the first block.
+        /// The height to return to; none for the state before the first block.
         to: Option<u32>,
-        /// What LMDB said.
+        /// The error of LMDB.
         source: heed::Error,
     },
-    /// More blocks were to be taken back than may be; none was.
+    /// The rollback would remove more blocks than the caller allows. No block was rolled back.
     #[error(
-        "the store in {} has more than {at_most} blocks above {}: so many may be taken back, and none was. If the \
-         reorganisation is real, raise --max-reorg-depth; else index into another --db-path",
+        "the store in {} has more than {at_most} blocks above {}, and at most {at_most} may be rolled back: no block was \
+         rolled back. If the reorganisation is real, raise --max-reorg-depth; otherwise index into another --db-path",
         path.display(),
-        base(*to)
+        target(*to)
     )]
     TooDeep {
         /// The directory.
         path: PathBuf,
-        /// The height to return to; none for before the first block.
+        /// The height to return to; none for the state before the first block.
         to: Option<u32>,
-        /// How many blocks may be taken back.
+        /// How many blocks may be rolled back.
         at_most: u32,
     },
     /// There is no block at a height, though there are blocks below it.
     #[error(
-        "the store in {} holds blocks from {first} to {tip} and none at height {height}: it was not made by following one \
-         chain; index into a new directory",
+        "the store in {} holds blocks from {first} to {tip}, but none at height {height}: the store was not made by following \
+         one chain; index into a new directory",
         path.display()
     )]
     NoBlock {
@@ -176,46 +180,46 @@ pub enum StoreError {
         path: PathBuf,
         /// The height.
         height: u32,
-        /// The lowest height there.
+        /// The lowest height in the store.
         first: u32,
-        /// The newest height there.
+        /// The highest height in the store.
         tip: u32,
     },
-    /// The store's map is larger than the addresses that this process may reserve.
+    /// The store maps more addresses than this process may reserve.
     #[error(
         "the store in {} cannot be opened: {}",
         path.display(),
-        addresses::too_low("it", state::MAP_BYTES as u64, *limit)
+        address_limit::too_low("it", state::MAP_BYTES as u64, *limit)
     )]
     Addresses {
         /// The directory.
         path: PathBuf,
-        /// Bytes of addresses that may be reserved.
+        /// Bytes of addresses that this process may reserve.
         limit: u64,
     },
-    /// LMDB failed otherwise.
-    #[error("the store in {}: {doing}: {source}{}", path.display(), advice(source))]
+    /// LMDB failed in another way.
+    #[error("the store in {}: {operation} failed: {source}{}", path.display(), advice(source))]
     Lmdb {
         /// The directory.
         path: PathBuf,
-        /// What was tried.
-        doing: &'static str,
-        /// What LMDB said.
+        /// What was being done.
+        operation: &'static str,
+        /// The error of LMDB.
         source: heed::Error,
     },
-    /// A state tree was asked for, of blocks that were committed without one.
+    /// A state tree was asked for, but the store has blocks that were committed without one.
     #[error(
-        "the store in {} has blocks up to {tip} and no state tree: a tree begins with the first block; index into a new \
+        "the store in {} has blocks up to {tip} and no state tree: a tree must begin with the first block; index into a new \
          directory to have one",
         path.display()
     )]
     WithoutTree {
         /// The directory.
         path: PathBuf,
-        /// The newest block.
+        /// Height of the newest block.
         tip: u32,
     },
-    /// The store has a state tree, and this build cannot keep it.
+    /// The store has a state tree, and this build cannot update the tree.
     #[cfg(not(feature = "tree"))]
     #[error(
         "the store in {} has a state tree, and this program was built without state trees: build it with the feature \
@@ -232,12 +236,12 @@ pub enum StoreError {
     Tree {
         /// The directory.
         path: PathBuf,
-        /// The block.
+        /// Height of the block.
         height: u32,
-        /// What was wrong.
+        /// What is wrong.
         source: TreeError,
     },
-    /// Stored bytes do not decode.
+    /// Stored bytes cannot be decoded.
     #[error("the store in {} is damaged: {source}; index into a new directory", path.display())]
     Damaged {
         /// The directory.
@@ -247,24 +251,32 @@ pub enum StoreError {
     },
 }
 
+cofferdam_protocol::debug_as_display!(StoreError);
+
+/// Which parts of two profiles differ, in words.
+fn differences(parts: Option<&[Profile; 2]>) -> String {
+    let parts = parts.map(|[stored, wanted]| wanted.differences(stored)).filter(|parts| !parts.is_empty());
+    parts.map_or_else(|| "the module, a limit or the engine differs".to_owned(), |parts| parts.join("; "))
+}
+
 impl StoreError {
-    /// Whether what failed passes once somebody makes room, so that it can be tried again.
-    pub fn trouble(&self) -> Trouble {
+    /// Whether the failed call can succeed when it is tried again.
+    pub fn kind(&self) -> FailureKind {
         match self {
             Self::NotWritten { source, .. }
             | Self::NotRolledBack { source, .. }
-            | Self::Lmdb { source, .. } => Trouble::of(source),
+            | Self::Lmdb { source, .. } => FailureKind::of(source),
             #[cfg(feature = "tree")]
-            Self::Tree { source: TreeError::Lmdb { source, .. }, .. } => Trouble::of(source),
-            Self::Directory { source, .. } => Trouble::of_io(source),
-            _ => Trouble::Lasting,
+            Self::Tree { source: TreeError::Lmdb { source, .. }, .. } => FailureKind::of(source),
+            Self::Directory { source, .. } => FailureKind::of_io(source),
+            _ => FailureKind::Permanent,
         }
     }
 }
 
-/// The block to return to, in words.
-fn base(to: Option<u32>) -> String {
-    to.map_or_else(|| "the place before the first block".to_owned(), |to| format!("block {to}"))
+/// The height that a rollback returns to, in words.
+fn target(to: Option<u32>) -> String {
+    to.map_or_else(|| "the state before the first block".to_owned(), |to| format!("block {to}"))
 }
 
 #[cfg(test)]
@@ -274,19 +286,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_told_from_other_failures() {
+    fn a_full_disk_is_distinguished_from_other_failures() {
         let error = |source| StoreError::NotWritten { path: "/s".into(), height: 7, source };
         for code in [27, 28, 122] {
             let error = error(heed::Error::Io(io::Error::from_raw_os_error(code)));
             let text = error.to_string();
             assert!(text.contains("block 7") && text.contains("Make room"), "{text}");
-            assert_eq!(error.trouble(), Trouble::NoRoom);
+            assert_eq!(error.kind(), FailureKind::NoSpace);
         }
         for code in [5, 30] {
             let error = error(heed::Error::Io(io::Error::from_raw_os_error(code)));
             let text = error.to_string();
             assert!(!text.contains("Make room") && text.contains("dmesg"), "{text}");
-            assert_eq!(error.trouble(), Trouble::Lasting);
+            assert_eq!(error.kind(), FailureKind::Permanent);
         }
         assert!(error(heed::Error::Mdb(MdbError::MapFull)).to_string().contains("new directory"));
         assert!(error(heed::Error::Mdb(MdbError::Corrupted)).to_string().contains("damaged"));

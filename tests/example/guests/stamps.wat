@@ -1,4 +1,4 @@
-;; Writes when it was run, under the key "time": eight bytes of whatever its host says. So no two runs agree.
+;; Writes the time of its host under the key "time", in eight bytes. So no two runs agree.
 (module
   (import "env" "__flush" (func $flush (param i32)))
   (import "test" "now" (func $now (result i64)))

@@ -1,14 +1,14 @@
-//! What the author of `guests/indexer.wat` wants to be sure of.
+//! Tests that the author of `guests/indexer.wat` writes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cofferdam::harness::{Harness, HarnessError, HostImport, Value};
-use cofferdam::verdict::{GuestVerdict, HostVerdict};
+use cofferdam_harness::verdict::{GuestVerdict, HostVerdict};
+use cofferdam_harness::{Harness, HarnessError, HostImport, Value};
 
-// Workers are this test binary, started again; they have the import `test.now`, too.
-cofferdam::enable_test_support!(imports: [HostImport::new("test", "now", now)]);
+// A worker is this test binary, started again. So each worker has the import `test.now`, too.
+cofferdam_harness::enable_test_support!(imports: [HostImport::new("test", "now", now)]);
 
-/// What no node gives to a module: the time of day.
+/// The time of day, which no node gives to a module.
 fn now(_memory: &mut [u8], _arguments: &[Value]) -> Result<Vec<Value>, String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
     let nanoseconds = i64::try_from(now.as_nanos()).map_err(|error| error.to_string())?;
@@ -80,7 +80,7 @@ fn a_block_that_spins_is_stopped_by_its_fuel() -> TestResult {
 }
 
 #[test]
-fn without_fuel_it_is_stopped_by_the_deadline_and_the_next_block_runs() -> TestResult {
+fn without_fuel_a_block_that_spins_is_stopped_by_the_deadline_and_the_next_block_runs() -> TestResult {
     let mut session = indexer()?.deadline(Duration::from_millis(500)).start()?;
     session.block("s").assert_verdict(HostVerdict::Deadline);
     session.block("a block").assert_completed();
@@ -117,7 +117,7 @@ fn a_host_with_less_than_the_limit_runs_no_block_at_all() -> TestResult {
 }
 
 #[test]
-fn it_does_the_same_every_time() -> TestResult {
+fn five_runs_agree() -> TestResult {
     let blocks: Vec<&[u8]> = vec![b"a block", b"g\x1f", b"t", b"g\x20", b"a block", b""];
     let agreement = indexer()?.fuel(10_000).assert_deterministic(5, &blocks);
     assert_eq!(agreement.verdicts[3], GuestVerdict::MemoryExhausted.into());
@@ -126,16 +126,15 @@ fn it_does_the_same_every_time() -> TestResult {
 }
 
 #[test]
-fn a_module_that_writes_the_time_is_found_out() -> TestResult {
+fn a_module_that_writes_the_time_is_found_to_be_non_deterministic() -> TestResult {
     let error = Harness::load("guests/stamps.wat")?.compare_runs(5, &["a block"]);
-    let HarnessError::NotDeterministic(difference) = error.expect_err("the time is another in each run")
-    else {
-        panic!("it is the module that differs")
+    let HarnessError::NotDeterministic(difference) = error.expect_err("each run sees another time") else {
+        panic!("the runs must differ")
     };
     let words = difference.to_string();
     for part in [
-        "the module is not deterministic: run 1 and run 2 part at block 0 (7 bytes)",
-        "what differs first: the value of key \"time\" differs",
+        "the module is not deterministic: run 1 and run 2 differ at block 0 (7 bytes)",
+        "the first difference: the values of key \"time\" differ",
         "the digests with this block",
     ] {
         assert!(words.contains(part), "{part:?} is not in: {words}");
@@ -144,8 +143,8 @@ fn a_module_that_writes_the_time_is_found_out() -> TestResult {
 }
 
 #[test]
-#[ignore = "fails on purpose: run it to see how a difference is told"]
-fn a_module_that_writes_the_time_does_the_same_every_time() -> TestResult {
+#[ignore = "fails on purpose: run it to see how a difference is reported"]
+fn five_runs_of_a_module_that_writes_the_time_agree() -> TestResult {
     Harness::load("guests/stamps.wat")?.assert_deterministic(5, &["a block"]);
     Ok(())
 }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use cofferdam::blocks::BlockHash;
-use cofferdam::node::daemon::{DaemonError, Follower, Settings};
+use cofferdam::node::daemon::{DaemonError, Follower, FollowerSettings};
 use cofferdam::node::feed::FeedEvent;
 use sha2::{Digest, Sha256};
 
@@ -26,13 +26,13 @@ pub struct Following {
 impl Following {
     /// Starts with nothing.
     #[must_use]
-    pub fn start(settings: &Settings) -> Self {
+    pub fn start(settings: &FollowerSettings) -> Self {
         Self::resume(settings, Vec::new())
     }
 
     /// Goes on after a chain that was indexed before.
     #[must_use]
-    pub fn resume(settings: &Settings, chain: Vec<(u32, BlockHash)>) -> Self {
+    pub fn resume(settings: &FollowerSettings, chain: Vec<(u32, BlockHash)>) -> Self {
         let committed = chain.clone();
         let at = move |height| committed.iter().find(|(known, _)| *known == height).map(|(_, hash)| *hash);
         let known = move |height| Ok(at(height));
@@ -104,7 +104,7 @@ impl Following {
                 self.chain.push((block.height, block.hash));
                 self.given += 1;
             }
-            FeedEvent::Rewind { fork, depth } => {
+            FeedEvent::Rollback { fork, depth } => {
                 let before = self.chain.len();
                 self.chain.retain(|(height, _)| fork.is_some_and(|fork| *height <= fork));
                 assert_eq!(self.chain.last().map(|(height, _)| *height), *fork, "the fork was given");

@@ -54,7 +54,8 @@ pub fn node(db: &Path) -> Cofferdam<'static> {
     // By variables, so that an argument can say otherwise.
     let command =
         Cofferdam::new(["node"]).path("--db-path", db).variable("COFFERDAM_INDEXER", guest("chain.wat"));
-    command.variable("COFFERDAM_MEMORY", "16MiB").variable("COFFERDAM_SPARES", "0")
+    let command = command.variable("COFFERDAM_MEMORY", "16MiB").variable("COFFERDAM_SPARES", "0");
+    command.variable("COFFERDAM_DRAIN_DELAY", "0s")
 }
 
 /// What the guest comes to after `blocks`, the first of them at height 0: its sum and the height, as its view returns them.

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cofferdam::chain::Workers;
 use cofferdam::pool::{
     Job, JobOutput, JobResult, LayerRoom, PoolError, ResetHandle, Runner, StateLayer, WorkerInfo,
 };
@@ -88,17 +87,11 @@ impl Runner for StandIn {
     fn profile(&self) -> &Profile {
         &self.profile
     }
-}
 
-impl Workers for StandIn {
     fn layer(&self, height: u32, writes: &Writes) -> Option<StateLayer> {
         let layer = self.room.lay(height, writes)?;
         self.laid().insert(height, writes.clone());
         Some(layer)
-    }
-
-    fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError> {
-        Ok([self.call(job)?, self.call(job)?])
     }
 }
 

@@ -1,20 +1,20 @@
 //! The message that a guest flushes: protobuf `KeyValueFlush { repeated bytes list = 1 }`, keys and values in turn.
 //!
-//! It is read where it lies, in the guest's memory, and nothing is allocated: a message may be as large as that memory,
-//! and a worker has no memory to spare that was not committed. A decoder that copies would make a large flush succeed
-//! on a large host and kill the worker on a small one.
+//! It is decoded in the guest's memory, and nothing is allocated. A message may be as large as that memory, and a worker has no other
+//! committed memory of that size. With a decoder that copies, a large flush would succeed on a large host and kill the worker on a
+//! small one.
 
 use cofferdam_protocol::writes;
 
-use super::GuestFault;
+use super::fault::GuestFault;
 
-/// Number of the only field that there is.
+/// Number of the only field of the message.
 const LIST: u32 = 1;
 
-/// Bytes that the pairs of `message` take in the encoding of [`cofferdam_protocol::writes`].
+/// Size in bytes of the pairs of `message` in the encoding of [`cofferdam_protocol::writes`].
 ///
 /// # Errors
-/// [`GuestFault::BadFlush`] if it is no valid message, or the last key has no value.
+/// [`GuestFault::BadFlush`] if it is not a valid message, or the last key has no value.
 pub(super) fn measure(message: &[u8]) -> Result<u64, GuestFault> {
     let (mut fields, mut bytes) = (0u64, 0u64);
     for field in Fields(message) {
@@ -32,7 +32,7 @@ pub(super) fn fields(message: &[u8]) -> impl Iterator<Item = &[u8]> {
     Fields(message).filter_map(Result::ok)
 }
 
-/// Walks the fields of a message, passing over those of other numbers, as protobuf readers must.
+/// Iterates over the fields of a message. It skips fields with other numbers, as a protobuf reader must.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
@@ -42,9 +42,9 @@ impl<'a> Iterator for Fields<'a> {
         while !self.0.is_empty() {
             match next_field(&mut self.0) {
                 Some((LIST, Some(bytes))) => return Some(Ok(bytes)),
-                Some((LIST, None)) => return self.fail("field 1 is not of bytes"),
+                Some((LIST, None)) => return self.fail("field 1 has another wire type than bytes"),
                 Some(_) => {}
-                None => return self.fail("it is cut short, or no protobuf"),
+                None => return self.fail("it is truncated, or not protobuf"),
             }
         }
         None
@@ -58,10 +58,10 @@ impl Fields<'_> {
     }
 }
 
-/// Takes one field off the front: its number, and its bytes if it is of bytes. None if there is no valid field.
+/// Removes one field from the front. Returns its number, and its bytes if its wire type is bytes. None if there is no valid field.
 ///
-/// Wire types: <https://protobuf.dev/programming-guides/encoding/#structure>. Groups, which have been deprecated since
-/// before protobuf was published, are refused.
+/// Wire types: <https://protobuf.dev/programming-guides/encoding/#structure>. Groups are refused: they have been
+/// deprecated since before protobuf was published.
 fn next_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Option<&'a [u8]>)> {
     let key = u32::try_from(varint(rest)?).ok()?;
     let number = key >> 3;
@@ -87,7 +87,7 @@ fn next_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Option<&'a [u8]>)> {
     (number > 0).then_some((number, bytes))
 }
 
-/// Takes a varint off the front: seven bits a byte, lowest first, at most ten bytes and 64 bits.
+/// Removes a varint from the front. It has seven bits in each byte, lowest first, and at most ten bytes and 64 bits.
 fn varint(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
@@ -117,7 +117,7 @@ mod tests {
     use proptest::prelude::*;
     use prost::Message;
 
-    /// What a decoder by somebody else makes of the same bytes.
+    /// The same message for another decoder.
     #[derive(Clone, PartialEq, Message)]
     struct KeyValueFlush {
         #[prost(bytes = "vec", repeated, tag = "1")]
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_a_fault() {
+    fn bytes_that_are_not_a_message_are_a_fault() {
         for bytes in
             [b"\x0a\x01k".as_slice(), b"\x0a\x05k", b"\x0a\xff\xff\xff\xff\x0f", b"\xff", b"\x08\x01"]
         {

@@ -1,4 +1,4 @@
-//! One instance for one job, prepared before the job is there where that can make no difference.
+//! One instance for one job. It is prepared before the job arrives, unless the guest could see the difference.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,58 +6,64 @@ use std::time::{Duration, Instant};
 use cofferdam_protocol::message::Call;
 use cofferdam_protocol::verdict::GuestVerdict;
 use thiserror::Error;
-use wasmtime::{Engine, ExternType, Instance, InstancePre, Linker, Memory, MemoryType, Module, Store};
+use wasmtime::{
+    Engine, ExternType, FuncType, Instance, InstancePre, Linker, Memory, MemoryType, Module, Store,
+};
 
-use super::context::{Context, JobInput, Output};
-use super::{abi, buffer, outcome};
+use super::context::Context;
+use super::input::JobInput;
+use super::output::OutputBuffer;
+use super::{classify, functions, memory_access};
 
-/// A failure of the host: the job says nothing about its guest, and this process should not run another.
-#[derive(Debug, Error)]
+/// A failure of the host. It says nothing about the guest, and this process should not run another job.
+#[derive(Error)]
 pub enum GuestError {
     /// The module cannot be linked.
     #[error("the module cannot be linked: {0}")]
     Link(String),
-    /// The guest could not be run, for a reason that is not its own.
+    /// The guest could not be run, for a reason of the host.
     #[error("the guest could not be run: {0}")]
     Host(String),
 }
 
-/// A loaded module, ready to be instantiated again and again.
+cofferdam_protocol::debug_as_display!(GuestError);
+
+/// A loaded module, ready to be instantiated any number of times.
 pub struct Guest {
     engine: Engine,
     linker: Linker<Context>,
     module: Module,
-    /// Everything resolved ahead; none if the module imports its memory, which belongs to one store.
+    /// The module with its imports resolved; none if the module imports its memory, which belongs to one store.
     resolved: Option<InstancePre<Context>>,
     imported_memory: Option<(String, String, MemoryType)>,
     /// The name under which the module exports its memory.
     exported_memory: Option<Arc<str>>,
     fuel: Option<u64>,
     memory_limit: Option<usize>,
-    /// Whether an instance may be made before its job is there.
+    /// Whether instances are made before their job arrives.
     ahead: bool,
 }
 
-/// An instance waiting for its job, or the store for one that has to wait.
-pub struct Prepared {
+/// An instance that waits for its job, or the store of an instance that is made when its job arrives.
+pub struct PreparedInstance {
     store: Store<Context>,
     instance: Option<Instance>,
 }
 
-/// What a job came to.
+/// The result of a job.
 #[derive(Debug)]
-pub struct Done {
+pub struct GuestResult {
     /// The verdict.
     pub verdict: GuestVerdict,
     /// The verdict in words.
     pub detail: String,
-    /// The output; its spans say what of it counts.
-    pub output: Output,
-    /// The guest's own time, host functions included.
+    /// The output. Its spans say where the output and the log are.
+    pub output: OutputBuffer,
+    /// Time that the guest ran, including host functions.
     pub exec: Duration,
-    /// Size of its memory at the end, in bytes.
+    /// Size of the guest's memory at the end, in bytes.
     pub memory_bytes: u64,
-    /// Fuel used, if it is metered.
+    /// Fuel used; none if fuel is not metered.
     pub fuel_used: Option<u64>,
 }
 
@@ -67,9 +73,9 @@ impl std::fmt::Debug for Guest {
     }
 }
 
-impl std::fmt::Debug for Prepared {
+impl std::fmt::Debug for PreparedInstance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Prepared").field("instance", &self.instance.is_some()).finish_non_exhaustive()
+        f.debug_struct("PreparedInstance").field("instance", &self.instance.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -77,11 +83,11 @@ impl Guest {
     /// Links `module`, which must belong to `engine`.
     ///
     /// # Errors
-    /// [`GuestError::Link`] if it imports what cannot be provided.
+    /// [`GuestError::Link`] if an import cannot be provided.
     pub fn link(engine: &Engine, module: &Module, fuel: Option<u64>) -> Result<Self, GuestError> {
         let link = |error: wasmtime::Error| GuestError::Link(format!("{error:#}"));
         let mut linker = Linker::new(engine);
-        abi::link(&mut linker, module).map_err(link)?;
+        functions::link(&mut linker, module).map_err(link)?;
         let imported_memory = module.imports().find_map(|import| match import.ty() {
             ExternType::Memory(ty) => Some((import.module().to_owned(), import.name().to_owned(), ty)),
             _ => None,
@@ -105,43 +111,44 @@ impl Guest {
         })
     }
 
-    /// Lets memory grow to `bytes` and no further: for an engine without committed memory, whose slab has the limit.
+    /// Limits the memory to `bytes`. Use this for an engine without committed memory: committed memory has a limit of its own.
     #[must_use]
-    pub fn limited_to(self, bytes: usize) -> Self {
+    pub fn with_memory_limit(self, bytes: usize) -> Self {
         Self { memory_limit: Some(bytes), ..self }
     }
 
-    /// Prepares for the next job: an instance, its start function already run.
+    /// Prepares the instance for the next job, and runs its start function.
     ///
-    /// A start function that calls an import, or fails, has to wait for its job: what it does then is part of the
-    /// job. That is found by trying, once; the start function sees nothing but the module, so it always does the same.
+    /// If the start function calls an import or fails, the instance is made when its job arrives: what the start function does is
+    /// then part of the job. One try decides this for all jobs. The start function can depend on nothing but the module, so it
+    /// always does the same.
     ///
     /// # Errors
     /// [`GuestError::Host`] if the host fails.
-    pub fn prepare(&mut self) -> Result<Prepared, GuestError> {
+    pub fn prepare(&mut self) -> Result<PreparedInstance, GuestError> {
         if self.ahead {
             let mut store = self.store()?;
             match self.instantiate(&mut store) {
-                Ok(instance) => return Ok(Prepared { store, instance: Some(instance) }),
-                Err(error) if outcome::is_guests_own(&error) => self.ahead = false,
+                Ok(instance) => return Ok(PreparedInstance { store, instance: Some(instance) }),
+                Err(error) if classify::may_be_retried_with_job(&error) => self.ahead = false,
                 Err(error) => return Err(GuestError::Host(format!("{error:#}"))),
             }
         }
-        Ok(Prepared { store: self.store()?, instance: None })
+        Ok(PreparedInstance { store: self.store()?, instance: None })
     }
 
-    /// Runs one job. The instance is left in `prepared`, to be dropped once the answer is on its way: that resets
-    /// the memory.
+    /// Runs one job. The instance stays in `prepared`. Drop it after the reply is sent: that resets the memory, which takes time.
+    /// `input` is dropped before this returns.
     ///
     /// # Errors
-    /// [`GuestError::Host`] if the host fails, such as when the state cannot be read.
+    /// [`GuestError::Host`] if the host fails, for example if the state cannot be read.
     pub fn run(
         &self,
-        prepared: &mut Prepared,
+        prepared: &mut PreparedInstance,
         call: &Call,
         input: JobInput,
-        output: Output,
-    ) -> Result<Done, GuestError> {
+        output: OutputBuffer,
+    ) -> Result<GuestResult, GuestError> {
         let store = &mut prepared.store;
         store.data_mut().job = Some((input, output));
         let started = Instant::now();
@@ -151,19 +158,19 @@ impl Guest {
         };
         let result = result.and_then(|instance| call_export(store, instance, call));
         let exec = started.elapsed();
+        let job = store.data_mut().job.take();
         let (verdict, detail) = match result {
             Ok(answer) => (answer.0, answer.1),
-            Err(error) => outcome::classify(&error, store.data().grow_refused)
+            Err(error) => classify::classify(&error, store.data().grow_refused)
                 .ok_or_else(|| GuestError::Host(format!("{error:#}")))?,
         };
         let memory_bytes = store.data().memory.map_or(0, |memory| memory.data_size(&*store) as u64);
         let fuel_used = self.fuel.map(|limit| limit.saturating_sub(store.get_fuel().unwrap_or(0)));
-        let (_, output) =
-            store.data_mut().job.take().ok_or_else(|| GuestError::Host("the job is gone".to_owned()))?;
-        Ok(Done { verdict, detail, output, exec, memory_bytes, fuel_used })
+        let (_, output) = job.ok_or_else(|| GuestError::Host("the store has lost its job".to_owned()))?;
+        Ok(GuestResult { verdict, detail, output, exec, memory_bytes, fuel_used })
     }
 
-    /// A store with every limit set: before anything of the guest runs, its start function included.
+    /// A store with all limits set, before any code of the guest runs, its start function included.
     fn store(&self) -> Result<Store<Context>, GuestError> {
         let mut store =
             Store::new(&self.engine, Context::new(self.exported_memory.clone(), self.memory_limit));
@@ -195,7 +202,7 @@ impl Guest {
     }
 }
 
-/// The name of the memory that the host may see: `memory`, or else whatever it is exported as.
+/// The name under which the module exports its memory: `memory` if that is an exported memory, or the first other name.
 fn exported_memory(module: &Module) -> Option<Arc<str>> {
     let names =
         || module.exports().filter(|export| export.ty().memory().is_some()).map(|export| export.name());
@@ -214,10 +221,10 @@ fn call_export(
 }
 
 fn index_block(store: &mut Store<Context>, instance: Instance) -> wasmtime::Result<(GuestVerdict, String)> {
-    let Some(function) = instance.get_func(&mut *store, "_start") else {
-        return Ok(no_export("_start", "()"));
+    let function = instance.get_func(&mut *store, "_start");
+    let Some(Ok(function)) = function.map(|function| function.typed::<(), ()>(&*store)) else {
+        return Ok(no_export(instance.module(&*store), "_start", "()"));
     };
-    let Ok(function) = function.typed::<(), ()>(&*store) else { return Ok(no_export("_start", "()")) };
     function.call(&mut *store, ())?;
     let (_, output) = store.data_mut().job()?;
     Ok(match output.flushed() {
@@ -231,21 +238,48 @@ fn view(
     instance: Instance,
     export: &str,
 ) -> wasmtime::Result<(GuestVerdict, String)> {
-    let Some(function) = instance.get_func(&mut *store, export) else {
-        return Ok(no_export(export, "() -> i32"));
+    let function = instance.get_func(&mut *store, export);
+    let Some(Ok(function)) = function.map(|function| function.typed::<(), i32>(&*store)) else {
+        return Ok(no_export(instance.module(&*store), export, "() -> i32"));
     };
-    let Ok(function) = function.typed::<(), i32>(&*store) else { return Ok(no_export(export, "() -> i32")) };
-    let pointer = buffer::address(function.call(&mut *store, ())?);
+    let pointer = memory_access::address(function.call(&mut *store, ())?);
     let (memory, context) = match store.data().memory {
         Some(memory) => memory.data_and_store_mut(&mut *store),
         None => (&mut [][..], store.data_mut()),
     };
-    let result = buffer::array_buffer(memory, "the result", pointer)?;
+    let result = memory_access::array_buffer(memory, "the result", pointer)?;
     let (_, output) = context.job()?;
     output.add_result(result)?;
     Ok((GuestVerdict::Completed, String::new()))
 }
 
-fn no_export(name: &str, ty: &str) -> (GuestVerdict, String) {
-    (GuestVerdict::NoSuchExport, format!("the module exports no function `{name}` of type {ty}"))
+/// The verdict for a function that the module does not export, with the functions that it does export.
+fn no_export(module: &Module, name: &str, ty: &str) -> (GuestVerdict, String) {
+    /// The most functions that are listed, and the most characters of a name.
+    const LISTED: usize = 40;
+    const NAME_CHARS: usize = 60;
+    let functions: Vec<_> = module
+        .exports()
+        .filter_map(|export| export.ty().func().map(|ty| (export.name().to_owned(), signature(ty))))
+        .collect();
+    let shown = |(name, ty): &(String, String)| {
+        format!("`{}` {ty}", name.chars().take(NAME_CHARS).collect::<String>().escape_debug())
+    };
+    let listed: Vec<_> = functions.iter().take(LISTED).map(shown).collect();
+    let others = match (functions.len(), functions.len().saturating_sub(LISTED)) {
+        (0, _) => "it exports no function at all".to_owned(),
+        (_, 0) => format!("it exports {}", listed.join(", ")),
+        (_, more) => format!("it exports {} and {more} more", listed.join(", ")),
+    };
+    (GuestVerdict::NoSuchExport, format!("the module exports no function `{name}` of type {ty}; {others}"))
+}
+
+/// The type of a function, as WebAssembly text has it: `(i32, i32) -> i32`.
+fn signature(ty: &FuncType) -> String {
+    let list = |types: Vec<String>| types.join(", ");
+    let parameters = list(ty.params().map(|ty| ty.to_string()).collect());
+    match list(ty.results().map(|ty| ty.to_string()).collect()).as_str() {
+        "" => format!("({parameters})"),
+        results => format!("({parameters}) -> {results}"),
+    }
 }

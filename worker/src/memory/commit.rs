@@ -1,56 +1,50 @@
-//! Committing: making every page of the slab resident and private before the first job, or failing right there.
+//! Committing: making every page of the slab resident and private before the first job, or failing at that point.
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{OnceLock, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Instant;
 
 use cofferdam_protocol::WASM_PAGE;
 use cofferdam_protocol::message::{CommitStrategy, MemoryPlan};
 use nix::errno::Errno;
-use nix::sys::mman::MmapAdvise;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 
-use super::addresses;
-use super::reservation::{RESERVATION_BYTES, Reservation};
-use super::residency;
+use super::address_space;
+use super::open_memory::OpenMemory;
+use super::page::page_bytes;
+use super::reservation::{Advice, RESERVATION_BYTES, Reservation};
+use super::residency::{self, ResidencyUnknown};
 
-/// Bytes committed between two reports of progress. A multiple of every huge page size.
+/// Bytes committed between two reports of progress. A multiple of the size of a huge page.
 const STEP_BYTES: usize = 64 << 20;
 
-/// Why the memory is not committed.
-#[derive(Debug, Error)]
+/// Why the memory could not be committed.
+#[derive(Error)]
 pub enum CommitError {
-    /// The limit is no size that a guest's memory can have.
+    /// The limit is not a size that a guest's memory can have.
     #[error("a memory limit of {bytes} bytes is not possible: it must be a multiple of 64 KiB, up to 4 GiB")]
     BadLimit {
-        /// The limit asked for.
+        /// The limit in bytes.
         bytes: u64,
     },
-    /// Not even addresses could be had.
-    #[error("the kernel refused to reserve {RESERVATION_BYTES} bytes of addresses for the memory: {0}{hint}", hint = addresses::hint())]
+    /// The kernel refused the addresses.
+    #[error("the kernel refused to reserve {RESERVATION_BYTES} bytes of addresses for the memory: {0}{hint}", hint = address_space::hint())]
     Reserve(#[from] io::Error),
-    /// Nobody tells what is resident.
-    #[error(
-        "whether the memory is resident cannot be told: mincore: {mincore}; /proc/self/pagemap: {pagemap}"
-    )]
-    Unproven {
-        /// What the kernel said to mincore(2).
-        mincore: io::Error,
-        /// What it said to reading the page map.
-        pagemap: io::Error,
-    },
+    /// The kernel does not report what is resident.
+    #[error("the commit could not be verified: {0}")]
+    Unproven(#[from] ResidencyUnknown),
     /// The kernel refused the pages.
     #[error("the kernel refused to commit {bytes} bytes: {errno} after {committed} bytes")]
     Refused {
-        /// Bytes asked for.
+        /// Bytes to commit.
         bytes: u64,
-        /// Bytes that had been committed.
+        /// Bytes that were committed before.
         committed: u64,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
     /// The pages could not be locked.
@@ -58,68 +52,70 @@ pub enum CommitError {
         "{bytes} bytes are committed but could not be locked ({errno}): raise RLIMIT_MEMLOCK or leave --mlock away"
     )]
     NotLocked {
-        /// Bytes asked for.
+        /// Bytes to commit.
         bytes: u64,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
-    /// The kernel granted the pages, and then did not have them all.
+    /// The kernel granted the pages, and afterwards not all of them were resident.
     #[error("only {resident} of {bytes} bytes are resident after the commit: is the host swapping?")]
     NotResident {
-        /// Bytes that should be.
+        /// Bytes that were committed.
         bytes: u64,
-        /// Bytes that are.
+        /// Bytes that are resident.
         resident: u64,
     },
 }
 
-/// How the commit went.
+cofferdam_protocol::debug_as_display!(CommitError);
+
+/// The result of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitReport {
-    /// Bytes that the kernel reported as resident afterwards: all of them.
+    /// Bytes that the kernel reports as resident after the commit, which are all bytes.
     pub resident_bytes: u64,
-    /// Bytes of those in huge pages; 0 where the kernel does not tell.
+    /// Resident bytes in huge pages; 0 where the kernel does not report them.
     pub huge_bytes: u64,
     /// Bytes in one page of the host.
     pub page_bytes: u64,
-    /// Microseconds, proof included.
+    /// Duration in microseconds, including the count of resident pages.
     pub micros: u64,
-    /// How it was done, with the reason if not as asked.
+    /// How the memory was committed, with the reason if that differs from the request.
     pub how: String,
-    /// How the memory is reset after a job, with the reason if not as asked.
+    /// How the memory is reset after a job, with the reason if that differs from the request.
     pub reset: String,
 }
 
-/// Commits `[0, plan.bytes)` of the reservation and proves it.
+/// Commits `[0, plan.bytes)` of the reservation, and counts the resident pages afterwards.
 pub(super) fn commit(
-    reservation: &Reservation,
+    reservation: &mut Reservation,
     plan: &MemoryPlan,
     progress: &mut dyn FnMut(u64),
 ) -> Result<CommitReport, CommitError> {
     let started = Instant::now();
     let range = checked_range(plan.bytes)?;
-    let page_bytes = page_bytes();
-    reservation.open(range.clone()).map_err(|error| refused(plan, 0, errno_of(&error)))?;
+    let memory = OpenMemory::open(reservation, range.clone());
+    let memory = memory.map_err(|error| refused(plan, 0, errno_of(&error)))?;
     let mut how = plan.strategy.name().to_owned();
-    if let Err(errno) = advise_pages(reservation, &range, plan.huge_pages) {
+    if let Err(errno) = advise_pages(&memory, plan.huge_pages) {
         how.push_str(&format!(", page size not advised ({errno})"));
     }
-    if let Some(note) = make_resident(reservation, plan, &range, page_bytes, progress)? {
+    if let Some(note) = make_resident(memory, plan, progress)? {
         how.push_str(&note);
     }
     if plan.lock {
         lock(reservation, &range).map_err(|errno| CommitError::NotLocked { bytes: plan.bytes, errno })?;
         how.push_str(", locked");
     }
-    let resident_bytes = residency::resident_bytes(reservation, range.clone(), page_bytes)?;
+    let resident_bytes = residency::resident_bytes(reservation, range.clone())?;
     if resident_bytes < plan.bytes {
         return Err(CommitError::NotResident { bytes: plan.bytes, resident: resident_bytes });
     }
     Ok(CommitReport {
         resident_bytes,
-        // Only reported, never relied on: where /proc is missing, 0 is said.
+        // This number is only reported. Where /proc is missing it is 0.
         huge_bytes: residency::huge_bytes(reservation, &range).unwrap_or(0),
-        page_bytes: page_bytes as u64,
+        page_bytes: page_bytes() as u64,
         micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         how,
         reset: String::new(),
@@ -133,50 +129,45 @@ fn checked_range(bytes: u64) -> Result<Range<usize>, CommitError> {
     }
 }
 
-/// Asks for huge pages, or for none: the host's default must not decide.
-fn advise_pages(reservation: &Reservation, range: &Range<usize>, huge: bool) -> Result<(), Errno> {
-    let advice = if huge { MmapAdvise::MADV_HUGEPAGE } else { MmapAdvise::MADV_NOHUGEPAGE };
-    let size = reservation.advise(range.clone(), advice);
+/// Asks for huge pages, or for small ones, so that the host's default does not decide.
+fn advise_pages(memory: &OpenMemory<'_>, huge: bool) -> Result<(), Errno> {
+    let size = memory.advise(if huge { Advice::HugePages } else { Advice::SmallPages });
     // Merging equal pages would make committed pages shared again (kernel documentation, ksm.rst).
-    let merging = match reservation.advise(range.clone(), MmapAdvise::MADV_UNMERGEABLE) {
-        // A kernel that is built without merging.
+    let merging = match memory.advise(Advice::Unmergeable) {
+        // The kernel is built without merging.
         Err(Errno::EINVAL) => Ok(()),
         result => result,
     };
     size.and(merging)
 }
 
-/// Makes the range resident; a note if not by the strategy that was asked for.
+/// Makes the memory resident. Returns a note if that was not done by the requested strategy.
 ///
-/// By as many threads as there are processors: most of a commit is the kernel writing zeros, which one processor does
-/// at a fraction of the memory's speed. The threads end here; a worker that serves has one.
+/// There are as many threads as processors: most of a commit is the kernel writing zeros, and one processor does that at a
+/// fraction of the memory's speed. The threads end here. A worker that serves has one thread.
 fn make_resident(
-    reservation: &Reservation,
+    memory: OpenMemory<'_>,
     plan: &MemoryPlan,
-    range: &Range<usize>,
-    page_bytes: usize,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Option<String>, CommitError> {
+    let steps = memory.split(STEP_BYTES);
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(steps.len());
     let work = Work {
-        reservation,
-        page_bytes,
-        range: range.clone(),
-        next: AtomicUsize::new(range.start),
+        steps: Mutex::new(steps.into_iter()),
         touch: AtomicBool::new(plan.strategy == CommitStrategy::Touch),
         unpopulated: OnceLock::new(),
         refused: OnceLock::new(),
     };
-    let threads = thread::available_parallelism().map_or(1, usize::from);
     let mut committed = 0;
     thread::scope(|scope| {
         let (sender, steps) = mpsc::channel();
         let mut started = 0;
-        for _ in 0..threads.min(range.len().div_ceil(STEP_BYTES)) {
+        for _ in 0..threads {
             let (work, sender) = (&work, sender.clone());
             let thread = thread::Builder::new().spawn_scoped(scope, move || work.run(&sender));
             started += usize::from(thread.is_ok());
         }
-        // Where no thread may be had at all, this one does it.
+        // If no thread could be started, this thread does the work.
         if started == 0 {
             work.run(&sender);
         }
@@ -194,39 +185,32 @@ fn make_resident(
 
 /// What the threads of a commit share.
 struct Work<'a> {
-    reservation: &'a Reservation,
-    page_bytes: usize,
-    range: Range<usize>,
-    /// Where the next step begins.
-    next: AtomicUsize,
-    /// Whether pages are touched: asked for, or because populating is not to be had.
+    /// The parts that no thread has taken yet.
+    steps: Mutex<std::vec::IntoIter<OpenMemory<'a>>>,
+    /// Whether pages are touched: because the plan says so, or because populating is not available.
     touch: AtomicBool,
-    /// What the kernel said when populating was not to be had.
+    /// The kernel's error if populating is not available.
     unpopulated: OnceLock<Errno>,
     refused: OnceLock<Errno>,
 }
 
 impl Work<'_> {
-    /// Commits step after step until none is left, or one is refused, and sends the bytes of each.
+    /// Commits step after step until none is left, or the kernel refuses one. Sends the number of bytes of each.
     fn run(&self, done: &mpsc::Sender<u64>) {
         while self.refused.get().is_none() {
-            let start = self.next.fetch_add(STEP_BYTES, Ordering::Relaxed);
-            if start >= self.range.end {
-                return;
-            }
-            let step = start..self.range.end.min(start + STEP_BYTES);
-            let bytes = step.len() as u64;
-            match self.commit(step) {
-                // Whoever receives waits for the last step, so it is there.
-                Ok(()) => drop(done.send(bytes)),
+            let step = self.steps.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(mut step) = step else { return };
+            match self.commit(&mut step) {
+                // The receiver waits for the last step, so it still exists.
+                Ok(()) => drop(done.send(step.len() as u64)),
                 Err(errno) => drop(self.refused.set(errno)),
             }
         }
     }
 
-    fn commit(&self, step: Range<usize>) -> Result<(), Errno> {
+    fn commit(&self, step: &mut OpenMemory<'_>) -> Result<(), Errno> {
         if !self.touch.load(Ordering::Relaxed) {
-            match populate(self.reservation, step.clone()) {
+            match populate(step) {
                 Err(errno) if is_no_populate(errno) => {
                     let _ = self.unpopulated.set(errno);
                     self.touch.store(true, Ordering::Relaxed);
@@ -234,18 +218,18 @@ impl Work<'_> {
                 result => return result,
             }
         }
-        self.reservation.touch(step, self.page_bytes);
+        step.touch();
         Ok(())
     }
 }
 
-/// Whether the error says that populating is not to be had here, and nothing of the memory: EINVAL of a kernel before 5.14
-/// (madvise(2)), ENOSYS and EPERM of a seccomp profile or a sandbox that does not know the advice.
-pub(super) fn is_no_populate(errno: Errno) -> bool {
+/// Whether the error means that populating is not available here, which says nothing about the memory. A kernel before 5.14
+/// returns EINVAL (madvise(2)). A seccomp profile or a sandbox that does not know the advice returns ENOSYS or EPERM.
+fn is_no_populate(errno: Errno) -> bool {
     matches!(errno, Errno::EINVAL | Errno::ENOSYS | Errno::EPERM)
 }
 
-/// A note on memory that was to be populated, for reports.
+/// The note on memory that was touched although it was to be populated, for reports.
 fn not_populated(errno: Errno) -> String {
     match errno {
         Errno::EINVAL => " is not known to this kernel: touched instead".to_owned(),
@@ -253,9 +237,9 @@ fn not_populated(errno: Errno) -> String {
     }
 }
 
-fn populate(reservation: &Reservation, step: Range<usize>) -> Result<(), Errno> {
+fn populate(step: &OpenMemory<'_>) -> Result<(), Errno> {
     loop {
-        match reservation.advise(step.clone(), MmapAdvise::MADV_POPULATE_WRITE) {
+        match step.advise(Advice::Populate) {
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             result => return result,
         }
@@ -263,15 +247,10 @@ fn populate(reservation: &Reservation, step: Range<usize>) -> Result<(), Errno> 
 }
 
 fn lock(reservation: &Reservation, range: &Range<usize>) -> Result<(), Errno> {
-    // As much as this process may have without being privileged; whether that is enough, mlock says.
+    // Raises the limit to the most that an unprivileged process may have. If that is too little, mlock fails.
     let (_, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
     setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard)?;
     reservation.lock(range.clone())
-}
-
-pub(super) fn page_bytes() -> usize {
-    let answer = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
-    answer.ok().flatten().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(4096)
 }
 
 fn refused(plan: &MemoryPlan, committed: u64, errno: Errno) -> CommitError {

@@ -1,18 +1,18 @@
-//! The heap that wasmtime wants for a module with tables of `externref`, which it asks for as if it were one more
+//! The GC heap that wasmtime needs for a module with tables of `externref`. The engine asks for it in the same way as for a
 //! linear memory.
 //!
-//! The ABI hands no references to guests, and no operation that is accepted makes one: so the heap never grows beyond the
-//! nothing that it begins with, and there is nothing to commit. But it must be there, and it must not be the slab. It is of
-//! a fixed size on every host, and gone with its instance.
+//! The ABI gives no references to guests, and no accepted operation makes one. So the heap begins with zero bytes and never
+//! grows, and there is nothing to commit. But the engine must get a heap, and the heap must not be the slab. It has a
+//! fixed capacity on every host, and it is dropped with its instance.
 #![allow(unsafe_code, reason = "implements wasmtime's LinearMemory")]
 
 use cofferdam_protocol::exit::WorkerExit;
 use wasmtime::LinearMemory;
 
 use super::reservation::Reservation;
-use crate::complaint::complain;
+use crate::process::stderr::log_stderr;
 
-/// Bytes that such a heap may grow to. The engine asks for exactly this much, by which a heap is told from a memory.
+/// Capacity of a GC heap in bytes. The engine reserves exactly this much for a heap, which distinguishes it from a memory.
 pub const GC_HEAP_BYTES: usize = 16 << 20;
 
 pub(super) struct GcHeap {
@@ -23,20 +23,18 @@ pub(super) struct GcHeap {
 impl GcHeap {
     /// A heap of `minimum` zero bytes.
     pub(super) fn boxed(minimum: usize) -> Result<Box<dyn LinearMemory>, String> {
-        let refused = |error: std::io::Error| format!("no room for a heap of references: {error}");
+        let refused = |error: std::io::Error| format!("no addresses for a GC heap: {error}");
         let reservation = Reservation::new(GC_HEAP_BYTES).map_err(refused)?;
         if minimum > GC_HEAP_BYTES {
-            return Err(format!(
-                "a heap of references of {minimum} bytes is above the limit of {GC_HEAP_BYTES}"
-            ));
+            return Err(format!("a GC heap of {minimum} bytes is above the limit of {GC_HEAP_BYTES} bytes"));
         }
         reservation.open(0..minimum).map_err(refused)?;
         Ok(Box::new(Self { reservation, size: minimum }))
     }
 }
 
-// SAFETY: `[0, size)` is open and zero when it is opened first (a fresh private mapping), the base never moves, and what
-// is behind faults, the guard of the reservation included.
+// SAFETY: `[0, size)` is open, and each byte is zero when it is first opened, because the private mapping is fresh. The base
+// never moves. Every access behind `size` faults, in the guard of the reservation too.
 unsafe impl LinearMemory for GcHeap {
     fn byte_size(&self) -> usize {
         self.size
@@ -48,11 +46,11 @@ unsafe impl LinearMemory for GcHeap {
 
     fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
         if new_size > GC_HEAP_BYTES {
-            return Err(wasmtime::Error::msg("the limit of the heap of references is reached"));
+            return Err(wasmtime::Error::msg("the GC heap has reached its limit"));
         }
-        // Memory that was not committed. Whether the host has it must not be for the guest to see.
+        // This memory is not committed. The guest must not see whether the host has it, so the process ends if it does not.
         if let Err(error) = self.reservation.open(self.size..new_size) {
-            complain!("cofferdam-worker: could not grow a heap of references: {error}");
+            log_stderr!("cofferdam-worker: could not grow a GC heap: {error}");
             std::process::exit(WorkerExit::Internal.code());
         }
         self.size = new_size;

@@ -1,94 +1,95 @@
-//! The reset: making the slab zero again after an instance, at a cost that follows what the instance wrote.
+//! The reset: making the slab zero again after an instance, at a cost that depends on what the instance wrote.
 //!
-//! Two ways, chosen for each chunk of 16 KiB by what recent blocks did to it. A **dense** chunk is written over with
-//! zeros, whatever was written of it. A **tracked** one is protected by the kernel ([`super::tracking`]): what was written
-//! of it is found, zeroed, and protected again, in this order, for a zeroed page that is protected already would fault
-//! a second time. A page that is tracked costs its writer a fault and the reset a search, 2 to 3 µs together, which is
-//! more than a memset of 16 KiB: so tracking is for what is *not* written, and a chunk that keeps being written is dense.
+//! There are two ways, and each chunk of 16 KiB is reset in one of them. A **dense** chunk is overwritten with zeros, whether or
+//! not it was written. A **tracked** chunk is write-protected by the kernel ([`super::tracking`]): its written pages are found,
+//! zeroed, and protected again. They are zeroed first, because zeroing a protected page would fault a second time. A written
+//! page of a tracked chunk costs a fault and a part of the search, together 2 to 3 µs, which is more than zeroing 16 KiB. So
+//! tracking is for chunks that are *not* written, and a chunk that is written again and again becomes dense.
 //!
 //! ```text
-//!            three pages written since the last check (it must then be seen clean at twice as many checks)
+//!            three pages written since the last check (the number of clean checks that it needs then doubles)
 //!  tracked ──────────────────────────────────────────────────────────────────────────────────────────────▶ dense
 //!          ◀──────────────────────────────────────────────────────────────────────────────────────────────
-//!            all zeros at so many checks in a row (at first one)
+//!            all zeros at the needed number of checks in a row (at first one)
 //! ```
 //!
-//! All chunks begin dense. At a check, which is the first reset and then every eighth, or every 64th once nothing
-//! changes, dense chunks are read before they are written: one that is all zeros was not used. So nothing that a module
-//! writes in each block is ever protected. Protecting a part of a huge page splits it: where a huge page's worth of
-//! chunks is nearly all dense, all of it is dense. Without the kernel's help all chunks stay dense, and all of
-//! `[0, memory.size)` is zeroed: correct everywhere, and slow only for a module that has far more memory than it writes.
+//! All chunks begin dense. A check happens at the first reset and then at every eighth, or at every 64th once no chunk changes.
+//! At a check, dense chunks are read before they are zeroed. A chunk that is all zeros was not used. So no chunk that a module
+//! writes in every block is ever protected. Protecting a part of a huge page splits the huge page. So if nearly all chunks of a
+//! huge page are dense, all of them are made dense. Without tracking all chunks stay dense, and all of `[0, memory.size)` is
+//! zeroed. That is correct on every host, and slow only for a module that has far more memory than it writes.
 
 use std::ops::Range;
 
-use super::reservation::Reservation;
+use super::open_memory::OpenMemory;
 use super::streaming::STREAM_FROM_BYTES;
 use super::tracking::{Tracker, TrackingError};
-use crate::complaint::complain;
+use crate::process::stderr::log_stderr;
 
-/// Bytes of the unit that is tracked or not. Must divide a page of WebAssembly, and hold a page of the host.
+/// Bytes in a chunk. Must divide a page of WebAssembly, and hold a page of the host.
 pub(super) const CHUNK_BYTES: usize = 16 << 10;
 
-/// A memory up to this size is always zeroed whole: that takes as long as asking the kernel.
+/// A memory up to this size is always zeroed whole: that takes no longer than asking the kernel.
 const ALWAYS_ZEROED_BYTES: usize = 256 << 10;
 
-/// Pages written since the last check from which on a tracked chunk becomes dense.
+/// Number of pages written since the last check at which a tracked chunk becomes dense.
 const DENSE_PAGES: u8 = 3;
 
-/// Resets from one check to the next while chunks change their ways, and at most.
+/// Resets between two checks while chunks change.
 const CHECK_EVERY: u32 = 8;
+/// The most resets between two checks.
 const CHECK_EVERY_AT_MOST: u32 = 64;
 
-/// The most checks that a chunk which keeps changing its ways must pass to be tracked again.
-const MAX_PATIENCE: u8 = 8;
+/// The most clean checks that a chunk needs to be tracked again, however often it has changed.
+const MAX_CLEAN_CHECKS: u8 = 8;
 
 /// Chunks in a huge page.
 const GROUP_CHUNKS: usize = (2 << 20) / CHUNK_BYTES;
 
-/// Fewer chunks than this are not tracked where the rest of their huge page is dense: to split it costs more.
+/// Fewer chunks of one huge page than this are not tracked if its other chunks are dense: splitting the huge page costs more.
 const MIN_TRACKED: usize = GROUP_CHUNKS / 4;
 
-/// Up to this many runs of written pages are protected again one by one, without a thought.
+/// Up to this many runs of written pages are protected again one by one, without looking for a cheaper way.
 const FEW_RUNS: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 struct Chunk {
     tracked: bool,
-    /// Pages of it that were written since the last check, while it is tracked.
-    pages: u8,
-    /// Checks in a row that found it clean, while it is dense.
-    clean: u8,
-    /// Checks that must do so before it is tracked.
-    patience: u8,
+    /// While tracked: pages of the chunk that were written since the last check.
+    pages_written: u8,
+    /// While dense: checks in a row at which the chunk was zero.
+    clean_checks: u8,
+    /// Checks in a row at which the chunk must be zero before it is tracked.
+    clean_checks_needed: u8,
 }
 
 impl Chunk {
-    /// Takes note of a check.
-    fn look(&mut self, is_zero: impl FnOnce() -> bool) {
-        self.pages = 0;
-        self.clean = if !self.tracked && is_zero() { self.clean.saturating_add(1) } else { 0 };
+    fn record_check(&mut self, is_zero: impl FnOnce() -> bool) {
+        self.pages_written = 0;
+        self.clean_checks = if !self.tracked && is_zero() { self.clean_checks.saturating_add(1) } else { 0 };
     }
 }
 
-/// What is known of each chunk, and the means to ask the kernel.
+/// The state of each chunk, and the means to track writes.
 #[derive(Debug)]
 pub(super) struct Resetter {
     chunks: Vec<Chunk>,
     tracker: Option<Tracker>,
-    /// Resets to the next check, and from that one to the one after.
+    /// Resets before the next check.
     until_check: u32,
+    /// Resets from the next check to the one after.
     check_every: u32,
     page_bytes: usize,
-    /// Bytes zeroed at once from which on the caches are passed by.
+    /// Number of bytes zeroed at once from which the caches are bypassed.
     stream_from: usize,
-    /// Runs of pages to protect again. Kept, so that a reset allocates nothing that an earlier one did not.
-    again: Vec<Range<usize>>,
+    /// Runs of pages to protect again. The vector is kept, so that a reset seldom allocates.
+    to_protect: Vec<Range<usize>>,
 }
 
 impl Resetter {
-    /// For a slab of `bytes` that is zero; without a tracker everything is zeroed.
+    /// For a slab of `bytes` that is zero. Without a tracker every reset zeroes the whole memory.
     pub(super) fn new(bytes: usize, page_bytes: usize, tracker: Option<Tracker>) -> Self {
-        let chunk = Chunk { tracked: false, pages: 0, clean: 0, patience: 1 };
+        let chunk = Chunk { tracked: false, pages_written: 0, clean_checks: 0, clean_checks_needed: 1 };
         let chunks = vec![chunk; bytes.div_ceil(CHUNK_BYTES)];
         Self {
             chunks,
@@ -97,108 +98,110 @@ impl Resetter {
             check_every: CHECK_EVERY,
             page_bytes,
             stream_from: STREAM_FROM_BYTES,
-            again: Vec::new(),
+            to_protect: Vec::new(),
         }
     }
 
-    /// Makes `[0, size)`, whole pages of WebAssembly, zero, which must be open and in nobody's use; how many bytes it wrote.
-    pub(super) fn reset(&mut self, slab: &Reservation, size: usize) -> u64 {
-        let Some(mut tracker) = self.tracker.take() else { return self.zero_runs(slab, &[all(size)]) };
-        match self.reset_with(slab, size, &mut tracker) {
+    /// Makes `memory` zero. It must begin at byte 0 of the slab and consist of whole pages of WebAssembly. Returns the number of
+    /// bytes that were zeroed.
+    pub(super) fn reset(&mut self, memory: &mut OpenMemory<'_>) -> u64 {
+        let all = 0..memory.len();
+        let Some(mut tracker) = self.tracker.take() else { return self.zero_runs(memory, &[all]) };
+        match self.reset_with(memory, &mut tracker) {
             Ok(bytes) => {
                 self.tracker = Some(tracker);
                 bytes
             }
             Err(error) => {
-                // From here on nothing is believed to be clean: zeroing needs no help.
-                complain!(
+                // From here on no page is assumed to be clean. Zeroing everything needs no tracker.
+                log_stderr!(
                     "cofferdam-worker: writes are no longer tracked, all memory is zeroed instead: {error}"
                 );
-                self.zero_runs(slab, &[all(size)])
+                self.zero_runs(memory, &[all])
             }
         }
     }
 
     fn reset_with(
         &mut self,
-        slab: &Reservation,
-        size: usize,
+        memory: &mut OpenMemory<'_>,
         tracker: &mut Tracker,
     ) -> Result<u64, TrackingError> {
-        let mut bytes = self.reset_tracked(slab, size, tracker)?;
+        let mut bytes = self.reset_tracked(memory, tracker)?;
         let protect = match self.until_check.checked_sub(1) {
             Some(rest) => {
                 self.until_check = rest;
                 Vec::new()
             }
-            None if size <= ALWAYS_ZEROED_BYTES => Vec::new(),
-            None => self.check(slab, size, tracker)?,
+            None if memory.len() <= ALWAYS_ZEROED_BYTES => Vec::new(),
+            None => self.check(memory, tracker)?,
         };
-        bytes += self.zero_dense(slab, size);
+        bytes += self.zero_dense(memory);
         for run in protect {
-            tracker.protect(slab, run)?;
+            tracker.protect(run)?;
         }
         Ok(bytes)
     }
 
-    /// Finds out which chunks of `[0, size)` are to be tracked from now on, and ends the tracking of what is nearly all dense. Those to
-    /// be tracked are zero, and are still to be protected.
+    /// Decides which chunks of `memory` are tracked from now on, and ends the tracking in huge pages that are nearly all dense.
+    /// Returns the chunks to track: they are zero, and the caller must protect them.
     fn check(
         &mut self,
-        slab: &Reservation,
-        size: usize,
+        memory: &OpenMemory<'_>,
         tracker: &Tracker,
     ) -> Result<Vec<Range<usize>>, TrackingError> {
         let (mut protect, mut unprotect) = (Vec::new(), Vec::new());
-        let within = size / CHUNK_BYTES;
+        let within = memory.len() / CHUNK_BYTES;
         for (group, chunks) in self.chunks[..within].chunks_mut(GROUP_CHUNKS).enumerate() {
             for (index, chunk) in chunks.iter_mut().enumerate() {
-                chunk.look(|| slab.is_zero(chunk_range(group * GROUP_CHUNKS + index)));
+                chunk.record_check(|| memory.is_zero(chunk_range(group * GROUP_CHUNKS + index)));
             }
-            let stays_dense = |chunk: &Chunk| !chunk.tracked && chunk.clean < chunk.patience;
-            let open = chunks.iter().filter(|chunk| !stays_dense(chunk)).count();
-            let track = open == chunks.len() || open >= MIN_TRACKED;
+            let stays_dense =
+                |chunk: &Chunk| !chunk.tracked && chunk.clean_checks < chunk.clean_checks_needed;
+            let candidates = chunks.iter().filter(|chunk| !stays_dense(chunk)).count();
+            let track = candidates == chunks.len() || candidates >= MIN_TRACKED;
             for (index, chunk) in chunks.iter_mut().enumerate() {
                 let range = chunk_range(group * GROUP_CHUNKS + index);
                 match (chunk.tracked, track) {
                     (true, false) => {
                         chunk.tracked = false;
-                        extend(&mut unprotect, range);
+                        push_merged(&mut unprotect, range);
                     }
-                    (false, true) if chunk.clean >= chunk.patience => {
-                        *chunk = Chunk { tracked: true, pages: 0, clean: 0, ..*chunk };
-                        extend(&mut protect, range);
+                    (false, true) if chunk.clean_checks >= chunk.clean_checks_needed => {
+                        *chunk = Chunk { tracked: true, pages_written: 0, clean_checks: 0, ..*chunk };
+                        push_merged(&mut protect, range);
                     }
                     _ => {}
                 }
             }
         }
-        self.settle(protect.is_empty() && unprotect.is_empty());
-        unprotect.into_iter().try_for_each(|run| tracker.unprotect(slab, run))?;
+        self.schedule_next_check(protect.is_empty() && unprotect.is_empty());
+        unprotect.into_iter().try_for_each(|run| tracker.unprotect(run))?;
         Ok(protect)
     }
 
-    /// Says when to check next: late if nothing has changed.
-    fn settle(&mut self, unchanged: bool) {
+    /// The next check is later if the last one changed nothing.
+    fn schedule_next_check(&mut self, unchanged: bool) {
         self.check_every =
             if unchanged { (self.check_every * 2).min(CHECK_EVERY_AT_MOST) } else { CHECK_EVERY };
         self.until_check = self.check_every - 1;
     }
 
-    /// Zeroes what was written of the tracked chunks of `[0, size)`, and protects it again or makes its chunk dense.
+    /// Zeroes the written pages of the tracked chunks of `memory`, and protects them again or makes their chunk dense.
     fn reset_tracked(
         &mut self,
-        slab: &Reservation,
-        size: usize,
+        memory: &mut OpenMemory<'_>,
         tracker: &mut Tracker,
     ) -> Result<u64, TrackingError> {
-        let Some(range) = self.hull_of_tracked(size) else { return Ok(0) };
-        self.again.clear();
-        let mut pass = Pass { chunk: usize::MAX, ..Pass::default() };
-        tracker.written(slab, range, &mut |run| {
-            for part in by_chunk(run) {
-                if self.chunks[part.start / CHUNK_BYTES].tracked && self.meet(&mut pass, part.clone()) {
-                    pass.zeroed += zero(slab, part);
+        let Some(range) = self.hull_of_tracked(memory.len()) else { return Ok(0) };
+        self.to_protect.clear();
+        let mut pass = ScanPass { chunk: usize::MAX, ..ScanPass::default() };
+        tracker.written(range, &mut |run| {
+            for part in split_by_chunk(run) {
+                let is_tracked = self.chunks[part.start / CHUNK_BYTES].tracked;
+                if is_tracked && self.record_run(&mut pass, part.clone()) {
+                    pass.zeroed += part.len() as u64;
+                    memory.zero(part);
                 }
             }
         })?;
@@ -207,70 +210,70 @@ impl Resetter {
             self.until_check = self.until_check.min(CHECK_EVERY - 1);
         }
         for run in &pass.dense {
-            tracker.unprotect(slab, run.clone())?;
+            tracker.unprotect(run.clone())?;
         }
-        self.protect_again(slab, size, tracker)?;
+        self.protect_again(memory.len(), tracker)?;
         Ok(pass.zeroed)
     }
 
-    /// Notes a run of written pages of one tracked chunk; the runs of a pass come in order. Whether the chunk stays
-    /// tracked: a dense one is zeroed with its like.
-    fn meet(&mut self, pass: &mut Pass, run: Range<usize>) -> bool {
+    /// Records a run of written pages of one tracked chunk; the runs of a pass come in order. Returns whether the chunk is still
+    /// tracked. If it is not, it is zeroed with the other dense chunks.
+    fn record_run(&mut self, pass: &mut ScanPass, run: Range<usize>) -> bool {
         let index = run.start / CHUNK_BYTES;
         if pass.chunk != index {
-            (pass.chunk, pass.first) = (index, self.again.len());
+            (pass.chunk, pass.first_run) = (index, self.to_protect.len());
         }
-        self.again.push(run.clone());
+        self.to_protect.push(run.clone());
         let chunk = &mut self.chunks[index];
         let pages = u8::try_from(run.len().div_ceil(self.page_bytes)).unwrap_or(u8::MAX);
-        chunk.pages = chunk.pages.saturating_add(pages);
-        if chunk.pages >= DENSE_PAGES {
-            let patience = chunk.patience.saturating_mul(2).min(MAX_PATIENCE);
-            *chunk = Chunk { tracked: false, pages: 0, clean: 0, patience };
-            self.again.truncate(pass.first);
-            extend(&mut pass.dense, chunk_range(index));
+        chunk.pages_written = chunk.pages_written.saturating_add(pages);
+        if chunk.pages_written >= DENSE_PAGES {
+            let clean_checks_needed = chunk.clean_checks_needed.saturating_mul(2).min(MAX_CLEAN_CHECKS);
+            *chunk = Chunk { tracked: false, pages_written: 0, clean_checks: 0, clean_checks_needed };
+            self.to_protect.truncate(pass.first_run);
+            push_merged(&mut pass.dense, chunk_range(index));
         }
         self.chunks[index].tracked
     }
 
-    /// Protects what was written of chunks that are tracked still: run by run, or by a walk over all of each stretch
-    /// of tracked chunks, whichever takes fewer calls.
-    fn protect_again(&self, slab: &Reservation, size: usize, tracker: &Tracker) -> Result<(), TrackingError> {
+    /// Protects the written pages of the chunks that are still tracked: run by run, or by one walk over each stretch of tracked
+    /// chunks, whichever takes fewer calls.
+    fn protect_again(&self, size: usize, tracker: &Tracker) -> Result<(), TrackingError> {
         let mut stretches = Vec::new();
         let within = self.chunks.iter().take(size / CHUNK_BYTES).enumerate();
-        if self.again.len() > FEW_RUNS {
+        if self.to_protect.len() > FEW_RUNS {
             for (index, _) in within.filter(|(_, chunk)| chunk.tracked) {
-                extend(&mut stretches, chunk_range(index));
+                push_merged(&mut stretches, chunk_range(index));
             }
         }
-        if self.again.len() <= FEW_RUNS.max(stretches.len()) {
-            return self.again.iter().try_for_each(|run| tracker.protect(slab, run.clone()));
+        if self.to_protect.len() <= FEW_RUNS.max(stretches.len()) {
+            return self.to_protect.iter().try_for_each(|run| tracker.protect(run.clone()));
         }
-        stretches.into_iter().try_for_each(|stretch| tracker.protect_written(slab, stretch))
+        stretches.into_iter().try_for_each(|stretch| tracker.protect_written(stretch))
     }
 
-    /// Zeroes the dense chunks of `[0, size)`; how many bytes that were.
-    fn zero_dense(&self, slab: &Reservation, size: usize) -> u64 {
+    /// Zeroes the dense chunks of `memory`. Returns the number of bytes zeroed.
+    fn zero_dense(&self, memory: &mut OpenMemory<'_>) -> u64 {
         let mut runs = Vec::new();
-        let within = self.chunks[..size / CHUNK_BYTES].iter().enumerate();
+        let within = self.chunks[..memory.len() / CHUNK_BYTES].iter().enumerate();
         for (index, _) in within.filter(|(_, chunk)| !chunk.tracked) {
-            // Neighbours together: one long memset is faster than many short ones.
-            extend(&mut runs, chunk_range(index));
+            // One long memset over neighbours is faster than many short ones.
+            push_merged(&mut runs, chunk_range(index));
         }
-        self.zero_runs(slab, &runs)
+        self.zero_runs(memory, &runs)
     }
 
-    /// Zeroes long runs; how many bytes that were.
-    fn zero_runs(&self, slab: &Reservation, runs: &[Range<usize>]) -> u64 {
+    /// Zeroes `runs`. Returns the number of bytes zeroed.
+    fn zero_runs(&self, memory: &mut OpenMemory<'_>, runs: &[Range<usize>]) -> u64 {
         let bytes: usize = runs.iter().map(ExactSizeIterator::len).sum();
         let stream = bytes >= self.stream_from;
         for run in runs {
-            if stream { slab.stream_zeros(run.clone()) } else { slab.zero(run.clone()) }
+            if stream { memory.stream_zeros(run.clone()) } else { memory.zero(run.clone()) }
         }
         bytes as u64
     }
 
-    /// From the first to the last tracked chunk of `[0, size)`.
+    /// The range from the first to the last tracked chunk of `[0, size)`.
     fn hull_of_tracked(&self, size: usize) -> Option<Range<usize>> {
         let within = &self.chunks[..size / CHUNK_BYTES];
         let first = within.iter().position(|chunk| chunk.tracked)?;
@@ -281,41 +284,30 @@ impl Resetter {
 
 /// One pass over the written pages of tracked chunks.
 #[derive(Default)]
-struct Pass {
-    /// The chunk that the last run was of.
+struct ScanPass {
+    /// The chunk of the last run.
     chunk: usize,
-    /// Where its runs begin among those that are to be protected again.
-    first: usize,
+    /// Index in `to_protect` of the first run of that chunk.
+    first_run: usize,
     zeroed: u64,
     /// Chunks that become dense.
     dense: Vec<Range<usize>>,
-}
-
-fn zero(slab: &Reservation, range: Range<usize>) -> u64 {
-    let bytes = range.len() as u64;
-    slab.zero(range);
-    bytes
-}
-
-/// A memory of so many bytes.
-fn all(size: usize) -> Range<usize> {
-    0..size
 }
 
 fn chunk_range(index: usize) -> Range<usize> {
     index * CHUNK_BYTES..(index + 1) * CHUNK_BYTES
 }
 
-/// Adds `range` to runs that are in order, as a part of the last one if it follows it.
-fn extend(runs: &mut Vec<Range<usize>>, range: Range<usize>) {
+/// Adds `range` to `runs`, which are in order. Merges it with the last run if it follows directly.
+fn push_merged(runs: &mut Vec<Range<usize>>, range: Range<usize>) {
     match runs.last_mut() {
         Some(last) if last.end == range.start => last.end = range.end,
         _ => runs.push(range),
     }
 }
 
-/// `run`, cut where a chunk ends.
-fn by_chunk(run: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+/// Splits `run` at the ends of chunks.
+fn split_by_chunk(run: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let mut start = run.start;
     std::iter::from_fn(move || {
         let part = start..run.end.min((start / CHUNK_BYTES + 1) * CHUNK_BYTES);

@@ -1,5 +1,5 @@
-//! The reset against a slab and a shadow: after every block all of the slab is zero, whatever was written, in whatever
-//! order, and whether or not the kernel helps; and what nobody wrote is not written either.
+//! The reset of a slab: after every block all of the slab is zero, for any writes in any order, with and without tracking. And
+//! memory that no guest wrote is not zeroed either.
 
 use std::fs::File;
 use std::time::Instant;
@@ -7,20 +7,21 @@ use std::time::Instant;
 use cofferdam_test_skips::skip;
 use proptest::prelude::*;
 
-use super::super::commit::page_bytes;
+use super::super::page::page_bytes;
+use super::super::reservation::{Advice, Reservation};
 use super::*;
 
 const LIMIT_CHUNKS: usize = 256;
 const LIMIT: usize = LIMIT_CHUNKS * CHUNK_BYTES;
 
-/// What one block does.
+/// The memory accesses of one block.
 #[derive(Clone, Debug)]
 struct Block {
-    /// Chunks of memory that it has in the end.
+    /// Chunks of memory at the end of the block.
     chunks: usize,
-    /// Offsets and lengths of what it writes, taken modulo its memory.
+    /// Offsets and lengths of the writes, modulo the memory's size.
     writes: Vec<(usize, usize)>,
-    /// What it writes; zero too.
+    /// The byte that is written. It may be zero.
     value: u8,
 }
 
@@ -30,24 +31,28 @@ struct Slab {
 }
 
 impl Slab {
-    /// Committed and open, as a worker's is at first.
+    /// Committed and open, as in a new worker.
     fn new(limit: usize) -> Self {
-        let reservation = Reservation::new(limit).unwrap();
-        reservation.open(0..limit).unwrap();
-        reservation.advise(0..limit, nix::sys::mman::MmapAdvise::MADV_HUGEPAGE).unwrap();
-        reservation.touch(0..limit, page_bytes());
+        let mut reservation = Reservation::new(limit).unwrap();
+        let mut memory = OpenMemory::open(&mut reservation, 0..limit).unwrap();
+        memory.advise(Advice::HugePages).unwrap();
+        memory.touch();
         Self { reservation, limit }
     }
 
+    fn open(&mut self, bytes: usize) -> OpenMemory<'_> {
+        OpenMemory::open(&mut self.reservation, 0..bytes).unwrap()
+    }
+
     #[allow(unsafe_code, reason = "writes as a guest does")]
-    fn write(&self, range: Range<usize>, value: u8) {
+    fn write(&mut self, range: Range<usize>, value: u8) {
         assert!(range.end <= self.limit);
-        // SAFETY: inside the reservation; whoever calls this has opened it and uses it alone.
+        // SAFETY: inside the reservation. Each caller has opened the range, and nobody else uses it.
         unsafe { self.reservation.base().add(range.start).write_bytes(value, range.len()) }
     }
 
-    /// Runs a block as an instance does: what it has is open while it runs and while it is reset, the rest closed.
-    fn run(&self, resetter: &mut Resetter, block: &Block) -> u64 {
+    /// Runs a block as an instance does: its memory is open while it runs and while it is reset, and the rest is closed.
+    fn run(&mut self, resetter: &mut Resetter, block: &Block) -> u64 {
         let size = block.chunks * CHUNK_BYTES;
         self.reservation.close(0..self.limit).unwrap();
         self.reservation.open(0..size).unwrap();
@@ -55,16 +60,16 @@ impl Slab {
             let at = at % size;
             self.write(at..size.min(at + length), block.value);
         }
-        resetter.reset(&self.reservation, size)
+        resetter.reset(&mut self.open(size))
     }
 
-    fn is_zero(&self) -> bool {
-        self.reservation.open(0..self.limit).unwrap();
-        self.reservation.is_zero(0..self.limit)
+    fn is_zero(&mut self) -> bool {
+        let limit = self.limit;
+        self.open(limit).is_zero(0..limit)
     }
 }
 
-/// A resetter that tracks, where the host lets it; says so loudly where not.
+/// A resetter that tracks writes. Where the host does not allow that, the test counts as skipped.
 fn adaptive(slab: &Slab) -> Option<Resetter> {
     match Tracker::new(&slab.reservation, slab.limit) {
         Ok(tracker) => Some(Resetter::new(slab.limit, page_bytes(), Some(tracker))),
@@ -88,7 +93,7 @@ fn blocks() -> impl Strategy<Value = Vec<Block>> {
         prop_oneof![6 => 1..=255u8, 1 => Just(0)],
     );
     let block = block.prop_map(|(chunks, writes, value)| Block { chunks, writes, value });
-    // The same block several times in a row is what lets chunks settle.
+    // Chunks settle only if the same block runs several times in a row.
     prop::collection::vec((block, 1..12usize), 1..8)
         .prop_map(|runs| runs.into_iter().flat_map(|(block, times)| vec![block; times]).collect())
 }
@@ -99,16 +104,16 @@ proptest! {
     #[test]
     fn after_every_block_all_of_the_slab_is_zero(
         blocks in blocks(),
-        help in prop_oneof![4 => Just(true), 1 => Just(false)],
+        track in prop_oneof![4 => Just(true), 1 => Just(false)],
         stream_from in prop_oneof![Just(0), Just(LIMIT / 2), Just(STREAM_FROM_BYTES)],
     ) {
-        let slab = Slab::new(LIMIT);
+        let mut slab = Slab::new(LIMIT);
         let without = Resetter::new(LIMIT, page_bytes(), None);
-        let mut resetter = if help { adaptive(&slab).unwrap_or(without) } else { without };
+        let mut resetter = if track { adaptive(&slab).unwrap_or(without) } else { without };
         resetter.stream_from = stream_from;
         for block in &blocks {
             let bytes = slab.run(&mut resetter, block);
-            // Pages of a chunk that has just become dense are written twice: fewer than DENSE_PAGES.
+            // Pages of a chunk that has just become dense are zeroed twice; they are fewer than DENSE_PAGES.
             let most = block.chunks * (CHUNK_BYTES + usize::from(DENSE_PAGES - 1) * page_bytes());
             prop_assert!(bytes <= most as u64, "{bytes}");
             prop_assert!(slab.is_zero(), "after {block:?}: {resetter:?}");
@@ -116,13 +121,13 @@ proptest! {
     }
 
     #[test]
-    fn help_that_fails_in_the_middle_is_done_without(blocks in blocks(), fails_at in 0..20usize) {
-        let slab = Slab::new(LIMIT);
+    fn a_tracker_that_fails_in_the_middle_is_replaced_by_zeroing(blocks in blocks(), fails_at in 0..20usize) {
+        let mut slab = Slab::new(LIMIT);
         let Some(mut resetter) = adaptive(&slab) else { return Ok(()) };
         for (index, block) in blocks.iter().enumerate() {
             if index == fails_at {
                 let null = || File::options().read(true).write(true).open("/dev/null").unwrap();
-                resetter.tracker.as_mut().unwrap().break_off(null(), null());
+                resetter.tracker.as_mut().unwrap().disable(null(), null());
             }
             slab.run(&mut resetter, block);
             prop_assert!(slab.is_zero(), "after {block:?}: {resetter:?}");
@@ -131,10 +136,10 @@ proptest! {
 }
 
 #[test]
-fn what_is_not_written_is_not_zeroed_and_what_is_written_always_is() {
-    let slab = Slab::new(LIMIT);
+fn only_written_memory_is_zeroed_and_all_of_it_is() {
+    let mut slab = Slab::new(LIMIT);
     let Some(mut resetter) = adaptive(&slab) else { return };
-    // Half dense, one page far behind it, the rest untouched.
+    // Half of the slab is dense, one page far behind it is written, and the rest is not touched.
     let dense = LIMIT / 2;
     let writes = vec![(0, dense), (dense + 9 * CHUNK_BYTES + 5, 1)];
     let block = Block { chunks: LIMIT_CHUNKS, writes, value: 7 };
@@ -144,11 +149,11 @@ fn what_is_not_written_is_not_zeroed_and_what_is_written_always_is() {
     assert_eq!(slab.run(&mut resetter, &block), (dense + CHUNK_BYTES) as u64);
     assert_eq!(tracked(&resetter), LIMIT_CHUNKS / 2 - 1);
     assert!(slab.is_zero());
-    // A page elsewhere is found, and nothing of its chunk is written but the page.
+    // A written page elsewhere is found, and only this page of its chunk is zeroed.
     let elsewhere = Block { writes: vec![(dense + 20 * CHUNK_BYTES + 5, 1)], ..block.clone() };
     assert_eq!(slab.run(&mut resetter, &elsewhere), (dense + CHUNK_BYTES + page_bytes()) as u64);
     assert!(slab.is_zero());
-    // A chunk that grows dense is dense, and is tracked again once it is left alone.
+    // A chunk that is written densely becomes dense, and is tracked again once it is not written any more.
     let all = Block { chunks: LIMIT_CHUNKS, writes: vec![(0, LIMIT)], value: 7 };
     slab.run(&mut resetter, &all);
     assert_eq!(tracked(&resetter), 0);
@@ -159,12 +164,12 @@ fn what_is_not_written_is_not_zeroed_and_what_is_written_always_is() {
     assert!(slab.is_zero());
 }
 
-/// For whoever works on this file: `cargo test --release -p cofferdam-worker -- --ignored --nocapture reset_figures`.
+/// Figures for work on this file: `cargo test --release -p cofferdam-worker -- --ignored --nocapture reset_figures`.
 #[test]
 #[ignore = "prints figures, and commits 4 GiB"]
 fn reset_figures() {
     let page = page_bytes();
-    let slab = Slab::new(4 << 30);
+    let mut slab = Slab::new(4 << 30);
     let patterns: Vec<(String, usize, Vec<Range<usize>>)> = vec![
         ("nothing, 64 KiB".into(), 64 << 10, vec![]),
         ("nothing, 1 MiB".into(), 1 << 20, vec![]),
@@ -180,9 +185,10 @@ fn reset_figures() {
         ("100000 pages of 4 GiB".into(), 4 << 30, scattered(100_000, page)),
     ];
     for (name, size, writes) in patterns {
-        let (plain, _) = figure(&slab, &mut Resetter::new(slab.limit, page, None), size, &writes);
+        let mut zeroing = Resetter::new(slab.limit, page, None);
+        let (plain, _) = figure(&mut slab, &mut zeroing, size, &writes);
         let Some(mut resetter) = adaptive(&slab) else { return };
-        let (ours, bytes) = figure(&slab, &mut resetter, size, &writes);
+        let (ours, bytes) = figure(&mut slab, &mut resetter, size, &writes);
         println!(
             "{name:>24}: {ours:10.1} µs, zeroing all {plain:10.1} µs, {:.3} × ({bytes} bytes)",
             ours / plain
@@ -199,8 +205,8 @@ fn scattered(pages: usize, page: usize) -> Vec<Range<usize>> {
     (0..pages).map(|index| index * stride..index * stride + page).collect()
 }
 
-/// The median of writes and reset together, in µs, and the bytes that the last reset wrote.
-fn figure(slab: &Slab, resetter: &mut Resetter, size: usize, writes: &[Range<usize>]) -> (f64, u64) {
+/// The median of writes and reset together, in µs, and the bytes that the last reset zeroed.
+fn figure(slab: &mut Slab, resetter: &mut Resetter, size: usize, writes: &[Range<usize>]) -> (f64, u64) {
     let mut bytes = 0;
     let mut times: Vec<f64> = (0..24)
         .map(|_| {
@@ -208,7 +214,7 @@ fn figure(slab: &Slab, resetter: &mut Resetter, size: usize, writes: &[Range<usi
             for run in writes {
                 slab.write(run.clone(), 7);
             }
-            bytes = resetter.reset(&slab.reservation, size);
+            bytes = resetter.reset(&mut slab.open(size));
             started.elapsed().as_secs_f64() * 1e6
         })
         .collect();

@@ -1,6 +1,6 @@
-//! The proof: how much of the slab the kernel says is resident, and how much of that in huge pages.
+//! Counting how many bytes of the slab are resident according to the kernel, and how many of them are in huge pages.
 //!
-//! mincore(2) is asked first. Where a seccomp profile refuses it, the page map of /proc says the same, more slowly.
+//! mincore(2) is asked first. Where a seccomp profile refuses it, the page map in /proc has the same answer, more slowly.
 #![allow(unsafe_code, reason = "mincore(2)")]
 
 use std::fs::{self, File};
@@ -8,61 +8,69 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use super::commit::CommitError;
+use thiserror::Error;
+
+use super::page::page_bytes;
 use super::reservation::Reservation;
 
-/// Bytes asked about at once: one byte of answer per page, so 16 KiB of buffer on 4 KiB pages.
+/// Bytes per request. The answer has one byte for each page, so the buffer has 16 KiB for 4 KiB pages.
 const CHUNK_BYTES: usize = 64 << 20;
 
-/// Bytes of `range` that are resident.
-///
-/// # Errors
-/// [`CommitError::Unproven`] if the kernel does not tell in either way.
+/// The kernel reports in neither way what is resident.
+#[derive(Error)]
+#[error("the kernel does not report what is resident: mincore: {mincore}; /proc/self/pagemap: {pagemap}")]
+pub struct ResidencyUnknown {
+    /// The error of mincore(2).
+    pub mincore: io::Error,
+    /// The error of reading the page map.
+    pub pagemap: io::Error,
+}
+
+cofferdam_protocol::debug_as_display!(ResidencyUnknown);
+
+/// Number of bytes of `range` that are resident.
 pub(super) fn resident_bytes(
     reservation: &Reservation,
     range: Range<usize>,
-    page_bytes: usize,
-) -> Result<u64, CommitError> {
-    let mincore = match by_mincore(reservation, range.clone(), page_bytes) {
-        Ok(bytes) => return Ok(bytes),
-        Err(mincore) => mincore,
-    };
-    let base = reservation.base().as_ptr().addr();
-    by_pagemap(base + range.start..base + range.end, page_bytes)
-        .map_err(|pagemap| CommitError::Unproven { mincore, pagemap })
+) -> Result<u64, ResidencyUnknown> {
+    match by_mincore(reservation, range.clone()) {
+        Ok(bytes) => Ok(bytes),
+        Err(mincore) => {
+            by_pagemap(reservation, range).map_err(|pagemap| ResidencyUnknown { mincore, pagemap })
+        }
+    }
 }
 
-/// By the map of this process's pages, which needs no privilege for the one bit that is looked at.
-fn by_pagemap(addresses: Range<usize>, page_bytes: usize) -> io::Result<u64> {
+/// Counts by the map of this process's pages. Reading the one bit that is used needs no privilege.
+fn by_pagemap(reservation: &Reservation, range: Range<usize>) -> io::Result<u64> {
     const ENTRY_BYTES: usize = 8;
-    // Present in memory: bit 63 of an entry (kernel documentation, admin-guide/mm/pagemap.rst).
+    // Bit 63 of an entry: the page is present in memory (kernel documentation, admin-guide/mm/pagemap.rst).
     const PRESENT: u64 = 1 << 63;
+    let page_bytes = page_bytes();
     let pagemap = File::open("/proc/self/pagemap")?;
     let mut resident = 0u64;
     let mut answer = vec![0u8; CHUNK_BYTES / page_bytes * ENTRY_BYTES];
-    for start in addresses.clone().step_by(CHUNK_BYTES) {
-        let pages = CHUNK_BYTES.min(addresses.end - start).div_ceil(page_bytes);
-        let entries = &mut answer[..pages * ENTRY_BYTES];
-        pagemap.read_exact_at(entries, (start / page_bytes * ENTRY_BYTES) as u64)?;
+    for start in range.clone().step_by(CHUNK_BYTES) {
+        let (address, length) = reservation.locate(start..range.end.min(start + CHUNK_BYTES));
+        let entries = &mut answer[..length.div_ceil(page_bytes) * ENTRY_BYTES];
+        pagemap.read_exact_at(entries, (address.addr().get() / page_bytes * ENTRY_BYTES) as u64)?;
         let present = |entry: &&[u8; ENTRY_BYTES]| u64::from_ne_bytes(**entry) & PRESENT != 0;
         resident += entries.as_chunks().0.iter().filter(present).count() as u64 * page_bytes as u64;
     }
     Ok(resident)
 }
 
-/// By mincore(2), which for private memory reads the page tables of this process.
-fn by_mincore(reservation: &Reservation, range: Range<usize>, page_bytes: usize) -> io::Result<u64> {
+/// Counts by mincore(2), which for private memory reads the page tables of this process.
+fn by_mincore(reservation: &Reservation, range: Range<usize>) -> io::Result<u64> {
+    let page_bytes = page_bytes();
     let mut resident = 0u64;
     let mut answer = vec![0u8; CHUNK_BYTES / page_bytes];
     for start in range.clone().step_by(CHUNK_BYTES) {
-        let length = CHUNK_BYTES.min(range.end - start);
+        let (address, length) = reservation.locate(start..range.end.min(start + CHUNK_BYTES));
         let pages = &mut answer[..length.div_ceil(page_bytes)];
-        // SAFETY: the range was handed in by the owner of the reservation and lies inside it; mincore only reads
-        // page tables, and writes one byte for each page into `pages`, which has that length.
-        let result = unsafe {
-            let address = reservation.base().as_ptr().add(start);
-            libc::mincore(address.cast(), length, pages.as_mut_ptr())
-        };
+        // SAFETY: mincore only reads page tables, and writes one byte for each page of the range into `pages`, which has
+        // that length. No page of the host is smaller than `page_bytes`.
+        let result = unsafe { libc::mincore(address.as_ptr().cast(), length, pages.as_mut_ptr()) };
         if result != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -72,11 +80,11 @@ fn by_mincore(reservation: &Reservation, range: Range<usize>, page_bytes: usize)
     Ok(resident)
 }
 
-/// Bytes of `range` in huge pages, by `/proc/self/smaps`.
+/// Number of bytes of `range` in huge pages, according to `/proc/self/smaps`.
 pub(super) fn huge_bytes(reservation: &Reservation, range: &Range<usize>) -> io::Result<u64> {
-    let base = reservation.base().as_ptr().addr();
-    let (start, end) = (base + range.start, base + range.end);
-    Ok(anon_huge_bytes(&fs::read_to_string("/proc/self/smaps")?, start..end))
+    let (address, length) = reservation.locate(range.clone());
+    let start = address.addr().get();
+    Ok(anon_huge_bytes(&fs::read_to_string("/proc/self/smaps")?, start..start + length))
 }
 
 /// Sums `AnonHugePages` of the areas of `smaps` that start inside `addresses` (proc_pid_smaps(5)).
@@ -93,7 +101,7 @@ fn anon_huge_bytes(smaps: &str, addresses: Range<usize>) -> u64 {
     kilobytes * 1024
 }
 
-/// The start of an area if `line` opens one: `7f…-7f… rw-p …`.
+/// The start of an area, if `line` is the first line of one: `7f…-7f… rw-p …`.
 fn area_start(line: &str) -> Option<usize> {
     let (start, _) = line.split_once(' ')?.0.split_once('-')?;
     usize::from_str_radix(start, 16).ok()
@@ -101,23 +109,23 @@ fn area_start(line: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::open_memory::OpenMemory;
+    use super::super::reservation::Advice;
     use super::*;
 
     #[test]
     fn both_ways_count_the_same_pages() {
-        let page = super::super::commit::page_bytes();
-        let reservation = Reservation::new(64 * page).unwrap();
+        let page = page_bytes();
+        let mut reservation = Reservation::new(64 * page).unwrap();
         reservation.open(0..64 * page).unwrap();
-        // Small pages only, or touching one page would make others resident.
-        reservation.advise(0..64 * page, nix::sys::mman::MmapAdvise::MADV_NOHUGEPAGE).unwrap();
-        reservation.touch(3 * page..10 * page, page);
-        let base = reservation.base().as_ptr().addr();
+        // Touching one page of a huge page would make the others resident too.
+        reservation.advise(0..64 * page, Advice::SmallPages).unwrap();
+        OpenMemory::open(&mut reservation, 3 * page..10 * page).unwrap().touch();
         for range in [0..64 * page, 2 * page..5 * page, 20 * page..30 * page] {
             let expected =
                 range.clone().step_by(page).filter(|at| (3 * page..10 * page).contains(at)).count() * page;
-            assert_eq!(by_mincore(&reservation, range.clone(), page).unwrap(), expected as u64, "{range:?}");
-            let addresses = base + range.start..base + range.end;
-            assert_eq!(by_pagemap(addresses, page).unwrap(), expected as u64, "{range:?}");
+            assert_eq!(by_mincore(&reservation, range.clone()).unwrap(), expected as u64, "{range:?}");
+            assert_eq!(by_pagemap(&reservation, range.clone()).unwrap(), expected as u64, "{range:?}");
         }
     }
 

@@ -1,13 +1,16 @@
-//! Resident memory outside any worker's life: to measure what it costs to write over it.
+//! Committed memory outside a worker, for benchmarks that measure the cost of writing over it.
+
+#![allow(unsafe_code, reason = "writes over memory that it has committed")]
 
 use std::ops::Range;
 
 use cofferdam_protocol::message::{CommitStrategy, MemoryPlan, ResetStrategy};
 
 use super::commit::{self, CommitError};
+use super::open_memory::OpenMemory;
 use super::reservation::{RESERVATION_BYTES, Reservation};
 
-/// Memory as a worker commits it, in huge pages where the host grants them, and no more than that.
+/// Memory that is committed as in a worker, in huge pages where the host grants them.
 #[derive(Debug)]
 pub struct Scratch {
     reservation: Reservation,
@@ -20,10 +23,10 @@ impl Scratch {
     /// # Errors
     /// [`CommitError`].
     pub fn commit(bytes: u64) -> Result<Self, CommitError> {
-        let reservation = Reservation::new(RESERVATION_BYTES)?;
+        let mut reservation = Reservation::new(RESERVATION_BYTES)?;
         let (strategy, reset) = (CommitStrategy::Populate, ResetStrategy::Zero);
         let plan = MemoryPlan { bytes, strategy, huge_pages: true, lock: false, reset };
-        commit::commit(&reservation, &plan, &mut |_| {})?;
+        commit::commit(&mut reservation, &plan, &mut |_| {})?;
         let bytes = usize::try_from(bytes).map_err(|_| CommitError::BadLimit { bytes })?;
         Ok(Self { reservation, bytes })
     }
@@ -34,10 +37,11 @@ impl Scratch {
     /// If `range` is not within the memory.
     pub fn zero(&mut self, range: Range<usize>) {
         assert!(range.end <= self.bytes, "{range:?} is outside {} bytes", self.bytes);
-        self.reservation.zero(range);
+        // SAFETY: `commit` has opened the memory, nothing closes it, and `&mut self` excludes every other access.
+        unsafe { OpenMemory::assume(&self.reservation, 0..self.bytes) }.zero(range);
     }
 
-    /// How many bytes there are.
+    /// Size in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

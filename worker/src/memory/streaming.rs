@@ -1,14 +1,14 @@
-//! Zeros written past the caches.
+//! Zeroing memory past the caches.
 //!
-//! An ordinary store first reads the line that it changes, and puts out another one of the cache. Where more is zeroed
-//! than the caches hold, both are for nothing: a store with a non-temporal hint (Intel SDM volume 1, 10.4.6.2) does
-//! neither, and takes half as long as a memset. Where less is zeroed the caches win, and the next guest finds its memory there.
+//! An ordinary store first reads the cache line that it changes, and evicts another line. Both are useless where more bytes are
+//! zeroed than the caches hold. A store with a non-temporal hint (Intel SDM volume 1, 10.4.6.2) does neither, and takes half as
+//! long as a memset. Where fewer bytes are zeroed, a memset is faster, and the next guest finds its memory in the caches.
 #![allow(unsafe_code, reason = "streaming stores are intrinsics over raw addresses")]
 
 use std::ptr::NonNull;
 
-/// Bytes zeroed at once from which on this is the faster way. With 260 MiB of last-level cache, zeroing and then writing
-/// takes the two ways equally long somewhere between 64 and 128 MiB; with less cache sooner.
+/// Number of bytes zeroed at once from which streaming is faster. With 260 MiB of last-level cache, zeroing and then writing
+/// takes equally long either way somewhere between 64 and 128 MiB; with less cache, at fewer bytes.
 pub(super) const STREAM_FROM_BYTES: usize = 128 << 20;
 
 /// Writes zeros over `length` bytes from `address`, whatever its alignment.
@@ -22,9 +22,9 @@ pub(super) unsafe fn zero(address: NonNull<u8>, length: usize) {
     let before = address.align_offset(size_of::<__m128i>()).min(length);
     let vectors = (length - before) / size_of::<__m128i>();
     let behind = before + vectors * size_of::<__m128i>();
-    // SAFETY: the three parts are within what the caller vouches for, and the vectors begin where they are aligned.
-    // The fence puts the streaming stores before all that follows, as the compiler takes for granted of any store
-    // (the note on `_mm_stream_si128`). All of it is SSE2, which x86-64 has by definition.
+    // SAFETY: the three parts are within the range that the caller vouches for, and the vectors begin at an aligned address.
+    // The fence orders the streaming stores before everything that follows. The compiler assumes this order for any store
+    // (see the note on `_mm_stream_si128`). All instructions are SSE2, which every x86-64 processor has.
     unsafe {
         address.write_bytes(0, before);
         let first = address.add(before).cast::<__m128i>().as_ptr();
@@ -36,13 +36,13 @@ pub(super) unsafe fn zero(address: NonNull<u8>, length: usize) {
     }
 }
 
-/// Writes zeros over `length` bytes from `address`. On aarch64 a long memset zeroes whole lines (`DC ZVA`) unread.
+/// Writes zeros over `length` bytes from `address`. On aarch64 a long memset zeroes whole cache lines without reading them (`DC ZVA`).
 ///
 /// # Safety
 /// As for [`NonNull::write_bytes`].
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) unsafe fn zero(address: NonNull<u8>, length: usize) {
-    // SAFETY: as the caller says.
+    // SAFETY: the caller vouches for the range.
     unsafe { address.write_bytes(0, length) }
 }
 
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exactly_the_range_is_zeroed_however_it_lies() {
+    fn exactly_the_range_is_zeroed_at_any_alignment() {
         for before in 0..40 {
             for length in 0..120 {
                 let mut bytes = [0xa5; 160];

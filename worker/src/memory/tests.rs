@@ -1,4 +1,4 @@
-//! The slab under a real engine: residency, exact bounds, growth, pristine content.
+//! The slab under a real engine: residency, exact bounds, growth, zero content.
 
 use cofferdam_protocol::WASM_PAGE;
 use cofferdam_protocol::message::{CommitStrategy, MemoryPlan, ResetStrategy};
@@ -42,7 +42,7 @@ impl Bench {
 
     fn resident(&self) -> u64 {
         let limit = usize::try_from(LIMIT).unwrap();
-        residency::resident_bytes(&self.memory.slab.reservation, 0..limit, 4096).unwrap()
+        residency::resident_bytes(self.memory.slab.reservation(), 0..limit).unwrap()
     }
 }
 
@@ -75,7 +75,7 @@ fn fill(store: &mut Store<()>, instance: Instance, at: u64, length: u64) {
 }
 
 #[test]
-fn every_way_of_committing_makes_every_page_resident() {
+fn every_commit_strategy_makes_every_page_resident() {
     for strategy in [CommitStrategy::Populate, CommitStrategy::Touch] {
         for huge_pages in [true, false] {
             let bench = Bench::new(&MemoryPlan { strategy, huge_pages, ..plan() });
@@ -91,7 +91,7 @@ fn every_way_of_committing_makes_every_page_resident() {
 }
 
 #[test]
-fn sizes_that_no_memory_can_have_are_refused() {
+fn impossible_memory_limits_are_refused() {
     for bytes in [0, 1, WASM_PAGE + 1, (1 << 32) + WASM_PAGE] {
         let result = CommittedMemory::commit(&MemoryPlan { bytes, ..plan() }, &mut |_| {});
         assert!(matches!(result, Err(CommitError::BadLimit { .. })), "{bytes}");
@@ -125,12 +125,12 @@ fn growth_is_granted_up_to_the_limit_and_refused_exactly_beyond() {
     assert_eq!(call1(&mut store, instance, "grow", 1), Ok(-1));
     drop(store);
     let (mut store, instance) = bench.instance(&module(1, "3"));
-    assert_eq!(call1(&mut store, instance, "grow", 2), Ok(1), "up to its own maximum");
+    assert_eq!(call1(&mut store, instance, "grow", 2), Ok(1), "up to the module's maximum");
     assert_eq!(call1(&mut store, instance, "grow", 1), Ok(-1), "and not beyond");
 }
 
 #[test]
-fn every_instance_finds_the_memory_that_the_module_defines() {
+fn every_instance_begins_with_the_memory_that_the_module_defines() {
     let bench = Bench::new(&plan());
     for _ in 0..3 {
         let (mut store, instance) = bench.instance(&module(1, ""));
@@ -138,7 +138,7 @@ fn every_instance_finds_the_memory_that_the_module_defines() {
         let count = instance.get_typed_func::<(), i32>(&mut store, "count").unwrap();
         assert_eq!(count.call(&mut store, ()).unwrap(), 8, "globals");
         call1(&mut store, instance, "grow", LIMIT_PAGES - 1).unwrap();
-        assert_eq!(call1(&mut store, instance, "load", LIMIT - 1), Ok(0), "what was grown into");
+        assert_eq!(call1(&mut store, instance, "load", LIMIT - 1), Ok(0), "the part that was added");
         fill(&mut store, instance, 0, LIMIT);
         drop(store);
         assert_eq!(bench.memory.last_reset_bytes(), LIMIT);
@@ -162,7 +162,7 @@ fn the_slab_has_one_user_at_a_time() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn whatever_one_instance_writes_the_next_finds_zeros(
+    fn no_instance_sees_what_another_one_wrote(
         steps in prop::collection::vec((0..LIMIT_PAGES / 8, 0..LIMIT, 0..3 * WASM_PAGE), 1..12),
         minimum in 1..LIMIT_PAGES,
     ) {

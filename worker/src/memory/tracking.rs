@@ -1,9 +1,9 @@
-//! Asking the kernel which pages were written, so that a reset need not touch the others.
+//! Tracking writes: the kernel reports which pages were written, so that a reset does not have to touch the others.
 //!
-//! It takes two things of Linux 6.7: userfaultfd's asynchronous write protection, under which the first write to a
-//! page is let through by the kernel alone and remembered, and the ioctl PAGEMAP_SCAN, which finds the pages that
-//! were. Containers often refuse the first. Kernel documentation: admin-guide/mm/userfaultfd.rst and pagemap.rst; the
-//! structures and numbers below are those of linux/userfaultfd.h and linux/fs.h, which libc does not have.
+//! This needs two features of Linux 6.7. Under userfaultfd's asynchronous write protection, the kernel lets the first write to a
+//! protected page through and marks the page as written. The ioctl PAGEMAP_SCAN finds the marked pages. Containers often refuse
+//! userfaultfd. Kernel documentation: admin-guide/mm/userfaultfd.rst and pagemap.rst. The structures and numbers below are those
+//! of linux/userfaultfd.h and linux/fs.h, which libc does not have.
 #![allow(unsafe_code, reason = "userfaultfd and PAGEMAP_SCAN are ioctls with structures of their own")]
 
 use std::fs::{File, OpenOptions};
@@ -15,7 +15,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::errno::Errno;
 use thiserror::Error;
 
-use super::commit::page_bytes;
+use super::open_memory::OpenMemory;
+use super::page::page_bytes;
 use super::reservation::Reservation;
 
 const UFFD_API: u64 = 0xAA;
@@ -29,7 +30,7 @@ const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
 const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 const PAGE_IS_WRITTEN: u64 = 1 << 1;
 
-/// Runs of written pages that one call of the kernel reports; 24 bytes each.
+/// The most runs of written pages that one call reports. Each takes 24 bytes.
 const RUNS: usize = 4096;
 
 /// `struct page_region`.
@@ -89,10 +90,10 @@ nix::ioctl_readwrite!(ioctl_uffd_api, 0xAA, 0x3F, UffdApi);
 nix::ioctl_readwrite!(ioctl_uffd_register, 0xAA, 0x00, UffdRegister);
 nix::ioctl_readwrite!(ioctl_uffd_writeprotect, 0xAA, 0x06, UffdWriteProtect);
 
-/// Why writes cannot be tracked here, or no longer.
-#[derive(Debug, Error)]
+/// Why writes cannot be tracked on this host, or can no longer be tracked.
+#[derive(Error)]
 pub enum TrackingError {
-    /// No userfaultfd may be had: as in most containers.
+    /// The kernel or a sandbox refuses userfaultfd, as in most containers.
     #[error("userfaultfd is refused ({0})")]
     Refused(Errno),
     /// The kernel is older than 6.7.
@@ -101,37 +102,41 @@ pub enum TrackingError {
     /// `/proc/self/pagemap` cannot be opened.
     #[error("/proc/self/pagemap: {0}")]
     Pagemap(io::Error),
-    /// One of the calls failed.
+    /// A system call failed.
     #[error("{call}: {errno}")]
     Call {
-        /// Its name.
+        /// Name of the call.
         call: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
-    /// The calls work, but say something else than what was written.
-    #[error("the kernel does not report what was written")]
+    /// The calls succeed, but do not report the pages that were written.
+    #[error("the kernel does not report the pages that were written")]
     Wrong,
 }
+
+cofferdam_protocol::debug_as_display!(TrackingError);
 
 fn call(call: &'static str) -> impl Fn(Errno) -> TrackingError {
     move |errno| TrackingError::Call { call, errno }
 }
 
-/// Tracks writes to one reservation. A page that is not protected counts as written.
+/// Tracks writes to one reservation. A page that is not protected counts as written. All ranges are offsets in the reservation.
 #[derive(Debug)]
 pub(super) struct Tracker {
     uffd: OwnedFd,
     pagemap: File,
-    /// Where the kernel puts its answers.
+    /// Address of byte 0 of the reservation.
+    base: usize,
+    /// The buffer for the kernel's answers.
     runs: Vec<PageRegion>,
 }
 
 impl Tracker {
-    /// Makes `[0, bytes)` of `reservation` one whose writes can be tracked; nothing is protected yet.
+    /// Prepares `[0, bytes)` of `reservation` for tracking. Nothing is protected yet.
     pub(super) fn new(reservation: &Reservation, bytes: usize) -> Result<Self, TrackingError> {
         let mut tracker = Self::open()?;
-        tracker.prove()?;
+        tracker.self_test()?;
         tracker.register(reservation, bytes)?;
         Ok(tracker)
     }
@@ -143,57 +148,73 @@ impl Tracker {
         // SAFETY: `api` is the structure that this ioctl reads and fills, alive during the call.
         unsafe { ioctl_uffd_api(uffd.as_raw_fd(), &raw mut api) }.map_err(TrackingError::NotAsync)?;
         let pagemap = File::open("/proc/self/pagemap").map_err(TrackingError::Pagemap)?;
-        Ok(Self { uffd, pagemap, runs: vec![PageRegion::default(); RUNS] })
+        Ok(Self { uffd, pagemap, base: 0, runs: vec![PageRegion::default(); RUNS] })
     }
 
-    fn register(&self, reservation: &Reservation, bytes: usize) -> Result<(), TrackingError> {
-        let (start, len) = (address(reservation, 0), wide(bytes));
+    /// Registers `[0, bytes)` of `reservation`, which is tracked from now on.
+    fn register(&mut self, reservation: &Reservation, bytes: usize) -> Result<(), TrackingError> {
+        let (base, bytes) = reservation.locate(0..bytes);
+        self.base = base.addr().get();
+        let (start, len) = (wide(self.base), wide(bytes));
         let mut register = UffdRegister { start, len, mode: UFFDIO_REGISTER_MODE_WP, ioctls: 0 };
-        // SAFETY: as in `open`; the range is the reservation's own. Asynchronous protection blocks no access. The
-        // registration ends with the descriptor or the mapping, whichever goes first.
+        // SAFETY: `register` is the structure that this ioctl reads and fills. The range belongs to the reservation.
+        // Asynchronous protection blocks no access. The registration ends with the descriptor or with the mapping.
         unsafe { ioctl_uffd_register(self.uffd.as_raw_fd(), &raw mut register) }
             .map(drop)
             .map_err(call("UFFDIO_REGISTER"))
     }
 
-    /// Tries it all on a few pages: a kernel that answers, but wrongly, would hand one block's writes to the next.
-    fn prove(&mut self) -> Result<(), TrackingError> {
+    /// Tries everything on a few pages. If a kernel reported the wrong pages, one block's writes would reach the next block.
+    fn self_test(&mut self) -> Result<(), TrackingError> {
         const PAGES: usize = 4;
         let page = page_bytes();
-        let area = Reservation::new(PAGES * page).map_err(|error| call("mmap")(errno_of(&error)))?;
-        area.open(0..PAGES * page).map_err(|error| call("mprotect")(errno_of(&error)))?;
-        self.register(&area, PAGES * page)?;
-        area.touch(0..PAGES * page, page);
-        self.protect(&area, 0..PAGES * page)?;
-        let expect = |tracker: &mut Self, expected: Option<Range<usize>>| {
-            let mut found = Vec::new();
-            tracker.written(&area, 0..PAGES * page, &mut |run| found.push(run))?;
-            if found.iter().eq(&expected) { Ok(()) } else { Err(TrackingError::Wrong) }
+        let all = 0..PAGES * page;
+        let mut area = Reservation::new(all.end).map_err(|error| call("mmap")(errno_of(&error)))?;
+        self.register(&area, all.end)?;
+        let mut touch = |range: Range<usize>| match OpenMemory::open(&mut area, range) {
+            Ok(mut memory) => {
+                memory.touch();
+                Ok(())
+            }
+            Err(error) => Err(call("mprotect")(errno_of(&error))),
         };
-        expect(self, None)?;
-        area.touch(page..3 * page, page);
-        expect(self, Some(page..3 * page))?;
-        self.protect_written(&area, 0..PAGES * page)?;
-        expect(self, None)?;
-        self.unprotect(&area, 0..page)?;
-        expect(self, Some(0..page))
+        touch(all.clone())?;
+        self.protect(all.clone())?;
+        self.expect_written(&all, None)?;
+        touch(page..3 * page)?;
+        self.expect_written(&all, Some(&(page..3 * page)))?;
+        self.protect_written(all.clone())?;
+        self.expect_written(&all, None)?;
+        self.unprotect(0..page)?;
+        self.expect_written(&all, Some(&(0..page)))
     }
 
-    /// Protects `range`: from now on a write to it is found by [`Tracker::written`].
-    pub(super) fn protect(&self, on: &Reservation, range: Range<usize>) -> Result<(), TrackingError> {
-        self.write_protect(on, range, UFFDIO_WRITEPROTECT_MODE_WP)
+    fn expect_written(
+        &mut self,
+        range: &Range<usize>,
+        expected: Option<&Range<usize>>,
+    ) -> Result<(), TrackingError> {
+        let mut found = Vec::new();
+        self.written(range.clone(), &mut |run| found.push(run))?;
+        if found.iter().eq(expected) { Ok(()) } else { Err(TrackingError::Wrong) }
     }
 
-    /// Ends the protection of `range`: writes to it cost nothing, and all of it counts as written.
-    pub(super) fn unprotect(&self, on: &Reservation, range: Range<usize>) -> Result<(), TrackingError> {
-        self.write_protect(on, range, 0)
+    /// Protects `range`. From now on, [`Tracker::written`] finds a write to it.
+    pub(super) fn protect(&self, range: Range<usize>) -> Result<(), TrackingError> {
+        self.write_protect(range, UFFDIO_WRITEPROTECT_MODE_WP)
     }
 
-    fn write_protect(&self, on: &Reservation, range: Range<usize>, mode: u64) -> Result<(), TrackingError> {
-        let (start, len) = (address(on, range.start), wide(range.len()));
+    /// Ends the protection of `range`. Writes to it then cost nothing extra, and all of it counts as written.
+    pub(super) fn unprotect(&self, range: Range<usize>) -> Result<(), TrackingError> {
+        self.write_protect(range, 0)
+    }
+
+    fn write_protect(&self, range: Range<usize>, mode: u64) -> Result<(), TrackingError> {
+        let (start, len) = (self.address(range.start), wide(range.len()));
         loop {
             let mut argument = UffdWriteProtect { start, len, mode };
-            // SAFETY: as in `register`; the structure is the one that this ioctl reads.
+            // SAFETY: `argument` is the structure that this ioctl reads. Asynchronous protection blocks no access, and the
+            // kernel refuses a range that is not registered.
             match unsafe { ioctl_uffd_writeprotect(self.uffd.as_raw_fd(), &raw mut argument) } {
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 result => return result.map(drop).map_err(call("UFFDIO_WRITEPROTECT")),
@@ -201,33 +222,30 @@ impl Tracker {
         }
     }
 
-    /// Protects again those pages of `range` that were written: cheaper than protecting each when there are many.
-    pub(super) fn protect_written(&self, on: &Reservation, range: Range<usize>) -> Result<(), TrackingError> {
-        let mut arg = scan_arg(on, &range, PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC);
-        self.scan(&mut arg).map(drop)
+    /// Protects the written pages of `range` again. If there are many, this is cheaper than protecting each one.
+    pub(super) fn protect_written(&self, range: Range<usize>) -> Result<(), TrackingError> {
+        let arg = self.scan_arg(&range, PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC);
+        scan(&self.pagemap, arg, &mut []).map(drop)
     }
 
     /// Calls `found` with each run of pages in `range` that were written or are not protected, in order.
     pub(super) fn written(
         &mut self,
-        on: &Reservation,
         range: Range<usize>,
         found: &mut dyn FnMut(Range<usize>),
     ) -> Result<(), TrackingError> {
-        let base = address(on, 0);
+        let base = wide(self.base);
         let offset = |address: u64| usize::try_from(address - base).unwrap_or(usize::MAX);
         let mut rest = range;
         while !rest.is_empty() {
-            let mut arg = scan_arg(on, &rest, PM_SCAN_CHECK_WPASYNC);
-            arg.vec = wide(self.runs.as_mut_ptr().expose_provenance());
-            arg.vec_len = wide(self.runs.len());
-            let filled = self.scan(&mut arg)?.min(self.runs.len());
+            let arg = self.scan_arg(&rest, PM_SCAN_CHECK_WPASYNC);
+            let (filled, walk_end) = scan(&self.pagemap, arg, &mut self.runs)?;
             for run in &self.runs[..filled] {
                 found(offset(run.start)..offset(run.end));
             }
-            // Where the answer has no more room `walk_end` can lag behind what was reported (seen on 6.18).
+            // When the buffer is full, `walk_end` can be lower than the end of the last reported run (seen on 6.18).
             let reported = self.runs[..filled].last().map_or(0, |run| run.end);
-            let next = offset(arg.walk_end.max(reported));
+            let next = offset(walk_end.max(reported));
             if next <= rest.start {
                 return Err(TrackingError::Wrong);
             }
@@ -236,48 +254,60 @@ impl Tracker {
         Ok(())
     }
 
-    /// Replaces its descriptors, so that every call fails from now on.
+    fn scan_arg(&self, range: &Range<usize>, flags: u64) -> ScanArg {
+        ScanArg {
+            size: wide(size_of::<ScanArg>()),
+            flags,
+            start: self.address(range.start),
+            end: self.address(range.end),
+            category_mask: PAGE_IS_WRITTEN,
+            return_mask: PAGE_IS_WRITTEN,
+            ..ScanArg::default()
+        }
+    }
+
+    /// The address of a byte of the reservation, in the form of the kernel's structures.
+    fn address(&self, offset: usize) -> u64 {
+        wide(self.base + offset)
+    }
+
+    /// Replaces the descriptors, so that every call fails from now on.
     #[cfg(test)]
-    pub(super) fn break_off(&mut self, uffd: File, pagemap: File) {
+    pub(super) fn disable(&mut self, uffd: File, pagemap: File) {
         (self.uffd, self.pagemap) = (uffd.into(), pagemap);
     }
-
-    fn scan(&self, arg: &mut ScanArg) -> Result<usize, TrackingError> {
-        // SAFETY: `arg` is the structure that this ioctl reads and fills. Its `vec` is null, or `runs` of this
-        // tracker, which outlives the call and of which every bit pattern is valid.
-        let filled = unsafe { ioctl_scan(self.pagemap.as_raw_fd(), &raw mut *arg) };
-        let filled = filled.map_err(call("PAGEMAP_SCAN"))?;
-        Ok(usize::try_from(filled).unwrap_or(0))
-    }
 }
 
-/// Tries whether writes can be tracked on this host, on a few pages.
+/// Makes one PAGEMAP_SCAN whose answer goes into `runs`. Returns the number of runs in it, and the address up to which the kernel
+/// has searched.
+fn scan(pagemap: &File, mut arg: ScanArg, runs: &mut [PageRegion]) -> Result<(usize, u64), TrackingError> {
+    if !runs.is_empty() {
+        arg.vec = wide(runs.as_mut_ptr().expose_provenance());
+        arg.vec_len = wide(runs.len());
+    }
+    // SAFETY: `arg` is the structure that this ioctl reads and fills. Its `vec` is null, or `runs`, which is borrowed for the call
+    // and of which every bit pattern is valid.
+    let filled = unsafe { ioctl_scan(pagemap.as_raw_fd(), &raw mut arg) };
+    let filled = filled.map_err(call("PAGEMAP_SCAN"))?;
+    Ok((usize::try_from(filled).unwrap_or(0).min(runs.len()), arg.walk_end))
+}
+
+/// Tries on a few pages whether writes can be tracked on this host.
 ///
 /// # Errors
-/// Why not.
+/// The reason why they cannot.
 pub fn probe() -> Result<(), TrackingError> {
-    Tracker::open()?.prove()
+    Tracker::open()?.self_test()
 }
 
-fn scan_arg(on: &Reservation, range: &Range<usize>, flags: u64) -> ScanArg {
-    ScanArg {
-        size: wide(size_of::<ScanArg>()),
-        flags,
-        start: address(on, range.start),
-        end: address(on, range.end),
-        category_mask: PAGE_IS_WRITTEN,
-        return_mask: PAGE_IS_WRITTEN,
-        ..ScanArg::default()
-    }
-}
-
-/// Opens a userfaultfd: by the system call, which needs no privilege for faults of user mode (5.11), or else by the
-/// device (6.1), which a seccomp profile that refuses the call may still allow.
+/// Opens a userfaultfd by the system call, which needs no privilege for faults of user mode (5.11). If that is refused, opens the
+/// device (6.1): a seccomp profile that refuses the call may allow the device.
 fn open_userfaultfd() -> nix::Result<OwnedFd> {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | UFFD_USER_MODE_ONLY;
     // SAFETY: userfaultfd takes flags only.
     let result = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
-    owned(result).or_else(|refused| open_device(flags).map_err(|_| refused))
+    // SAFETY: `result` comes from the call that makes a descriptor.
+    unsafe { owned(result) }.or_else(|refused| open_device(flags).map_err(|_| refused))
 }
 
 fn open_device(flags: i32) -> nix::Result<OwnedFd> {
@@ -288,12 +318,17 @@ fn open_device(flags: i32) -> nix::Result<OwnedFd> {
     let device = device.map_err(|error| errno_of(&error))?;
     // SAFETY: the ioctl takes flags only, and `device` is open during the call.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), new, libc::c_long::from(flags)) };
-    owned(result.into())
+    // SAFETY: `result` comes from the ioctl that makes a descriptor.
+    unsafe { owned(result.into()) }
 }
 
-fn owned(result: libc::c_long) -> nix::Result<OwnedFd> {
+/// Turns the result of a system call that makes a descriptor into that descriptor, or into the error.
+///
+/// # Safety
+/// If `result` is not negative, it must be an open descriptor that nobody else owns.
+unsafe fn owned(result: libc::c_long) -> nix::Result<OwnedFd> {
     let fd = RawFd::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel has just returned it, not negative, so it is open and nobody else's.
+    // SAFETY: the result is not negative, so the caller vouches for it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -301,12 +336,7 @@ fn errno_of(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
-/// The address of a byte of a reservation, as the kernel's structures hold it.
-fn address(on: &Reservation, offset: usize) -> u64 {
-    wide(on.base().as_ptr().addr() + offset)
-}
-
-/// No Linux has pointers of more than 64 bits.
+/// A number of bytes or an address, in the form of the kernel's structures. Linux has no pointers of more than 64 bits.
 fn wide(value: usize) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
 }
@@ -327,24 +357,23 @@ mod tests {
     }
 
     #[test]
-    fn where_tracking_works_it_finds_more_runs_than_one_answer_holds() {
+    fn more_runs_are_found_than_one_answer_holds() {
         const PAGES: usize = 3 * RUNS;
         let page = page_bytes();
-        let area = Reservation::new(PAGES * page).unwrap();
-        area.open(0..PAGES * page).unwrap();
-        area.touch(0..PAGES * page, page);
+        let mut area = Reservation::new(PAGES * page).unwrap();
+        OpenMemory::open(&mut area, 0..PAGES * page).unwrap().touch();
         let mut tracker = match Tracker::new(&area, PAGES * page) {
             Ok(tracker) => tracker,
             Err(error) => return skip(format_args!("writes cannot be tracked here: {error}")),
         };
-        tracker.protect(&area, 0..PAGES * page).unwrap();
+        tracker.protect(0..PAGES * page).unwrap();
         let written: Vec<_> = (0..PAGES).step_by(2).map(|at| at * page..(at + 1) * page).collect();
         for run in &written {
-            area.touch(run.clone(), page);
+            OpenMemory::open(&mut area, run.clone()).unwrap().touch();
         }
         let mut found = Vec::new();
-        tracker.written(&area, 0..PAGES * page, &mut |run| found.push(run)).unwrap();
-        // Not printed whole: there are thousands.
+        tracker.written(0..PAGES * page, &mut |run| found.push(run)).unwrap();
+        // There are thousands of runs, so the message does not print them.
         assert!(
             found == written,
             "{} runs, first {:?}, instead of {}",

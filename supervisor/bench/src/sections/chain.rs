@@ -10,7 +10,7 @@ use crate::figure::Figure;
 use cofferdam_base::size::Bytes;
 use cofferdam_chain::blocks::{self, Origin, SourceBlock};
 use cofferdam_chain::sample;
-use cofferdam_chain::{Batch, Chain, Hashed, OnGuestFailure, Pipeline, PipelineSettings, Pushed, Step};
+use cofferdam_chain::{Batch, Hashed, Pipeline, PipelineSettings, Pushed};
 use cofferdam_pool::{Pool, PoolError};
 use cofferdam_store::{Durability, Identity, Store};
 
@@ -69,8 +69,7 @@ fn ground(bench: &Bench<'_>) -> Result<(tempfile::TempDir, Arc<Store>, Arc<Pool>
 /// Wall-clock time from the first block to the last commit, and the guest's own time in it.
 fn in_pipeline(bench: &Bench<'_>, blocks: &[Hashed]) -> Result<(Duration, Duration), BenchError> {
     let (_directory, store, pool) = ground(bench)?;
-    let settings =
-        PipelineSettings { policy: OnGuestFailure::Stop, batch: Batch::CATCHING_UP, redundant: false };
+    let settings = PipelineSettings { batch: Batch::CATCHING_UP, ..PipelineSettings::default() };
     let mut pipeline = Pipeline::resume(pool, store, settings, Box::new(|_| {}))?;
     // The copies are made before the clock starts: the blocks of a real chain are not copies of each other.
     let blocks = blocks.to_vec();
@@ -87,14 +86,15 @@ fn in_pipeline(bench: &Bench<'_>, blocks: &[Hashed]) -> Result<(Duration, Durati
     Ok((all, pipeline.times().guest))
 }
 
+/// Wall-clock time when each block is committed before the next one runs.
 fn step_by_step(bench: &Bench<'_>, blocks: &[Hashed]) -> Result<Duration, BenchError> {
     let (_directory, store, pool) = ground(bench)?;
-    let mut chain = Chain::resume(&*pool, store, OnGuestFailure::Stop)?;
+    let mut pipeline = Pipeline::resume(pool, store, PipelineSettings::default(), Box::new(|_| {}))?;
     let started = Instant::now();
     for block in blocks {
-        match chain.step(block.clone())? {
-            Step::Ran(outcome) if !outcome.committed => return Err(failed(&outcome.result.detail)),
-            _ => {}
+        let outcome = pipeline.push_and_wait(block.clone())?;
+        if !outcome.committed {
+            return Err(failed(&outcome.result.detail));
         }
     }
     Ok(started.elapsed())

@@ -1,8 +1,8 @@
-// Bitcoin's block format, read whole before anything is indexed: a block that does not parse must leave no writes.
+// Parses Bitcoin's block format. The whole block is parsed before anything is indexed, so a bad block leaves no writes.
 //
-// Nothing is copied out of the block. Outpoints and scripts stay where the host put them and are known by address;
-// the input buffer lives as long as the call. Consensus rules are not checked, that is the node's work: a block is
-// refused only if its bytes do not say what it contains.
+// Nothing is copied out of the block. Outpoints and scripts stay where the host wrote them, and are named by address.
+// The input buffer lives as long as the call. Consensus rules are not checked, because the node has checked them. A
+// block is refused only if it does not parse.
 
 import { addressOf } from "./bytes";
 import { Cursor } from "./cursor";
@@ -26,7 +26,7 @@ export class Output {
 
 export class Transaction {
   readonly id: ArrayBuffer = new ArrayBuffer(DIGEST_SIZE);
-  /** Addresses of the outpoints that its inputs spend. */
+  /** The addresses of the outpoints that the inputs spend. */
   readonly spends: usize[] = [];
   readonly outputs: Output[] = [];
 }
@@ -67,7 +67,7 @@ function readTransaction(cursor: Cursor): Transaction {
   return transaction;
 }
 
-/** Bitcoin's double hash: the digest so far is hashed once more. */
+/** Bitcoin's double hash: SHA-256 of the digest so far. */
 function finishDouble(destination: usize): void {
   finish(destination);
   begin();
@@ -75,7 +75,7 @@ function finishDouble(destination: usize): void {
   finish(destination);
 }
 
-/** BIP 144: where the input count would be, a zero, which no transaction has for a count, and then the flag 1. */
+/** BIP 144: a zero in place of the number of inputs, which is never zero, and then the flag 1. */
 function readWitnessMarker(cursor: Cursor): bool {
   if (!cursor.isNext(0)) return false;
   cursor.take(1, "witness marker");

@@ -1,14 +1,14 @@
-// Helpers over ArrayBuffer. Records here are a few dozen bytes and there are many of them, so they are read and
-// written at their addresses instead of through typed-array views, each of which would be one more allocation.
-// Bounds are the caller's business: use these on buffers whose size was chosen or checked just before.
+// Helpers for ArrayBuffers. Records have a few dozen bytes, and there are many of them. So they are read and written at
+// their addresses: a typed-array view for each record would be one more allocation.
+// Bounds are not checked here. Use these helpers on buffers whose size was chosen or checked just before.
 
-/** Address of the byte at an offset. */
+/** The address of the byte at an offset. */
 @inline
 export function addressOf(bytes: ArrayBuffer, offset: usize = 0): usize {
   return changetype<usize>(bytes) + offset;
 }
 
-/** A buffer of its own holding a copy of the bytes at an address. */
+/** Copies the bytes at an address into a new buffer. */
 export function copyFrom(source: usize, length: i32): ArrayBuffer {
   const bytes = new ArrayBuffer(length);
   memory.copy(addressOf(bytes), source, length);

@@ -1,6 +1,6 @@
-// Reading of untrusted bytes. Every length in a block is the claim of whoever made the block; this is the one place
-// that believes none of them. A read that does not fit, or a count not written in its shortest form, ends the call
-// with the offset and the name of the field.
+// Reads untrusted bytes. The lengths in a block come from whoever made the block, and this file checks each of them. A
+// read beyond the end, or a number that is not in its shortest form, ends the call with an error that names the offset
+// and the field.
 
 export class Cursor {
   private position: usize;
@@ -11,7 +11,7 @@ export class Cursor {
     this.end = start + length;
   }
 
-  /** Address of the next byte. */
+  /** The address of the next byte. */
   get address(): usize {
     return this.position;
   }
@@ -35,12 +35,12 @@ export class Cursor {
     return load<u64>(this.take(8, field));
   }
 
-  /** Is the next byte this one? It stays unread. */
+  /** Whether the next byte is this one. The byte stays unread. */
   isNext(byte: u8): bool {
     return this.remaining > 0 && load<u8>(this.position) == byte;
   }
 
-  /** Bitcoin's compact size, in its shortest form only: that is all that Bitcoin Core accepts. */
+  /** Bitcoin's compact size, in its shortest form only. Bitcoin Core accepts no other form. */
   compactSize(field: string): u64 {
     const first = <u64>load<u8>(this.take(1, field));
     if (first < 0xfd) return first;
@@ -49,7 +49,7 @@ export class Cursor {
     return this.atLeast(0x100000000, load<u64>(this.take(8, field)), field);
   }
 
-  /** Ends the call, and says where reading stopped. The compiler passes on the words of a `throw new Error` only. */
+  /** Ends the call, and says where reading stopped. The compiler passes on only the message of a `throw new Error`. */
   fail(problem: string): void {
     throw new Error(problem + ", at byte " + (this.position - this.start).toString());
   }

@@ -1,8 +1,8 @@
-// The only file that talks to the host. It states the guest ABI (metashrew's) once, and gives the rest of the
-// module plain functions: what is this call's input, what does the state hold, here are the writes.
+// The only file that calls the host. It declares the guest ABI (metashrew's), and gives the other files plain
+// functions: read the input of this call, read the state, pass on the writes.
 //
-// Every ArrayBuffer crosses as the address of its first byte. The host finds the length in the four bytes before
-// that address, which is where AssemblyScript keeps the size of every object.
+// An ArrayBuffer is passed as the address of its first byte. The host finds the length in the four bytes before that
+// address, because AssemblyScript keeps the size of each object there.
 
 @external("env", "__host_len")
 declare function hostLength(): i32;
@@ -19,13 +19,13 @@ declare function hostLoadValue(key: ArrayBuffer, destination: ArrayBuffer): void
 @external("env", "__flush")
 declare function hostFlush(message: ArrayBuffer): void;
 
-/** The height comes first in every input, as a u32. */
+/** Each input begins with the height, as a u32. */
 const HEIGHT_SIZE: i32 = 4;
 
-/** An absent value: what the state gives for an unknown key, and what is written to remove one. */
+/** An absent value: the state returns it for an unknown key, and a write of it removes a key. */
 export const ABSENT: ArrayBuffer = new ArrayBuffer(0);
 
-/** What a call was given: a height, and a payload (a block, or a view's arguments) left where the host put it. */
+/** The input of a call: a height, and a payload (a block, or the arguments of a view) where the host wrote it. */
 export class Input {
   constructor(private bytes: ArrayBuffer) {}
 
@@ -51,19 +51,19 @@ export function loadInput(): Input {
 }
 
 /**
- * The value that the state holds for a key; empty if it holds none. Inside a block this is the state after the
- * block before, whatever this block wrote meanwhile.
+ * The value that the state holds for a key; empty if there is none. In a block, this is the state after the
+ * previous block, whatever this block has written.
  */
 export function readState(key: ArrayBuffer): ArrayBuffer {
   const length = hostValueLength(key);
-  // Many reads of a block ask for an output that does not exist yet; they need no second call.
+  // Many reads of a block ask for an output that does not exist yet. Such a read needs no second call.
   if (length == 0) return ABSENT;
   const value = new ArrayBuffer(length);
   hostLoadValue(key, value);
   return value;
 }
 
-/** Hands over a block's writes, as an encoded `KeyValueFlush`. A block is indexed when, and only when, it did this. */
+/** Passes on the writes of a block, as an encoded `KeyValueFlush`. A block is indexed exactly if it does this. */
 export function flush(message: ArrayBuffer): void {
   hostFlush(message);
 }

@@ -1,6 +1,6 @@
-// What a block does to the set of unspent outputs. Each output is a constant number of reads and writes, however
-// many outputs its script has: a script's list is slots 0..n, a new output takes slot n, and a removed one has its
-// slot filled with the last.
+// Applies a block to the set of unspent outputs. Each output takes a constant number of reads and writes, however many
+// outputs its script has. The list of a script consists of the slots 0..n. A new output takes slot n, and the slot of a
+// removed output is filled with the last output.
 
 import { Block, Output, Transaction } from "./block";
 import { addressOf } from "./bytes";
@@ -33,7 +33,7 @@ export class Ledger {
     this.stats = Stats.decode(overlay.get(statsKey()));
   }
 
-  /** Indexes the block of this ledger's height. Nothing reaches the host before `flush`. */
+  /** Indexes the block at the height of this ledger. The host gets nothing before `flush`. */
   add(block: Block): void {
     const transactions = block.transactions;
     for (let i = 0; i < transactions.length; i++) {
@@ -70,7 +70,7 @@ export class Ledger {
       this.stats.opReturns++;
       return;
     }
-    // Before BIP 30 a coinbase could repeat an earlier one, id and all. The earlier outputs can never be spent then.
+    // Before BIP 30, a coinbase could repeat an earlier one with the same id. The earlier outputs can then never be spent.
     if (this.removeUnspent(addressOf(outpoint))) this.stats.replaced++;
     this.addUnspent(outpoint, output);
     this.stats.created++;
@@ -107,7 +107,7 @@ export class Ledger {
     return true;
   }
 
-  /** Closes the gap in a script's list with its last outpoint. */
+  /** Fills the free slot in the list of a script with the last outpoint. */
   private removeSlot(scriptHash: usize, slot: u32, last: u32): void {
     const lastKey = slotKey(scriptHash, last);
     if (slot != last) {
@@ -130,7 +130,7 @@ export class Ledger {
   }
 }
 
-/** The outpoint of a coinbase's input: no transaction, no index. */
+/** The outpoint in the input of a coinbase: no transaction, no index. */
 function isNull(outpoint: usize): bool {
   if (load<u32>(outpoint + DIGEST_SIZE) != NULL_INDEX) return false;
   for (let offset: usize = 0; offset < <usize>DIGEST_SIZE; offset += 8) {

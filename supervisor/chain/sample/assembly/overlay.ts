@@ -1,20 +1,20 @@
-// The state as one block sees it: the host's, and over it what this block wrote so far. The host answers every read
-// of a block with the state before the block, so an output that is created and spent in the same block, or a script
-// paid twice, exists only here until the flush.
+// The state as one block sees it: the state of the host, and over it the writes of this block so far. During a block the
+// host returns the state before the block. So an output that is created and spent in the same block, and a script that
+// is paid twice, exist only here until the flush.
 //
-// A hash table with open addressing over byte keys. AssemblyScript's Map compares ArrayBuffers by identity, and
-// strings made of them would cost an allocation and a conversion per lookup. Entries are flushed in the order in
-// which they were first touched, so the same block always gives the same bytes.
+// This is a hash table with open addressing and keys of bytes. AssemblyScript's Map compares ArrayBuffers by identity,
+// and strings would cost an allocation and a conversion for each lookup. Entries are flushed in the order in which they
+// were first touched, so the same block always produces the same bytes.
 
 import { addressOf, isEqual } from "./bytes";
 import { ABSENT, flush, readState } from "./host";
 import { encodeKeyValueFlush } from "./protobuf";
 
-/** A power of two, so that a mask replaces the division. */
+/** A power of two, so that a mask can replace the division. */
 const INITIAL_BUCKETS: i32 = 8192;
 
 class Entry {
-  /** Is there a value in the host's state that a removal has to remove? Assumed until the host said no. */
+  /** Whether the state of the host may hold a value that a removal must remove. True until the host has no value. */
   isStored: bool = true;
   isWritten: bool = false;
   value: ArrayBuffer = ABSENT;
@@ -29,13 +29,13 @@ class Entry {
   }
 }
 
-/** Values are shared between callers: a buffer that went in or came out is never changed in place. */
+/** Callers share values, so a buffer that was passed in or out is never changed in place. */
 export class Overlay {
   private entries: Entry[] = [];
-  /** Index of an entry plus one; zero is an empty bucket. Nothing is ever taken out. */
+  /** The index of an entry plus one; zero is an empty bucket. Entries are never removed. */
   private buckets: StaticArray<i32> = new StaticArray<i32>(INITIAL_BUCKETS);
 
-  /** The value of a key, empty if there is none. */
+  /** The value of a key; empty if there is none. */
   get(key: ArrayBuffer): ArrayBuffer {
     const hash = hashOf(key);
     const known = this.find(key, hash);
@@ -54,7 +54,7 @@ export class Overlay {
     entry.isWritten = true;
   }
 
-  /** `set` for a key that the caller knows to be absent: if it is removed again, there will be nothing to write. */
+  /** `set` for a key that the caller knows to be absent. If the key is removed again, nothing has to be written. */
   insert(key: ArrayBuffer, value: ArrayBuffer): void {
     const hash = hashOf(key);
     let entry = this.find(key, hash);
@@ -70,7 +70,7 @@ export class Overlay {
     this.set(key, ABSENT);
   }
 
-  /** Hands everything that changed to the host. */
+  /** Passes all changes to the host. */
   flush(): void {
     const list: ArrayBuffer[] = [];
     for (let i = 0; i < this.entries.length; i++) {
@@ -98,7 +98,7 @@ export class Overlay {
   private add(key: ArrayBuffer, hash: u32): Entry {
     const entry = new Entry(key, hash);
     this.entries.push(entry);
-    // At most half full: runs of linear probing stay short.
+    // The table is at most half full, so that runs of linear probing stay short.
     if (this.entries.length * 2 > this.buckets.length) this.grow();
     else this.link(hash, this.entries.length);
     return entry;
@@ -120,8 +120,8 @@ export class Overlay {
 }
 
 /**
- * FNV-1a over eight bytes at a time, folded after every step since a multiplication only carries upwards. The whole
- * key counts: outputs of one transaction differ in their last bytes only.
+ * FNV-1a over eight bytes at a time. Each step folds the hash, because a multiplication only carries upwards. The whole
+ * key is hashed, because outputs of one transaction differ only in their last bytes.
  */
 function hashOf(key: ArrayBuffer): u32 {
   let hash: u64 = 0xcbf29ce484222325;

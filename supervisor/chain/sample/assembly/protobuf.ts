@@ -1,6 +1,6 @@
-// The message that a flush consists of: `KeyValueFlush { repeated bytes list = 1 }`, keys and values in turn.
-// One message with one field does not justify a protobuf library. It is measured first and then written into a
-// buffer of exactly that size: the host takes the buffer's length for the message's.
+// Encodes the message of a flush: `KeyValueFlush { repeated bytes list = 1 }`, with a key and its value in turn.
+// One message with one field does not justify a protobuf library. The message is measured first and then written to a
+// buffer of exactly that size, because the host takes the length of the buffer as the length of the message.
 
 import { addressOf } from "./bytes";
 
@@ -25,7 +25,7 @@ function messageSize(list: ArrayBuffer[]): i32 {
   return size;
 }
 
-/** Writes one element, an empty one too: it stands for a removal. Returns the address after it. */
+/** Writes one element. An empty one is written, too: it is a removal. Returns the address behind it. */
 function writeItem(at: usize, item: ArrayBuffer): usize {
   const length = item.byteLength;
   store<u8>(at, LIST_TAG);

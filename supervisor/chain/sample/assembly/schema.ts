@@ -1,12 +1,12 @@
-// What the state holds: every key and every value, and nothing else in the module knows their bytes.
-// README.md says the same for readers outside. Integers are little-endian, as in the block itself, so an outpoint
-// or a header goes into the state as the bytes it had there.
+// The encodings of all keys and values of the state. No other file of the module knows them, and README.md describes
+// them for other readers. Integers are little-endian, as in a block, so outpoints and headers are stored with the bytes
+// that they have in the block.
 
 import { HEADER_SIZE, OUTPOINT_SIZE } from "./block";
 import { addressOf, copyFrom } from "./bytes";
 import { DIGEST_SIZE } from "./sha256";
 
-// Two characters each, read as one u16.
+// Each prefix is two characters, read as one u16.
 const HEADER_PREFIX: u16 = 0x2f68; // "h/"
 const OUTPUT_PREFIX: u16 = 0x2f6f; // "o/"
 const SCRIPT_PREFIX: u16 = 0x2f73; // "s/"
@@ -31,7 +31,7 @@ export function outputKey(outpoint: usize): ArrayBuffer {
   return key;
 }
 
-/** The outpoint of a transaction's output, as an input that spends it would write it. */
+/** The outpoint of an output, with the bytes of an input that spends it. */
 export function outpointOf(id: ArrayBuffer, index: u32): ArrayBuffer {
   const outpoint = new ArrayBuffer(OUTPOINT_SIZE);
   memory.copy(addressOf(outpoint), addressOf(id), DIGEST_SIZE);
@@ -70,8 +70,8 @@ function prefixed(prefix: u16, size: i32): ArrayBuffer {
 }
 
 /**
- * An unspent output: value u64, script hash, height u32, slot u32. The slot is where the script's list has it, so
- * that spending it need not search the list.
+ * An unspent output: value u64, script hash, height u32, slot u32. The slot is the place in the list of the script, so
+ * that spending the output needs no search of the list.
  */
 export class UnspentOutput {
   private static readonly SIZE: i32 = 48;
@@ -104,7 +104,7 @@ export class UnspentOutput {
     return load<u64>(addressOf(this.record));
   }
 
-  /** Address of the script hash. */
+  /** The address of the script hash. */
   get scriptHash(): usize {
     return addressOf(this.record, 8);
   }
@@ -134,7 +134,7 @@ export class ScriptTotals {
     return totals;
   }
 
-  /** All sixteen bytes, whatever they hold; the state keeps them only while there are outputs. */
+  /** All sixteen bytes, whatever they hold. The state keeps the record only while the script has outputs. */
   encode(): ArrayBuffer {
     const record = new ArrayBuffer(ScriptTotals.SIZE);
     store<u64>(addressOf(record), this.balance);
@@ -143,13 +143,13 @@ export class ScriptTotals {
   }
 }
 
-/** Totals over all that was indexed: ten u64, in this order. */
+/** The totals over all indexed blocks: ten u64, in this order. */
 export class Stats {
   private static readonly SIZE: i32 = 80;
 
   blocks: u64 = 0;
   transactions: u64 = 0;
-  /** Outputs that entered the set of unspent outputs. Every one was spent, was replaced, or is unspent. */
+  /** Outputs that entered the set of unspent outputs. Each was spent, was replaced, or is unspent. */
   created: u64 = 0;
   spent: u64 = 0;
   replaced: u64 = 0;
@@ -192,7 +192,7 @@ export class Stats {
   }
 }
 
-/** A record of another size was not written by this module: to go on would be to make up numbers. */
+/** A record of another size was not written by this module. Its numbers would be meaningless, so the call ends. */
 function ofSize(record: ArrayBuffer, size: i32): ArrayBuffer {
   if (record.byteLength != size) throw new Error("the state holds a missing or malformed record");
   return record;

@@ -1,14 +1,14 @@
-// SHA-256 (FIPS 180-4). It names scripts and transactions; the ABI offers no hash, so the module brings its own.
+// SHA-256 (FIPS 180-4), the hash of scripts and transactions. The ABI offers no hash, so the module brings its own.
 //
-// The input is hashed where it lies, in as many pieces as it has: a transaction id leaves out the witness, which
-// sits in the middle of the serialised transaction, and copying around it would copy every block once more.
-// Everything is in fixed memory, since one call hashes tens of thousands of times and nothing is ever freed.
-// Hence one hash at a time: begin, update..., finish.
+// The input is hashed in place and in pieces. A transaction id leaves out the witness, which is in the middle of the
+// serialised transaction, and copying around the witness would copy each block once more.
+// All buffers are in fixed memory, because one call hashes tens of thousands of times and nothing is ever freed.
+// So there is one hash at a time: begin, update..., finish.
 
 export const DIGEST_SIZE: i32 = 32;
 
 const CHUNK_SIZE: usize = 64;
-/** The message's length in bits takes the last eight bytes of its last chunk. */
+/** The last eight bytes of the last chunk are the length of the message in bits. */
 const LENGTH_OFFSET: usize = CHUNK_SIZE - 8;
 
 const INITIAL_STATE: usize = memory.data<u32>([
@@ -28,7 +28,7 @@ const ROUND_CONSTANTS: usize = memory.data<u32>([
 
 const STATE: usize = memory.data(32, 4);
 const SCHEDULE: usize = memory.data(256, 4);
-/** The chunk being filled, while the input ends in the middle of one. */
+/** The chunk that is being filled, while the input so far ends in the middle of a chunk. */
 const PENDING: usize = memory.data(64, 8);
 
 let pendingLength: usize = 0;
@@ -54,7 +54,7 @@ export function update(source: usize, length: usize): void {
   if (length > 0) fillPending(source, length);
 }
 
-/** Writes the digest of all that was given since `begin` to an address. */
+/** Writes the digest of the input since `begin` to an address. */
 export function finish(destination: usize): void {
   pad();
   for (let offset: usize = 0; offset < <usize>DIGEST_SIZE; offset += 4) {
@@ -62,7 +62,7 @@ export function finish(destination: usize): void {
   }
 }
 
-/** SHA-256 of one piece, as a buffer of its own. */
+/** The SHA-256 of one piece, in a new buffer. */
 export function sha256(source: usize, length: usize): ArrayBuffer {
   const digest = new ArrayBuffer(DIGEST_SIZE);
   begin();
@@ -83,7 +83,7 @@ function fillPending(source: usize, length: usize): usize {
   return taken;
 }
 
-/** A one bit, zeros, the length in bits; in one more chunk if the pending one lacks room for the length. */
+/** Appends a one bit, zeros, and the length in bits; in another chunk if the pending one has no room for the length. */
 function pad(): void {
   store<u8>(PENDING + pendingLength, 0x80);
   pendingLength++;
@@ -97,7 +97,7 @@ function pad(): void {
   compress(PENDING);
 }
 
-/** Fills the message schedule, W in the standard. */
+/** Fills the message schedule, which is W in the standard. */
 function expand(chunk: usize): void {
   for (let offset: usize = 0; offset < CHUNK_SIZE; offset += 4) {
     store<u32>(SCHEDULE + offset, bswap(load<u32>(chunk + offset)));
@@ -111,7 +111,7 @@ function expand(chunk: usize): void {
   }
 }
 
-/** The compression function; the one-letter names are the standard's. */
+/** The compression function. The names of one letter are those in the standard. */
 function compress(chunk: usize): void {
   expand(chunk);
   let a = load<u32>(STATE, 0);

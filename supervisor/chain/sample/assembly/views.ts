@@ -1,6 +1,6 @@
-// The questions that the state answers. A view reads and never writes; the host gives it the state at the height
-// that was asked for. Arguments and answers are raw little-endian bytes, and arguments of the wrong length end the
-// call: an answer to half a question would be a guess.
+// The views. A view reads the state and never writes it. The host gives the view the state at the height that the
+// caller asked for. Arguments and answers are raw little-endian bytes. Arguments of a wrong length end the call,
+// because no answer to them would be right.
 
 import { OUTPOINT_SIZE } from "./block";
 import { addressOf } from "./bytes";
@@ -22,7 +22,7 @@ const COUNT_SIZE: i32 = 4;
 /** Outpoint, value u64, height u32. */
 const LISTED_OUTPUT_SIZE: i32 = OUTPOINT_SIZE + 12;
 const PAGE_SIZE: i32 = 8;
-/** The most that one answer lists, 48 MB of it: the size of a list must fit an i32, and the list must fit in memory. */
+/** The most outputs in one answer: 48 MB. The size of a list must fit an i32, and the list must fit in memory. */
 const MAX_LISTED: u32 = 1_000_000;
 
 /** Script hash → balance u64, number of unspent outputs u64. */

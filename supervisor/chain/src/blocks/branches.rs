@@ -1,38 +1,40 @@
-//! The branches that an index of headers holds. Bitcoind stores stale blocks too, and a file that is missing or damaged
-//! leaves blocks whose ancestors nobody has; of all these the chain is chosen here.
+//! Chooses a branch among the blocks of an index.
+//!
+//! Bitcoind also stores stale blocks. And if a file is missing or damaged, the blocks in the other files may have no ancestors.
+//! So the blocks form several trees, and the trees have several branches.
 
 use bitcoin::hashes::Hash;
 use bitcoin::{BlockHash, CompactTarget, Target};
 
 use super::scan::{Entry, Index};
 
-/// How many trees beside that of the chain are listed. The directory of a node that is not yet done with its first download
-/// may have a thousand.
-const MOST_OTHERS: usize = 64;
+/// How many other trees than the tree of the chain are listed. The directory of a node in its initial download may hold a
+/// thousand trees.
+const MOST_OTHER_ROOTS: usize = 64;
 
-/// All blocks of an index as trees, each from a root whose parent is not there.
+/// All blocks of an index as trees. The parent of the root of a tree is not in the index.
 #[derive(Debug)]
 pub(super) struct Branches<'a> {
     index: &'a Index,
-    /// The work of each block and of all below it.
-    total: Vec<u128>,
-    /// The root of the tree that each block is in.
+    /// For each block, the work of the block and of all its ancestors.
+    total_work: Vec<u128>,
+    /// For each block, the root of its tree.
     root: Vec<u32>,
 }
 
 impl<'a> Branches<'a> {
+    /// Sums up the work of all blocks. Each block is visited once, and nothing recurses, however long the chain is.
     pub(super) fn of(index: &'a Index) -> Self {
-        // Zero is "not summed up yet": every block has some work.
-        let mut total = vec![0u128; index.entries.len()];
+        // Zero means "not summed up yet", because every block has some work.
+        let mut total_work = vec![0u128; index.entries.len()];
         let mut root = vec![0; index.entries.len()];
         let mut branch = Vec::new();
         for start in 0..count(index) {
-            // Back to a block whose sum is known, or to a root; then forth again. Each block is summed up once,
-            // and nothing recurses, however long the chain.
+            // Walk back to a block whose sum is known, or to a root. Then walk forth again and sum up.
             let (mut sum, mut top) = (0, start);
             let mut at = Some(start);
             while let Some(number) = at {
-                sum = total[number as usize];
+                sum = total_work[number as usize];
                 if sum > 0 {
                     top = root[number as usize];
                     break;
@@ -43,36 +45,37 @@ impl<'a> Branches<'a> {
             }
             while let Some(number) = branch.pop() {
                 sum = work(index.entries[number as usize].bits).saturating_add(sum);
-                total[number as usize] = sum;
+                total_work[number as usize] = sum;
                 root[number as usize] = top;
             }
         }
-        Self { index, total, root }
+        Self { index, total_work, root }
     }
 
-    /// The block with the most work behind it.
+    /// The last block of the branch with the most work.
     pub(super) fn best(&self) -> Option<u32> {
         self.best_of(|_| true)
     }
 
-    /// The best block of those that descend from a genesis block, which is known by having none before it.
+    /// The last block of the branch with the most work among those that begin with a genesis block. A genesis block has no
+    /// previous block.
     pub(super) fn best_from_genesis(&self) -> Option<u32> {
         self.best_of(|root| {
             entry(self.index, root).is_some_and(|root| root.previous == BlockHash::all_zeros())
         })
     }
 
-    /// The roots of the other trees than that of `chosen`, those with the most work first.
+    /// The roots of all trees except the tree of `chosen`. The tree with the most work comes first.
     pub(super) fn other_roots(&self, chosen: u32) -> Vec<&'a Entry> {
         let own = self.root.get(chosen as usize).copied();
-        let mut most = vec![0; self.total.len()];
-        for (root, total) in self.root.iter().zip(&self.total) {
+        let mut most = vec![0; self.total_work.len()];
+        for (root, total) in self.root.iter().zip(&self.total_work) {
             let most: &mut u128 = &mut most[*root as usize];
             *most = (*most).max(*total);
         }
         let mut others: Vec<u32> = self.roots().filter(|root| Some(*root) != own).collect();
         others.sort_by_key(|root| std::cmp::Reverse(most[*root as usize]));
-        others.truncate(MOST_OTHERS);
+        others.truncate(MOST_OTHER_ROOTS);
         others.into_iter().filter_map(|root| entry(self.index, root)).collect()
     }
 
@@ -80,10 +83,11 @@ impl<'a> Branches<'a> {
         (0..).zip(&self.root).filter(|(number, root)| number == *root).map(|(number, _)| number)
     }
 
-    /// Of several blocks with as much work the one found first, as a node prefers the one it saw first.
+    /// The last block of the branch with the most work, among branches whose root is wanted. Of branches with the same work, the
+    /// branch that was found first wins: a node, too, prefers the branch that it saw first.
     fn best_of(&self, wanted: impl Fn(u32) -> bool) -> Option<u32> {
         let mut best = (0, None);
-        for (number, (total, root)) in (0..).zip(self.total.iter().zip(&self.root)) {
+        for (number, (total, root)) in (0..).zip(self.total_work.iter().zip(&self.root)) {
             if *total > best.0 && wanted(*root) {
                 best = (*total, Some(number));
             }
@@ -92,8 +96,8 @@ impl<'a> Branches<'a> {
     }
 }
 
-/// From a block to the root of its branch. It ends, as no block can name one that names it: that would be a
-/// cycle of SHA-256.
+/// The blocks from `from` back to the root of its branch. This ends, because a cycle of blocks would be a cycle of SHA-256
+/// hashes.
 pub(super) fn walk_back(index: &Index, from: u32) -> impl Iterator<Item = &Entry> {
     std::iter::successors(entry(index, from), move |block| entry(index, *index.by_hash.get(&block.previous)?))
 }
@@ -106,14 +110,14 @@ fn count(index: &Index) -> u32 {
     u32::try_from(index.entries.len()).unwrap_or(u32::MAX)
 }
 
-/// Expected number of hashes for a target. 128 bits are plenty: all of mainnet is below 2^97, and the scan
-/// only lets pass headers whose work was really done.
+/// The expected number of hashes to meet a target. 128 bits are enough: all of mainnet has a work below 2^97, and the scan
+/// accepts only headers that meet their target.
 fn work(bits: CompactTarget) -> u128 {
     let [high, low] = halves(Target::from_compact(bits).to_work().to_be_bytes());
     if high == 0 { low.max(1) } else { u128::MAX }
 }
 
-/// A 256-bit number as two of 128 bits, the higher first.
+/// A 256-bit big-endian number as two numbers of 128 bits. The higher one comes first.
 fn halves(bytes: [u8; 32]) -> [u128; 2] {
     let mut halves = [0; 2];
     for (half, chunk) in halves.iter_mut().zip(bytes.chunks_exact(16)) {

@@ -1,33 +1,34 @@
-//! Real blocks that come with the program, so that `cofferdam bench`, `cofferdam verify` and the tests need
-//! neither a node nor a download. Where they are from and how they were checked:
-//! `supervisor/chain/bundled/README.md`.
+//! Real blocks that are compiled into the program, so that `cofferdam run` without `--blocks`, `cofferdam bench` and the tests
+//! need neither a node nor a download.
+//!
+//! `supervisor/chain/bundled/README.md` says where the blocks come from and how they were checked.
 
-use super::discover::Found;
-use super::framing::XorKey;
-use super::plan::Plan;
-use super::store::{BlkFile, Store};
-use super::{BlockError, BlockSource, Options};
+use super::byte_source::{BlkFile, ByteSource};
+use super::discover::InputFile;
+use super::error::BlockError;
+use super::open::SourceBuilder;
+use super::options::Options;
+use super::source::BlockSource;
+use super::xor::XorKey;
 
-/// Mainnet's blocks 0 to 438, as blk records.
-pub(super) const EARLY: &[u8] = include_bytes!("../../bundled/mainnet-0-438.blk");
-/// Height of the one later block: 1.4 MB, with the witness data and the variety of scripts that the early
-/// ones lack.
+/// Blocks 0 to 438 of mainnet, as blk records.
+const EARLY: &[u8] = include_bytes!("../../bundled/mainnet-0-438.blk");
+/// The height of the one later block. It has 1.4 MB, witness data, and kinds of scripts that the early blocks lack.
 const LATE_HEIGHT: u32 = 702_861;
 
-/// The bundled blocks: mainnet 0 to 438, then 702861. They pass through the same checks as any other.
+/// The bundled blocks: mainnet 0 to 438, then 702861. They pass the same checks as any other blocks.
 ///
 /// # Errors
-///
 /// None, unless the program file is damaged.
 pub fn bundled() -> Result<BlockSource, BlockError> {
-    let early = Store::bundled("bundled:mainnet-0-438.blk", EARLY);
-    let late = Store::bundled("bundled:mainnet-702861.raw", bitcoin_test_data::blocks::mainnet_702861());
-    // Between the two lies all that this program does not bring along.
+    let early = ByteSource::bundled("bundled:mainnet-0-438.blk", EARLY);
+    let late = ByteSource::bundled("bundled:mainnet-702861.raw", bitcoin_test_data::blocks::mainnet_702861());
+    // The blocks between 438 and 702861 are not bundled.
     let options = Options { allow_gaps: true, ..Options::default() };
-    let mut plan = Plan::new(&options);
-    plan.add(Found::Blk(BlkFile { store: early, key: XorKey::NONE }), None)?;
-    plan.add(Found::Raw(late), Some(LATE_HEIGHT))?;
-    plan.open(&mut |_, _| {})
+    let mut builder = SourceBuilder::new(&options);
+    builder.add(InputFile::Blk(BlkFile { source: early, key: XorKey::NONE }), None)?;
+    builder.add(InputFile::Raw(late), Some(LATE_HEIGHT))?;
+    builder.open(&mut |_, _| {})
 }
 
 #[cfg(test)]
@@ -35,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bundled_blocks_are_what_they_are_said_to_be() {
+    fn the_bundled_blocks_are_what_their_readme_says() {
         let source = bundled().unwrap();
         assert_eq!(source.total(), Some(440));
         assert_eq!(source.network(), Some(crate::blocks::Network::Bitcoin));

@@ -1,5 +1,5 @@
-//! Damage of every kind between records and in them, at random: what files and streams give is what a simple model of
-//! bitcoind's reader finds in the same bytes.
+//! Property tests with random damage in records and between them: files and streams deliver the blocks that a simple model of
+//! the reader of bitcoind finds in the same bytes.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,14 +7,14 @@ use std::fs;
 use bitcoin::{Block, BlockHash, Network};
 use proptest::prelude::*;
 
-use super::framing::XorKey;
 use super::testing::{Files, bytes_of, drain, drain_stdin, input, records_of, regtest};
 use super::verify::verify;
+use super::xor::XorKey;
 use super::{BlockError, Options, SourceBlock};
 
 const BLOCKS: u32 = 12;
 
-/// What stands before a record.
+/// Bytes before a record.
 #[derive(Clone, Debug)]
 enum Junk {
     Nothing,
@@ -22,9 +22,9 @@ enum Junk {
     Bytes(Vec<u8>),
     /// The first bytes of the record that follows.
     Part(usize),
-    /// That record, with a byte of its block changed.
+    /// The record that follows, with a changed byte in its block.
     Damaged(usize),
-    /// The record before, once more.
+    /// The previous record again.
     Repeated,
 }
 
@@ -39,8 +39,8 @@ fn junk() -> impl Strategy<Value = Junk> {
     ]
 }
 
-/// A change of one byte of a record, which takes the block away. Not of its header: on regtest half of all headers are good, and
-/// this would be another block.
+/// A changed byte in a record, which destroys its block. The block header stays as it is: on regtest half of all headers are valid,
+/// so a changed header would make another block.
 fn loss() -> impl Strategy<Value = Option<(usize, u8)>> {
     proptest::option::weighted(0.05, (any::<usize>(), 1u8..))
 }
@@ -49,14 +49,14 @@ fn record(block: &[u8]) -> Vec<u8> {
     records_of(Network::Regtest, &[block.to_vec()])
 }
 
-/// The records with what stands before each, in pieces.
+/// The records, each with the bytes before it.
 fn pieces(blocks: &[Vec<u8>], junks: &[Junk], losses: &[Option<(usize, u8)>]) -> Vec<Vec<u8>> {
     let mut before = Vec::new();
     let mut pieces = Vec::new();
     for (number, block) in blocks.iter().enumerate() {
         let whole = record(block);
         let mut piece = match &junks[number] {
-            // What it is shows in its first bytes.
+            // The first bytes of an input tell its kind, so they stay intact.
             _ if number == 0 => Vec::new(),
             Junk::Nothing => Vec::new(),
             Junk::Zeros(count) => vec![0; *count],
@@ -81,8 +81,8 @@ fn pieces(blocks: &[Vec<u8>], junks: &[Junk], losses: &[Option<(usize, u8)>]) ->
     pieces
 }
 
-/// Every block that bitcoind's reader comes upon (`LoadExternalBlockFile`): a magic, a length and a block that is whole; where
-/// one of these is not so, it goes on one byte behind the magic's first.
+/// The blocks that the reader of bitcoind finds (`LoadExternalBlockFile`). It expects a magic, a length, and an intact block. If one
+/// of these is wrong, it continues one byte behind the start of the magic.
 fn model(bytes: &[u8]) -> HashSet<BlockHash> {
     let mut found = HashSet::new();
     let mut at = 0;
@@ -101,8 +101,8 @@ fn model(bytes: &[u8]) -> HashSet<BlockHash> {
     found
 }
 
-/// Compares what was read with what is there: the chain up to the first block that is missing, and an error if others are there
-/// above it.
+/// Compares the blocks that were read with the blocks in the input. The chain must be read up to the first missing block, and there
+/// must be an error if the input holds blocks above that one.
 fn check(
     chain: &[Block],
     found: &HashSet<BlockHash>,
@@ -113,7 +113,7 @@ fn check(
     let read: Vec<BlockHash> = read.iter().map(|block| block.hash).collect();
     prop_assert_eq!(&read, &expected, "{:?}", error);
     let lacks = hashes[expected.len()..].iter().any(|hash| found.contains(hash));
-    prop_assert!(error.is_some() || !lacks, "a hole that nobody is told of");
+    prop_assert!(error.is_some() || !lacks, "a block is missing without an error");
     prop_assert!(error.is_none() || expected.len() < chain.len(), "nothing is missing: {error:?}");
     Ok(())
 }

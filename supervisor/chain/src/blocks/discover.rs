@@ -1,95 +1,97 @@
-//! Which files an argument means. A path can be one raw block, one blk file, a directory of either,
-//! bitcoind's own `blocks` directory, or a pipe; what it is shows in its name and its first four bytes.
+//! Finds the files that an argument means.
+//!
+//! A path can be a raw block, a blk file, a directory of either, the `blocks` directory of bitcoind, or a pipe. The name and
+//! the first four bytes of a file tell its kind.
 
 use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::BlockError;
-use super::framing::{XorKey, network_of};
-use super::store::{BlkFile, Store};
+use super::byte_source::{BlkFile, ByteSource};
+use super::error::BlockError;
+use super::framing::network_of;
+use super::xor::XorKey;
 
-/// Files in a directory that are taken for blocks. Anything else, and `xor.dat` and `rev*.dat` too, is passed
-/// over.
+/// The extensions of block files in a directory. All other files are skipped, and so are `xor.dat` and `rev*.dat`.
 const EXTENSIONS: [&str; 4] = ["bin", "raw", "blk", "dat"];
 
-/// One thing to read, of those that an argument stands for.
+/// One input that a path stands for.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum InputFile {
     /// A file that is one block.
-    Raw(Store),
+    Raw(ByteSource),
     /// A file of records.
     Blk(BlkFile),
-    /// Something that can only be read once, from its start: a named pipe or a device.
+    /// A named pipe or a device, which can be read only once and from its start.
     Pipe(PathBuf),
 }
 
-/// Finds what `path` stands for, in the order in which it is to be read. With `opaque` every file is raw.
+/// Finds the inputs that `path` stands for, in the order in which they are read. With `opaque`, each file is raw.
 ///
 /// # Errors
-///
-/// Whatever can be seen without reading the blocks: missing and unreadable files, directories without blocks.
-pub(super) fn discover(path: &Path, opaque: bool) -> Result<Vec<Found>, BlockError> {
+/// All that shows before a block is read: missing and unreadable files, and directories without blocks.
+pub(super) fn discover(path: &Path, opaque: bool) -> Result<Vec<InputFile>, BlockError> {
     let kind = fs::metadata(path).map_err(BlockError::io(path, "open"))?.file_type();
     if kind.is_dir() {
         return directory(path, opaque);
     }
     if !kind.is_file() {
-        return Ok(vec![Found::Pipe(path.to_owned())]);
+        return Ok(vec![InputFile::Pipe(path.to_owned())]);
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let key = if opaque { XorKey::NONE } else { XorKey::of_directory(parent.unwrap_or(Path::new(".")))? };
-    let (store, start) = Store::on_disk(path)?;
+    let (source, start) = ByteSource::on_disk(path)?;
     if opaque {
-        return Ok(vec![Found::Raw(store)]);
+        return Ok(vec![InputFile::Raw(source)]);
     }
     Ok(vec![match blk_key(&start, key) {
-        Some(key) => Found::Blk(BlkFile { store, key }),
-        // Damaged at its start, perhaps, or not begun yet: the scan sees what is in it.
-        None if is_blk(path) => Found::Blk(BlkFile { store, key }),
-        None => Found::Raw(store),
+        Some(key) => InputFile::Blk(BlkFile { source, key }),
+        // The start of the file may be damaged or not yet written. The scan finds the records in it.
+        None if is_blk(path) => InputFile::Blk(BlkFile { source, key }),
+        None => InputFile::Raw(source),
     }])
 }
 
-fn directory(path: &Path, opaque: bool) -> Result<Vec<Found>, BlockError> {
+fn directory(path: &Path, opaque: bool) -> Result<Vec<InputFile>, BlockError> {
     let (names, mut skipped) = list(path)?;
     let bitcoind = !opaque && names.iter().any(|name| is_bitcoind_name(name));
     let wanted = |name: &Path| if bitcoind { is_bitcoind_name(name) } else { is_block_name(name) };
     let key = if opaque { XorKey::NONE } else { XorKey::of_directory(path)? };
-    let mut found = Vec::new();
+    let mut inputs = Vec::new();
     for name in names {
         if !wanted(&name) {
             skipped += 1;
-            // In bitcoind's directory rev*.dat and xor.dat are as they should be, and no news.
+            // The directory of bitcoind always holds other files, such as rev*.dat and xor.dat. These are not worth a line.
             if !bitcoind {
-                tracing::info!("{}: passed over, not named like a block", path.join(name).display());
+                let file = path.join(name);
+                tracing::info!("{}: skipped, because its name is not that of a block file", file.display());
             }
             continue;
         }
-        let (store, start) = Store::on_disk(&path.join(&name))?;
-        found.push(match blk_key(&start, key) {
-            _ if opaque => Found::Raw(store),
-            Some(key) => Found::Blk(BlkFile { store, key }),
-            None if bitcoind => Found::Blk(BlkFile { store, key }),
-            None => Found::Raw(store),
+        let (source, start) = ByteSource::on_disk(&path.join(&name))?;
+        inputs.push(match blk_key(&start, key) {
+            _ if opaque => InputFile::Raw(source),
+            Some(key) => InputFile::Blk(BlkFile { source, key }),
+            None if bitcoind => InputFile::Blk(BlkFile { source, key }),
+            None => InputFile::Raw(source),
         });
     }
-    if found.is_empty() {
+    if inputs.is_empty() {
         return Err(BlockError::EmptyDirectory { path: path.to_owned(), skipped });
     }
-    Ok(found)
+    Ok(inputs)
 }
 
-/// The regular files of a directory in natural order, hidden ones left out, and how many entries are not
-/// among them.
+/// Lists the regular files of a directory in natural order, without hidden files. Also returns how many entries are not in the
+/// list.
 fn list(path: &Path) -> Result<(Vec<PathBuf>, usize), BlockError> {
     let mut names = Vec::new();
     let mut skipped = 0;
     for entry in fs::read_dir(path).map_err(BlockError::io(path, "list"))? {
         let name = PathBuf::from(entry.map_err(BlockError::io(path, "list"))?.file_name());
         let hidden = name.as_os_str().as_encoded_bytes().starts_with(b".");
-        // Follows symbolic links: nodes often have their older files on another disk.
+        // This follows symbolic links: nodes often keep their older files on another disk.
         if !hidden && fs::metadata(path.join(&name)).is_ok_and(|metadata| metadata.is_file()) {
             names.push(name);
         } else {
@@ -100,8 +102,10 @@ fn list(path: &Path) -> Result<(Vec<PathBuf>, usize), BlockError> {
     Ok((names, skipped))
 }
 
-/// The key under which a file's start is a network's magic, if there is one. Files that were copied out of a
-/// node and de-obfuscated still lie beside its `xor.dat` at times, so none is tried as well.
+/// The key with which the start of a file becomes the magic of a network. `None` if there is no such key.
+///
+/// Files that are not obfuscated sometimes lie beside an `xor.dat`, because they were copied out of a node and de-obfuscated.
+/// So both are tried: the key, and no key.
 fn blk_key(start: &[u8], key: XorKey) -> Option<XorKey> {
     let start: [u8; 4] = start.try_into().ok()?;
     [key, XorKey::NONE].into_iter().find(|key| {
@@ -111,7 +115,7 @@ fn blk_key(start: &[u8], key: XorKey) -> Option<XorKey> {
     })
 }
 
-/// `blk00000.dat` and on: five digits or, one day, more.
+/// Whether a name is like `blk00000.dat`: with five digits or, one day, more.
 fn is_bitcoind_name(name: &Path) -> bool {
     let name = name.file_name().unwrap_or_default().as_encoded_bytes();
     let digits = name.strip_prefix(b"blk").and_then(|name| name.strip_suffix(b".dat"));
@@ -139,11 +143,11 @@ fn natural(mut a: &[u8], mut b: &[u8]) -> Ordering {
     loop {
         let order = if digit(a) && digit(b) {
             let (x, y) = (number(&mut a), number(&mut b));
-            // Without leading zeros the longer number is the greater.
+            // Of two numbers without leading zeros, the longer one is the greater.
             x.len().cmp(&y.len()).then(x.cmp(y))
         } else {
             match (a.split_off_first(), b.split_off_first()) {
-                // `02` and `2` are the same number, but the order must not depend on that of the directory.
+                // `02` and `2` are the same number, but the result must not depend on the order of the directory.
                 (None, None) => return whole.0.cmp(whole.1),
                 (x, y) => x.cmp(&y),
             }
@@ -154,7 +158,7 @@ fn natural(mut a: &[u8], mut b: &[u8]) -> Ordering {
     }
 }
 
-/// Takes the digits that a name starts with, and gives them without leading zeros.
+/// Removes the leading digits of a name, and returns them without leading zeros.
 fn number<'a>(name: &mut &'a [u8]) -> &'a [u8] {
     let end = name.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(name.len());
     let (digits, rest) = name.split_at(end);

@@ -1,351 +1,353 @@
-//! Every way in which a source of blocks can fail. An operator reads these at three in the morning, so each
-//! message says what was wrong, where (file, byte offset, height), and what can be done about it.
+//! Every way in which a source of blocks can fail.
+//!
+//! Operators read these messages at night. So each message says what is wrong, where (file, byte offset, height), and what to do.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bitcoin::{BlockHash, Network};
 
-use super::bip34::Contradiction;
-use super::framing::{Tear, network_name};
-use super::verify::Defect;
-use super::{Origin, framing::XOR_KEY_BYTES};
+use super::bip34::HeightMismatch;
+use super::block::Origin;
+use super::framing::{RecordDefect, XOR_KEY_BYTES, network_name};
+use super::verify::BlockDefect;
 
 /// Why blocks could not be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BlockError {
-    /// A `--blocks` argument was empty.
+    /// A `--blocks` argument is empty.
     #[error(
         "--blocks: the argument is empty; give a file, a directory, HEIGHT=PATH, or - for standard input"
     )]
     EmptyInput,
-    /// A `--blocks` argument of the form `HEIGHT=PATH` whose number is no height.
+    /// In a `--blocks` argument of the form `HEIGHT=PATH`, the number is not a height.
     #[error(
-        "--blocks {input}: {number} is not a height, which is at most {}; for a file of that name write \
-         ./{input}",
+        "--blocks {input}: {number} is not a height, because heights end at {}; for a file of that name write ./{input}",
         u32::MAX
     )]
     InputHeight {
-        /// The argument as given.
+        /// The argument.
         input: String,
-        /// What stood before the `=`.
+        /// The number before the `=`.
         number: String,
     },
-    /// No `--blocks` argument at all.
-    #[error("no blocks: give --blocks a file, a directory, HEIGHT=PATH, or - for standard input")]
-    NoInputs,
-    /// Standard input was asked for more than once.
-    #[error("--blocks - was given more than once; standard input can be read only once")]
-    StdinTwice,
-    /// `opaque` together with `check_chain`.
+    /// There is no `--blocks` argument.
     #[error(
-        "opaque bytes name no previous block, so the chain cannot be checked: give --opaque or --check-chain"
+        "there are no blocks to read: give --blocks a file, a directory, HEIGHT=PATH, or - for standard input"
+    )]
+    NoInputs,
+    /// Standard input was given more than once.
+    #[error("--blocks - was given more than once, but standard input can be read only once")]
+    StdinTwice,
+    /// `opaque` was combined with `check_chain`.
+    #[error(
+        "--opaque and --check-chain exclude each other, because opaque bytes name no previous block; give one of them"
     )]
     OpaqueChain,
-    /// The operating system refused something.
+    /// The operating system returned an error.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What was tried: `open`, `read`, `list`.
+        /// What was attempted: `open`, `read`, `list`.
         action: &'static str,
-        /// The refusal.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A directory without a single file that looks like blocks.
+    /// No file in a directory has the name of a block file.
     #[error(
-        "{}: no block files in this directory ({skipped} other entries): expected blk*.dat, *.blk, *.dat, \
-         *.bin or *.raw; bitcoind keeps its own in DATADIR/blocks",
+        "{}: this directory has no block files, but {skipped} other entries; block files are named blk*.dat, *.blk, *.dat, \
+         *.bin or *.raw, and the block files of bitcoind are in DATADIR/blocks",
         path.display()
     )]
     EmptyDirectory {
         /// The directory.
         path: PathBuf,
-        /// How many entries of it were passed over.
+        /// How many other entries the directory has.
         skipped: usize,
     },
-    /// A file of no bytes.
-    #[error("{}: the file is empty; remove it or give one that holds a block", path.display())]
+    /// A file is empty.
+    #[error("{}: the file is empty; remove it, or give a file that holds a block", path.display())]
     EmptyFile {
         /// The file.
         path: PathBuf,
     },
-    /// Blk files in which no record was found.
+    /// Blk files hold no record.
     #[error(
-        "{}: no block in {files} blk file(s), only padding; is this node's initial download still to come?",
+        "{}: {files} blk file(s) hold no block, only padding; has the initial block download of this node begun?",
         path.display()
     )]
     NoRecords {
         /// The first of the files.
         path: PathBuf,
-        /// How many were searched.
+        /// How many files were searched.
         files: usize,
     },
-    /// A stream that ended before its first byte.
-    #[error("{}: not a single byte came; did the command that should write the blocks fail?", path.display())]
+    /// A stream ended before its first byte.
+    #[error("{}: no bytes arrived; did the command that writes the blocks fail?", path.display())]
     EmptyStream {
         /// The stream.
         path: PathBuf,
     },
-    /// More bytes than `max_block_bytes`.
+    /// A block has more bytes than `max_block_bytes`.
     #[error(
-        "{origin}: the block has {} bytes, more than the limit of {limit}; --max-block-bytes raises it",
+        "{origin}: the block has {} bytes, more than the limit of {limit}; --max-block-bytes raises the limit",
         bytes.map_or("too many".to_owned(), |bytes| bytes.to_string())
     )]
     TooLarge {
         /// Where the block starts.
         origin: Origin,
-        /// Its length in bytes; `None` if reading was given up at the limit.
+        /// The length of the block in bytes. `None` if reading stopped at the limit.
         bytes: Option<u64>,
         /// The limit in bytes.
         limit: u64,
     },
-    /// An `xor.dat` of another length than eight bytes.
+    /// A file `xor.dat` does not have eight bytes.
     #[error(
-        "{}: holds {bytes} bytes where bitcoind's obfuscation key has {XOR_KEY_BYTES}; copy the node's \
-         xor.dat again",
+        "{}: the file holds {bytes} bytes, but the obfuscation key of bitcoind has {XOR_KEY_BYTES}; copy xor.dat from the node \
+         again",
         path.display()
     )]
     XorKeyLength {
         /// The file `xor.dat`.
         path: PathBuf,
-        /// Its length in bytes.
+        /// The length of the file in bytes.
         bytes: u64,
     },
-    /// A blk file or stream that starts with the magic of no network.
+    /// A blk file or a stream starts with the magic of no network.
     #[error(
-        "{origin}: {} is the magic of no known network (mainnet, testnet3, testnet4, signet, regtest); \
-         bitcoind 28.0 and later obfuscates its files, so their xor.dat must lie beside them",
+        "{origin}: {} is the magic of no known network (mainnet, testnet3, testnet4, signet, regtest); bitcoind 28.0 and later \
+         obfuscates its files, so their xor.dat must lie beside them",
         hex::encode(magic)
     )]
     UnknownMagic {
-        /// Where.
+        /// Where the magic was expected.
         origin: Origin,
-        /// The four bytes found, after de-obfuscation.
+        /// The four bytes found, after the obfuscation was removed.
         magic: [u8; 4],
     },
-    /// Records of two networks in one run.
+    /// The inputs hold records of two networks.
     #[error(
-        "{origin}: a record of {} among blocks of {}; give one network at a time",
+        "{origin}: this record belongs to {}, but the blocks before it belong to {}; give the blocks of one network",
         network_name(*found), network_name(*expected)
     )]
     MixedNetworks {
-        /// Where the foreign record is.
+        /// Where the record of the other network is.
         origin: Origin,
-        /// The network so far.
+        /// The network of the blocks before.
         expected: Network,
         /// The network of the record.
         found: Network,
     },
-    /// Bytes that are no block, where a file or stream of raw blocks was expected.
-    #[error("{origin} is not a Bitcoin block ({defect}); give --opaque to feed the bytes as they are")]
+    /// A file or stream of raw blocks holds bytes that are not a block.
+    #[error("{origin} is not a Bitcoin block ({defect}); to feed the bytes as they are, give --opaque")]
     NotABlock {
         /// Where the bytes start.
         origin: Origin,
-        /// What was wrong with them; byte offsets in it count from the start of the block.
-        defect: Defect,
+        /// Why the bytes are not a block. Byte offsets in it count from the start of the block.
+        defect: BlockDefect,
     },
-    /// A block that decodes, but is damaged, or a record that does not decode.
+    /// A block decodes and fails a check, or the block of a record does not decode.
     #[error("{origin}: the block is damaged: {defect}; replace the file with an intact copy")]
-    Damaged {
-        /// Where the block (in a blk file: its record) starts.
+    DamagedBlock {
+        /// Where the block starts. In a blk file: where its record starts.
         origin: Origin,
-        /// What was wrong with it; byte offsets in it count from the start of the block.
-        defect: Defect,
+        /// Which check failed. Byte offsets in it count from the start of the block.
+        defect: BlockDefect,
     },
-    /// A record of a blk file that could not be read to its end. Given last, after every block that could be
-    /// had.
+    /// A record of a blk file cannot be read to its end. The iterator returns this after all blocks that can be read.
     #[error(
-        "{origin}: torn record: {tear}; every block that could be read was delivered. Replace it with an \
-         intact copy, or stop bitcoind while its files are read"
+        "{origin}: the record is damaged: {defect}; every block that can be read was delivered. Replace the file with an intact \
+         copy, or stop bitcoind while its files are read"
     )]
-    Torn {
+    DamagedRecord {
         /// Where the record starts.
         origin: Origin,
-        /// What was wrong with it.
-        tear: Tear,
+        /// What is wrong with the record.
+        defect: RecordDefect,
     },
-    /// A stream that ends inside a block.
+    /// A stream ends inside a block.
     #[error(
-        "{origin}: the input ends in the middle of a block that starts at byte {start}; {whole} whole \
-         block(s) came before it"
+        "{origin}: the input ends inside the block that starts at byte {start}, after {intact} intact block(s); did the command \
+         that writes the blocks fail?"
     )]
-    StreamCut {
+    StreamTruncated {
         /// The stream and the offset of its end.
         origin: Origin,
-        /// Offset of the block, or of its record.
+        /// The offset of the block, or of its record.
         start: u64,
-        /// How many blocks were whole.
-        whole: u64,
+        /// How many intact blocks came before.
+        intact: u64,
     },
-    /// An opaque stream without records.
+    /// An opaque stream does not consist of records.
     #[error(
-        "{origin}: opaque blocks on standard input must come as records (network magic, length as u32 LE, \
-         bytes), since nothing else says where one ends; it starts with {}",
+        "{origin}: the input starts with {}, but opaque blocks on standard input must be records (network magic, length as u32 \
+         LE, bytes), because nothing else tells where a block ends",
         hex::encode(magic)
     )]
     OpaqueStream {
-        /// Where.
+        /// Where the magic was expected.
         origin: Origin,
         /// The four bytes found.
         magic: [u8; 4],
     },
-    /// A block that is not the one which was found there when the files were scanned.
+    /// A place holds another block than during the scan.
     #[error(
-        "{origin}: block {found} is where the scan had found {expected}; the file was changed meanwhile: \
-         run again, with bitcoind stopped"
+        "{origin}: the scan found block {expected} here, and now this is block {found}, so the file has changed; stop bitcoind \
+         and run again"
     )]
     Changed {
-        /// Where.
+        /// Where the block is.
         origin: Origin,
-        /// Hash at the time of the scan.
+        /// The hash during the scan.
         expected: BlockHash,
-        /// Hash now.
+        /// The hash now.
         found: BlockHash,
     },
-    /// A chain that begins with no genesis block, and whose first block does not say its height.
+    /// A chain does not begin with a genesis block, and its first block states no height.
     #[error(
-        "{origin}: the chain begins with block {hash}, which is no genesis block and whose coinbase names \
-         no height (BIP34); give --start-height, or HEIGHT=PATH"
+        "{origin}: the chain begins with block {hash}, which is not a genesis block and whose coinbase states no height (BIP34); \
+         give --start-height, or HEIGHT=PATH"
     )]
     HeightUnknown {
         /// The first block of the chain.
         origin: Origin,
-        /// Its hash.
+        /// The hash of that block.
         hash: BlockHash,
     },
-    /// `HEIGHT=PATH` or `--start-height` against what the first block of a chain says of itself.
+    /// The height in `HEIGHT=PATH` contradicts the height that the first block of a chain states.
     #[error(
-        "{origin}: height {asked} was asked for, but the chain begins at height {known} with block {hash}; \
-         leave the height away or give the blocks before"
+        "{origin}: the argument says height {asked}, but the chain begins at height {known} with block {hash}; leave out the \
+         height, or also give the blocks before"
     )]
     HeightConflict {
         /// The first block of the chain.
         origin: Origin,
-        /// Its hash.
+        /// The hash of that block.
         hash: BlockHash,
-        /// The height asked for.
+        /// The height in the argument.
         asked: u32,
-        /// The height the chain begins at.
+        /// The height that the chain begins at.
         known: u32,
     },
-    /// `--start-height` above the end of the chain.
-    #[error("{origin}: --start-height {start} is above the last block of the chain, height {tip}")]
+    /// `--start-height` is above the end of the chain.
+    #[error("{origin}: --start-height {start} is above the last block of the chain, which has height {tip}")]
     StartAboveTip {
         /// The last block of the chain.
         origin: Origin,
-        /// The height asked for.
+        /// The value of `--start-height`.
         start: u32,
-        /// Height of the last block.
+        /// The height of the last block.
         tip: u32,
     },
-    /// A height that is not above the one before.
+    /// A height is not above the previous one.
     #[error(
-        "{origin}: height {height} follows height {last}, but heights must rise; put the inputs in order of \
-         height"
+        "{origin}: height {height} follows height {last}, but heights must rise; give the inputs in the order of their heights"
     )]
     HeightOrder {
-        /// The block that is too low.
+        /// The block with the lower height.
         origin: Origin,
-        /// Its height.
+        /// The height of the block.
         height: u32,
-        /// The height before it.
+        /// The height of the previous block.
         last: u32,
     },
-    /// A block after the highest height there is.
+    /// A block follows the highest possible height.
     #[error(
-        "{origin}: this block would be above height {}, the highest there is; give lower heights",
+        "{origin}: this block would be above height {}, the highest possible height; give lower heights",
         u32::MAX
     )]
     HeightOverflow {
         /// The block without a height.
         origin: Origin,
     },
-    /// With `check_chain`: a block that names another as the one before it.
+    /// With `check_chain`: a block names another block as its parent.
     #[error(
-        "{origin}: block {height} names {previous} as the block before it, but block {last_height} is \
-         {last}; give the blocks of one chain in order, or leave --check-chain away"
+        "{origin}: block {height} names {previous} as the block before it, but block {last_height} is {last}; give the blocks of \
+         one chain in order, or leave out --check-chain"
     )]
     NotLinked {
-        /// The block that does not fit.
+        /// The block that does not follow.
         origin: Origin,
-        /// Its height.
+        /// The height of the block.
         height: u32,
-        /// The block it names.
+        /// The parent that the block names.
         previous: BlockHash,
-        /// The block that came before it.
+        /// The hash of the previous block.
         last: BlockHash,
-        /// The height of that block.
+        /// The height of the previous block.
         last_height: u32,
     },
-    /// Heights with a gap between them.
+    /// Heights are missing between two blocks.
     #[error(
-        "{origin}: this is block {height}, and the newest before it is block {last_height}: {}; give what is missing, \
-         or --allow-gaps if it is meant so",
+        "{origin}: this is block {height}, and the last block before it is block {last_height}: {}; give the missing blocks, or \
+         allow gaps with --allow-gaps",
         missing(last_height.saturating_add(1), *height)
     )]
-    Gap {
-        /// The block after the gap.
+    HeightGap {
+        /// The block above the gap.
         origin: Origin,
-        /// Its height.
+        /// The height of the block.
         height: u32,
-        /// The height before the gap.
+        /// The height below the gap.
         last_height: u32,
     },
-    /// A chain that begins above the height that is wanted.
+    /// A chain begins above the next height to index.
     #[error(
         "{origin}: the chain in these files begins at height {first} with block {hash}, and the next block to index is \
-         {wanted}: {}; give the files that hold them (was one not copied, or is a disk not mounted?), or begin at \
+         {wanted}: {}; give the files with the missing blocks (was a file not copied, or is a disk not mounted?), or begin at \
          height {first} in a new --db-path, with --start-height {first} (cofferdam node: --start-block {first})",
         missing(*wanted, *first)
     )]
-    BeginsAbove {
+    ChainStartsTooHigh {
         /// The first block of the chain.
         origin: Origin,
-        /// Its hash.
+        /// The hash of that block.
         hash: BlockHash,
-        /// Its height.
+        /// The height of that block.
         first: u32,
-        /// The height that would be indexed next.
+        /// The next height to index.
         wanted: u32,
     },
-    /// Blocks above the end of the chain, to which the ones between are missing. Given last.
+    /// A block above the end of the chain has a parent that no file holds. The iterator returns this after all blocks.
     #[error(
-        "{origin}: block {hash}{} names {previous} as the block before it, and no file given holds that one; every \
-         block up to height {tip} was delivered. Give the missing file, or replace the damaged one with an intact copy",
+        "{origin}: block {hash}{} names {previous} as the block before it, and no file given holds that block; every block up to \
+         height {tip} was delivered. Give the missing file, or replace the damaged file with an intact copy",
         height.map_or_else(String::new, |height| format!(" (height {height})"))
     )]
-    Hole {
-        /// The block behind the hole.
+    MissingAncestor {
+        /// The block above the missing one.
         origin: Origin,
-        /// Its hash.
+        /// The hash of the block.
         hash: BlockHash,
-        /// The height that it names, if it does.
+        /// The height that the block states, if it states one.
         height: Option<u32>,
-        /// The hash of the block that is missing.
+        /// The hash of the missing block.
         previous: BlockHash,
-        /// The end of the chain before the hole.
+        /// The height of the last block that can be read.
         tip: u32,
     },
-    /// A block that cannot be at the height which it would be indexed at.
+    /// A block cannot have the height that it would be indexed at.
     #[error(
-        "{origin}: block {hash} would be indexed at height {height}, but {contradiction}; {}",
-        at_its_height(*contradiction)
+        "{origin}: block {hash} would be indexed at height {height}, but {mismatch}; {}",
+        advice(*mismatch)
     )]
-    OtherHeight {
+    WrongHeight {
         /// Where the block is.
         origin: Origin,
-        /// Its hash.
+        /// The hash of the block.
         hash: BlockHash,
-        /// The height that it would be indexed at.
+        /// The height that the block would be indexed at.
         height: u32,
-        /// Why it cannot be there.
-        contradiction: Contradiction,
+        /// Why the block cannot have that height.
+        mismatch: HeightMismatch,
     },
 }
 
-/// Which heights are missing: from `from` on, below `to`.
+cofferdam_protocol::debug_as_display!(BlockError);
+
+/// Says which heights are missing, from `from` to below `to`.
 fn missing(from: u32, to: u32) -> String {
     match to.saturating_sub(1) {
         last if last <= from => format!("block {from} is missing"),
@@ -353,31 +355,36 @@ fn missing(from: u32, to: u32) -> String {
     }
 }
 
-/// What to do about a block that is not at its height.
-fn at_its_height(contradiction: Contradiction) -> String {
-    match contradiction {
-        Contradiction::Named(height) => format!("write {height}=PATH, or give --start-height {height}"),
-        Contradiction::Genesis => "leave the height away, and --start-height too".to_owned(),
-        Contradiction::NotGenesis => "say its height: HEIGHT=PATH, or --start-height".to_owned(),
-        Contradiction::Unnamed(_) => "say the height that it has: HEIGHT=PATH, or --start-height".to_owned(),
+/// Says what to do about a block with a wrong height.
+fn advice(mismatch: HeightMismatch) -> String {
+    match mismatch {
+        HeightMismatch::Stated(height) => format!("write {height}=PATH, or give --start-height {height}"),
+        HeightMismatch::Genesis => "leave out the height and --start-height".to_owned(),
+        HeightMismatch::NotGenesis => {
+            "give the height of the block: HEIGHT=PATH, or --start-height".to_owned()
+        }
+        HeightMismatch::NotStated(_) => {
+            "give the right height of the block: HEIGHT=PATH, or --start-height".to_owned()
+        }
     }
 }
 
 impl BlockError {
-    /// Whether blocks are missing or damaged while those given before are good: another source can go on from there.
+    /// Whether blocks are missing or damaged, and all blocks that were delivered before are good. Another source can then
+    /// continue from there.
     pub fn is_incomplete(&self) -> bool {
         matches!(
             self,
-            Self::Damaged { .. }
-                | Self::Torn { .. }
-                | Self::StreamCut { .. }
+            Self::DamagedBlock { .. }
+                | Self::DamagedRecord { .. }
+                | Self::StreamTruncated { .. }
                 | Self::Changed { .. }
-                | Self::Hole { .. }
+                | Self::MissingAncestor { .. }
         )
     }
 
-    /// An [`BlockError::Io`], for `map_err`.
-    pub(super) fn io(path: &std::path::Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+    /// Makes [`BlockError::Io`], for `map_err`.
+    pub(super) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, action, source }
     }

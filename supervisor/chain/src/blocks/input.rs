@@ -1,33 +1,35 @@
-//! One `--blocks` argument: `PATH`, `HEIGHT=PATH`, or `-`. Its own module because clap parses it, long before
-//! any file is touched.
+//! Parses one `--blocks` argument: `PATH`, `HEIGHT=PATH`, or `-`. The command line is parsed before any file is opened, so
+//! nothing here opens a file.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::BlockError;
+use super::error::BlockError;
 
-/// One `--blocks` argument, parsed. Nothing says yet that the file exists.
+/// A parsed `--blocks` argument. The file may be missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BlockInput {
-    /// `-` (or `HEIGHT=-`): standard input.
+    /// Standard input: `-`, or `HEIGHT=-`.
     Stdin {
-        /// Height of its first block, if given.
+        /// The height of the first block, if the argument gives it.
         height: Option<u32>,
     },
-    /// A file or directory.
+    /// A file or a directory.
     Path {
         /// The file or directory.
         path: PathBuf,
-        /// Height of its first block, if given.
+        /// The height of the first block, if the argument gives it.
         height: Option<u32>,
     },
 }
 
 impl BlockInput {
-    /// Parses an argument. What stands before the first `=` is a height if it is all digits; any other `=`
-    /// belongs to the path, and a file that is named like `7=x` is written `./7=x`.
+    /// Parses an argument.
+    ///
+    /// If only digits stand before the first `=`, they are the height. Any other `=` belongs to the path. To name a file that
+    /// is called `7=x`, write `./7=x`.
     ///
     /// # Errors
     /// [`BlockError::EmptyInput`], [`BlockError::InputHeight`].
@@ -40,22 +42,23 @@ impl BlockInput {
         }
     }
 
-    /// Parses an argument that can be a list with commas. One that names a file or a directory as it stands is no list.
+    /// Parses an argument that can be a list with commas. If a file or directory has the whole argument as its name, the
+    /// argument is not a list.
     ///
     /// # Errors
-    /// As [`Self::parse`], for any part.
+    /// The errors of [`Self::parse`], for any part of the list.
     pub fn parse_list(input: &OsStr) -> Result<Vec<Self>, BlockError> {
         let whole = Self::parse(input);
-        let is_there = |path: &Path| path.symlink_metadata().is_ok();
+        let exists = |path: &Path| path.symlink_metadata().is_ok();
         match &whole {
-            Ok(Self::Path { path, .. }) if input.as_bytes().contains(&b',') && !is_there(path) => {
+            Ok(Self::Path { path, .. }) if input.as_bytes().contains(&b',') && !exists(path) => {
                 input.as_bytes().split(|byte| *byte == b',').map(OsStr::from_bytes).map(Self::parse).collect()
             }
             _ => whole.map(|input| vec![input]),
         }
     }
 
-    /// The argument that this was parsed from, or one that means the same.
+    /// Formats the input as an argument that [`Self::parse`] parses to an equal input.
     pub fn to_argument(&self) -> OsString {
         let (height, place) = match self {
             Self::Stdin { height } => (height, OsStr::new("-")),
@@ -70,13 +73,13 @@ impl BlockInput {
 impl FromStr for BlockInput {
     type Err = BlockError;
 
-    /// As [`BlockInput::parse`].
+    /// The same as [`BlockInput::parse`].
     fn from_str(input: &str) -> Result<Self, BlockError> {
         Self::parse(OsStr::new(input))
     }
 }
 
-/// The height that stands before a place, and the place.
+/// Splits an argument into the height, if there is one, and the rest.
 fn split_height(input: &OsStr) -> Result<(Option<u32>, &OsStr), BlockError> {
     let bytes = input.as_bytes();
     let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -98,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_told_apart() {
+    fn arguments_are_parsed() {
         let cases = [
             ("-", BlockInput::Stdin { height: None }),
             ("840000=-", BlockInput::Stdin { height: Some(840_000) }),
@@ -117,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_can_be_given_again() {
+    fn an_input_can_be_formatted_and_parsed_again() {
         for input in ["-", "840000=-", "/blocks", "702861=b.bin", "7=a=b", "./7=b", "=b"] {
             assert_eq!(input.parse::<BlockInput>().unwrap().to_argument(), input);
         }
@@ -128,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comma_parts_a_list_unless_there_is_such_a_file() {
+    fn a_comma_separates_a_list_unless_a_file_has_that_name() {
         let directory = tempfile::tempdir().unwrap();
         let place = |name: &str| directory.path().join(name).display().to_string();
         std::fs::write(place("a,b"), "").unwrap();
@@ -141,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_nothing_is_refused() {
+    fn an_argument_without_a_path_is_refused() {
         for input in ["", "7="] {
             assert!(matches!(input.parse::<BlockInput>(), Err(BlockError::EmptyInput)), "{input}");
         }

@@ -1,177 +1,77 @@
-//! Where blocks come from: every source that `cofferdam run --blocks PATH…|-` takes, behind one iterator.
+//! Reads Bitcoin blocks from files, directories and pipes, checks each block, and gives it its height.
 //!
-//! An indexer's state is only as good as the bytes it was fed, so nothing leaves this module that was not
-//! checked: a block decodes to its last byte, its merkle root and witness commitment are those of its
-//! transactions, its hash meets its own target. Bitcoind writes blocks in the order of their arrival, stale
-//! branches among them; the chain with the most work is picked here, so that the rest of the program sees
-//! heights that only rise.
+//! The state of an indexer is only as good as the blocks that it is fed. So every block is checked before it leaves this
+//! module: it decodes to its last byte, its merkle root and its witness commitment match its transactions, its hash meets
+//! the target in its header, and its height agrees with the height in its coinbase (BIP34). Bitcoind writes blocks in the
+//! order in which they arrive, and stale blocks among them. This module orders the blocks and picks the chain with the
+//! most work, so the rest of the program sees strictly rising heights.
 //!
-//! The parts, from the outside in: [`BlockInput`] (one argument), `discover` (which files that means), `plan`
-//! (what is read, under which heights), [`BlockSource`] (the iterator), `scan`, `records`, `branches` and `chain`
-//! (blk files to a chain), `stream` and `window` (standard input), `verify` and `bip34` (one block), `gaps` (what
-//! lies between blocks), `store` and `framing` (bytes, records, obfuscation).
+//! A caller parses arguments into [`BlockInput`]s, calls [`open`] (or `bundled`, with the feature of that name), and
+//! iterates over the [`BlockSource`].
 //!
-//! Beside this stands the chain of a running node, which has no end and takes blocks back: [`Feed`] is the interface,
-//! [`daemon`] the source.
+//! | step | files |
+//! |---|---|
+//! | parse one argument | `input` |
+//! | find the files that an argument means | `discover` |
+//! | join the files to parts, and find the first height of each chain of blk files | `open`, `opener` |
+//! | iterate over the parts and assign heights | `source`, `part`, `heights` |
+//! | index the headers of blk files | `scan`, `records`, `progress` |
+//! | choose the branch with the most work, and read its blocks | `branches`, `best_chain` |
+//! | read blocks from standard input or a pipe | `stream`, `stream_records`, `stream_input`, `lookahead`, `recording` |
+//! | check one block, and the height that it states | `verify`, `bip34` |
+//! | read the record format of bitcoind and its obfuscation | `framing`, `xor`, `byte_source` |
+//! | log bytes that hold no whole block, and bound the search behind them | `unreadable` |
+//! | types that the other files share | `block`, `options`, `error` |
 //!
-//! Sources are read lazily: memory holds one block, and of a chain from blk files some 170 bytes a block
-//! while its headers are sorted, 56 afterwards.
+//! Sources are read lazily. Memory holds one block at a time. A chain from blk files also takes some 170 bytes for each
+//! block while its headers are sorted, and 56 bytes afterwards.
+//!
+//! A chain that a running node reports has no end, and can be reorganised. It is not read here: the crate `cofferdam-node`
+//! follows such a chain, and checks its blocks with [`verify`].
 
+mod best_chain;
 mod bip34;
+mod block;
 mod branches;
 #[cfg(feature = "bundled")]
 mod bundled;
-mod chain;
+mod byte_source;
 #[cfg(test)]
 mod damage;
 mod discover;
 mod error;
 mod framing;
-mod gaps;
+mod heights;
 mod input;
-mod numbering;
-mod plan;
-mod recorder;
+mod lookahead;
+mod open;
+mod opener;
+mod options;
+mod part;
+mod progress;
+mod recording;
 mod records;
 mod scan;
 mod source;
-mod store;
 mod stream;
+mod stream_input;
+mod stream_records;
 #[cfg(test)]
 mod testing;
+mod unreadable;
 mod verify;
-mod window;
-
-use std::fmt;
-use std::path::Path;
-use std::sync::Arc;
+mod xor;
 
 pub use bitcoin::{BlockHash, Network};
-use cofferdam_protocol::profile::Hash;
 
-pub use bip34::Contradiction;
+pub use bip34::HeightMismatch;
+pub use block::{Hashed, Origin, SourceBlock};
 #[cfg(feature = "bundled")]
 pub use bundled::bundled;
 pub use error::BlockError;
-pub use framing::Tear;
+pub use framing::RecordDefect;
 pub use input::BlockInput;
-pub use plan::open;
+pub use open::open;
+pub use options::{IndexedRange, MAX_BLOCK_BYTES, Options};
 pub use source::BlockSource;
-pub use verify::{Defect, verify};
-
-/// The largest serialised block that Bitcoin's consensus allows, in bytes: 4,000,000 weight units, each of
-/// which is at most one byte (BIP141).
-pub const MAX_BLOCK_BYTES: u64 = 4_000_000;
-
-/// One block, ready to be indexed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceBlock {
-    /// Its height: 0 is the genesis block. Heights of one source strictly rise.
-    pub height: u32,
-    /// Its hash; for opaque bytes the double SHA-256 of all of them. Displayed reversed, as usual.
-    pub hash: BlockHash,
-    /// The hash of the block before it; `None` for opaque bytes, which name none.
-    pub previous: Option<BlockHash>,
-    /// The serialised block, exactly as it was stored (after removal of bitcoind's obfuscation).
-    pub bytes: Vec<u8>,
-    /// Where it was read, for error messages.
-    pub origin: Origin,
-}
-
-impl SourceBlock {
-    /// Bytes of which nothing is known, from `origin`, as a block at `height`.
-    pub fn opaque(height: u32, bytes: Vec<u8>, origin: Origin) -> Self {
-        Self { height, hash: verify::opaque_hash(&bytes), previous: None, bytes, origin }
-    }
-}
-
-/// A block with the hash that the digest needs, computed where there is time for it.
-#[derive(Clone, Debug)]
-pub struct Hashed {
-    /// The block.
-    pub block: SourceBlock,
-    /// SHA-256 of its bytes.
-    pub sha256: Hash,
-}
-
-impl From<SourceBlock> for Hashed {
-    fn from(block: SourceBlock) -> Self {
-        let sha256 = Hash::of(&block.bytes);
-        Self { block, sha256 }
-    }
-}
-
-/// Where bytes came from: a file (or `standard input`) and an offset in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    /// The file as it was named, `standard input`, or `bundled:NAME`.
-    pub file: Arc<Path>,
-    /// Offset in bytes from the start of the file; that of the record's magic in a blk file, that of the
-    /// block itself elsewhere.
-    pub offset: u64,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at byte {}", self.file.display(), self.offset)
-    }
-}
-
-/// How sources are read. The default is that of `cofferdam run` without options.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    /// The first height. Blocks that do not say where they belong are numbered from it (else from 0); of a
-    /// chain whose heights are known (it begins with a genesis block, or its first coinbase names its height)
-    /// the blocks below it are skipped.
-    pub start_height: Option<u32>,
-    /// What whoever asks has already, if anything. The first new block is to follow it. A chain from blk files begins with
-    /// the newest block that is known, without reading what is before, or with its last block if it does not reach so far;
-    /// its links have proved the rest. Other sources give all their blocks.
-    pub known: Option<Known>,
-    /// Whether every block must name the one before it and be one higher. Chains from blk files always are
-    /// so.
-    pub check_chain: bool,
-    /// Whether heights may be left out: between blocks, and between those that are known and those that are new.
-    pub allow_gaps: bool,
-    /// Whether the bytes are fed as they are: files whole, standard input in blk records, nothing checked.
-    pub opaque: bool,
-    /// Longest block that is accepted, in bytes. Nothing longer is ever held in memory.
-    pub max_block_bytes: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            start_height: None,
-            known: None,
-            check_chain: false,
-            allow_gaps: false,
-            opaque: false,
-            max_block_bytes: MAX_BLOCK_BYTES,
-        }
-    }
-}
-
-/// The blocks that whoever asks has already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Known {
-    /// The lowest height.
-    pub first: u32,
-    /// The newest height.
-    pub tip: u32,
-    /// How many blocks below the newest are given again, to be compared.
-    pub again: u32,
-}
-
-/// A block as a part of a source delivers it, before it has its final height.
-#[derive(Debug)]
-struct Unnumbered {
-    /// The height that the part knows; `None` lets it follow the block before.
-    height: Option<u32>,
-    hash: BlockHash,
-    previous: Option<BlockHash>,
-    /// What it says of its height, where that is not proved yet.
-    claim: Option<bip34::Claim>,
-    bytes: Vec<u8>,
-    origin: Origin,
-}
+pub use verify::{BlockDefect, verify};

@@ -1,31 +1,32 @@
-//! The index of a set of blk files. Bitcoind appends blocks as they arrive, so the order is only known once
-//! every header was seen; the blocks themselves are stepped over, 88 bytes read of each, and fetched when
-//! their turn comes. Only where no record follows a record is its block looked at, since it may be cut short.
+//! Builds an index of the headers in a set of blk files.
+//!
+//! Bitcoind appends blocks in the order in which they arrive. So the order of the chain is known only after each header was
+//! read. The scan reads 88 bytes of each block, and the block itself is read when it is delivered. If no record follows a
+//! record, the scan also reads the block in between, because that block may be cut short.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 
 use bitcoin::{BlockHash, CompactTarget, Network};
 
-use super::BlockError;
-use super::framing::Tear;
-use super::gaps::Gaps;
-use super::records::{Found, Record, Records};
-use super::store::BlkFile;
-use super::verify::Defect;
+use super::byte_source::BlkFile;
+use super::error::BlockError;
+use super::framing::RecordDefect;
+use super::progress::Progress;
+use super::records::{FileItem, Record, Records};
+use super::unreadable::UnreadableRegions;
+use super::verify::BlockDefect;
 
-/// How often progress is told, in bytes.
-const PROGRESS_STEP: u64 = 16 << 20;
-/// How many bytes of files without any record are looked through before the files are given up: two of bitcoind's. Without its
-/// key a whole directory looks like that.
+/// How many bytes of files without a record are searched before the scan fails: the length of two files of bitcoind. A whole
+/// directory holds no record if the obfuscation key is missing.
 const MOST_SEARCHED_BYTES: u64 = 256 << 20;
 
-/// Where one block is, and where it belongs. There are a million of these, so they are kept small.
+/// The header of one block, as far as it is needed, and where the block is. Mainnet has a million of these, so they are small.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) hash: BlockHash,
     pub(super) previous: BlockHash,
-    /// The target, from which the work follows.
+    /// The target, from which the work of the block follows.
     pub(super) bits: CompactTarget,
     pub(super) place: Place,
 }
@@ -33,98 +34,70 @@ pub(super) struct Entry {
 /// Where one block is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
-    /// Which of the scanned files.
+    /// The index of the file among the scanned files.
     pub(super) file: u32,
-    /// Offset of the record in it, in bytes.
+    /// The offset of the record in the file, in bytes.
     pub(super) offset: u64,
-    /// Length of the block in bytes, without the record's head.
+    /// The length of the block in bytes, without the head of the record.
     pub(super) length: u32,
 }
+
+/// A record or block that is lost unless there is another copy of it, and its hash, if the block header could be read.
+type Lost = (BlockError, Option<BlockHash>);
 
 /// All blocks of a set of files, in the order in which they were found.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     pub(super) entries: Vec<Entry>,
     pub(super) by_hash: HashMap<BlockHash, u32>,
-    /// Where else a block is: it can be stored again, after a crash of the node for instance, and only one of its copies be
-    /// whole.
+    /// The other places of a block. Bitcoind may store a block again, for instance after a crash, and then perhaps only one of
+    /// the copies is intact.
     pub(super) copies: HashMap<BlockHash, Vec<Place>>,
     pub(super) network: Option<Network>,
-    /// A record at the end of a file that could not be read, and of whose block there is no other copy.
-    pub(super) torn: Option<BlockError>,
-    /// Such records, until all copies are known; with the block's hash, if that could be read.
-    torn_ends: Vec<(BlockError, Option<BlockHash>)>,
-    gaps: Gaps,
-    /// The first file that holds something else than records, as long as no other holds any; and how long such files are.
+    /// The first record at the end of a file that could not be read, and whose block has no other copy.
+    pub(super) lost: Option<BlockError>,
+    /// All unreadable records at the ends of files. Which of them are lost shows only when all copies are known.
+    unreadable_ends: Vec<Lost>,
+    regions: UnreadableRegions,
+    /// The error for the first file without a record, as long as no file holds a record.
     unknown: Option<BlockError>,
-    searched_in_vain: u64,
+    /// The length of all files without a record before the first record, in bytes.
+    searched_bytes: u64,
 }
 
-/// A stretch without a whole block.
-struct Gap {
-    /// Offset of its first byte.
+/// A region of a file that holds no intact block.
+struct Region {
+    /// The offset of its first byte.
     start: u64,
-    /// What stands there instead of a record.
-    tear: Tear,
-    /// The first block in it that is lost, unless it lies elsewhere; with its hash, if that could be read.
-    torn: Option<(BlockError, Option<BlockHash>)>,
+    /// Why no record begins there.
+    defect: RecordDefect,
+    /// The first record in the region that cannot be read.
+    lost: Option<Lost>,
 }
 
-impl Gap {
-    fn new(start: u64, tear: Tear) -> Self {
-        Self { start, tear, torn: None }
-    }
-}
-
-/// Tells the caller how far the scan is, but not for every block.
-pub(super) struct Progress<'a> {
-    report: &'a mut dyn FnMut(u64, u64),
-    total: u64,
-    files_done: u64,
-    told: u64,
-}
-
-impl<'a> Progress<'a> {
-    /// Of `total` bytes in all files that will be scanned.
-    pub(super) fn new(total: u64, report: &'a mut dyn FnMut(u64, u64)) -> Self {
-        Self { report, total, files_done: 0, told: 0 }
-    }
-
-    pub(super) fn at(&mut self, offset: u64) {
-        if self.files_done + offset >= self.told + PROGRESS_STEP {
-            self.tell(self.files_done + offset);
-        }
-    }
-
-    fn file_done(&mut self, len: u64) {
-        self.files_done += len;
-        self.tell(self.files_done);
-    }
-
-    fn tell(&mut self, bytes: u64) {
-        self.told = bytes;
-        (self.report)(bytes, self.total);
+impl Region {
+    fn new(start: u64, defect: RecordDefect) -> Self {
+        Self { start, defect, lost: None }
     }
 }
 
-/// Indexes the files. What lies between whole blocks is read over, and logged.
+/// Indexes the files. Bytes that hold no intact block are skipped and logged.
 ///
 /// # Errors
-///
-/// Files that cannot be read, records of another network than that of the first record, and files that hold something else
-/// than records.
+/// Files that cannot be read; a record of another network than the first record; and files that hold no record, if no file
+/// holds one.
 pub(super) fn scan(files: &[BlkFile], limit: u64, progress: &mut Progress<'_>) -> Result<Index, BlockError> {
     let mut index = Index::default();
     for (number, file) in (0..).zip(files) {
         index.add_file(number, &Records::open(file, limit)?, progress)?;
-        progress.file_done(file.store.len());
+        progress.file_done(file.source.len());
     }
-    let torn_ends = std::mem::take(&mut index.torn_ends);
-    let is_lost = |hash: &Option<BlockHash>| hash.is_none_or(|hash| !index.by_hash.contains_key(&hash));
-    if let Some(unknown) = index.unknown.take().filter(|_| index.entries.is_empty() && torn_ends.is_empty()) {
+    let ends = std::mem::take(&mut index.unreadable_ends);
+    if let Some(unknown) = index.unknown.take().filter(|_| index.entries.is_empty() && ends.is_empty()) {
         return Err(unknown);
     }
-    index.torn = torn_ends.into_iter().find(|(_, hash)| is_lost(hash)).map(|(error, _)| error);
+    let is_lost = |hash: &Option<BlockHash>| hash.is_none_or(|hash| !index.by_hash.contains_key(&hash));
+    index.lost = ends.into_iter().find(|(_, hash)| is_lost(hash)).map(|(error, _)| error);
     Ok(index)
 }
 
@@ -135,110 +108,123 @@ impl Index {
         records: &Records<'_>,
         progress: &mut Progress<'_>,
     ) -> Result<(), BlockError> {
-        self.gaps.begin_input();
+        self.regions.start_input();
         let mut offset = 0;
-        // Kept once it is known what follows.
+        // A record is added when it is known what follows it.
         let mut last: Option<Record> = None;
         loop {
             progress.at(offset);
-            let gap = match records.at(offset)? {
-                Found::Record(record) => {
+            let region = match records.at(offset)? {
+                FileItem::Record(record) => {
                     self.join_network(&record, records)?;
                     offset = record.end();
-                    self.keep(number, last.replace(record));
+                    self.add(number, last.replace(record));
                     continue;
                 }
-                Found::End => {
-                    self.keep(number, last);
+                FileItem::End => {
+                    self.add(number, last);
                     return Ok(());
                 }
-                Found::Nothing(tear) => Gap::new(offset, tear),
-                Found::Lost { tear, hash, .. } => {
-                    let torn = BlockError::Torn { origin: records.origin(offset), tear: tear.clone() };
-                    Gap { torn: Some((torn, hash)), ..Gap::new(offset, tear) }
+                FileItem::NotARecord(defect) => Region::new(offset, defect),
+                FileItem::Unreadable { defect, hash, .. } => {
+                    let origin = records.origin(offset);
+                    let error = BlockError::DamagedRecord { origin, defect: defect.clone() };
+                    Region { lost: Some((error, hash)), ..Region::new(offset, defect) }
                 }
             };
-            let gap = self.gap_behind(number, last.take(), records, gap)?;
-            let Some(record) = self.next_whole(records, gap, progress)? else { return Ok(()) };
+            let region = self.region_behind(number, last.take(), records, region)?;
+            let Some(record) = self.next_intact(records, region, progress)? else { return Ok(()) };
             offset = record.end();
-            self.keep(number, Some(record));
+            self.add(number, Some(record));
         }
     }
 
-    /// The gap behind a record, which is kept; or from that record on, if that is cut short, for it may hide others then.
-    fn gap_behind(
+    /// Decides where the unreadable region behind `record` begins. If the block of the record is intact, the record is added.
+    /// Otherwise the region begins with the record, because a record that is cut short may hide the records behind it.
+    fn region_behind(
         &mut self,
         file: u32,
         record: Option<Record>,
         records: &Records<'_>,
-        gap: Gap,
-    ) -> Result<Gap, BlockError> {
-        let Some(record) = record else { return Ok(gap) };
-        let Some(defect) = self.defect(&record, records)? else {
-            self.keep(file, Some(record));
-            return Ok(gap);
+        region: Region,
+    ) -> Result<Region, BlockError> {
+        let Some(record) = record else { return Ok(region) };
+        let Some(defect) = self.block_defect(&record, records)? else {
+            self.add(file, Some(record));
+            return Ok(region);
         };
-        let damaged = BlockError::Damaged { origin: records.origin(record.offset), defect: defect.clone() };
-        let torn = Some((damaged, Some(record.head.hash)));
-        Ok(Gap { torn, ..Gap::new(record.offset, Tear::Block(defect)) })
+        let origin = records.origin(record.offset);
+        let error = BlockError::DamagedBlock { origin, defect: defect.clone() };
+        let lost = Some((error, Some(record.head.hash)));
+        Ok(Region { lost, ..Region::new(record.offset, RecordDefect::Block(defect)) })
     }
 
-    /// What is wrong with the block of a record, as far as the account allows to look.
-    fn defect(&mut self, record: &Record, records: &Records<'_>) -> Result<Option<Defect>, BlockError> {
-        if !self.gaps.may_look(record.offset) {
+    /// Checks the block of a record, as far as the budget for unreadable regions allows.
+    fn block_defect(
+        &mut self,
+        record: &Record,
+        records: &Records<'_>,
+    ) -> Result<Option<BlockDefect>, BlockError> {
+        if !self.regions.within_budget(record.offset) {
             return Ok(None);
         }
-        let defect = records.defect(record)?;
+        let defect = records.block_defect(record)?;
         if defect.is_some() {
-            self.gaps.read_in_vain(record.head.length.into());
+            self.regions.count_wasted(record.head.length.into());
         }
         Ok(defect)
     }
 
-    /// The first record with a whole block behind the start of a gap; the gap is told.
-    fn next_whole(
+    /// Finds the first record with an intact block behind the start of a region, and logs the region.
+    fn next_intact(
         &mut self,
         records: &Records<'_>,
-        mut gap: Gap,
+        mut region: Region,
         progress: &mut Progress<'_>,
     ) -> Result<Option<Record>, BlockError> {
-        let origin = records.origin(gap.start);
-        let mut search = records.search(gap.start, self.network);
-        while let Some(found) = search.next(progress)? {
-            let lost = match found {
-                Found::Record(record) => match self.defect(&record, records)? {
+        let origin = records.origin(region.start);
+        let mut search = records.search(region.start, self.network);
+        while let Some(item) = search.next(progress)? {
+            let lost = match item {
+                FileItem::Record(record) => match self.block_defect(&record, records)? {
                     None => {
-                        self.gaps.tell(&origin, record.offset - gap.start, &gap.tear);
+                        self.regions.log(&origin, record.offset - region.start, &region.defect);
                         self.network.get_or_insert(record.head.network);
                         return Ok(Some(record));
                     }
                     Some(defect) => {
                         let origin = records.origin(record.offset);
-                        (BlockError::Damaged { origin, defect }, Some(record.head.hash))
+                        (BlockError::DamagedBlock { origin, defect }, Some(record.head.hash))
                     }
                 },
-                Found::Lost { offset, tear, hash } => {
-                    (BlockError::Torn { origin: records.origin(offset), tear }, hash)
+                FileItem::Unreadable { offset, defect, hash } => {
+                    (BlockError::DamagedRecord { origin: records.origin(offset), defect }, hash)
                 }
-                Found::Nothing(_) | Found::End => continue,
+                FileItem::NotARecord(_) | FileItem::End => continue,
             };
-            gap.torn.get_or_insert(lost);
+            region.lost.get_or_insert(lost);
         }
-        if let Some(torn) = gap.torn {
-            self.torn_ends.push(torn);
+        if let Some(lost) = region.lost {
+            self.unreadable_ends.push(lost);
             return Ok(None);
         }
-        self.gaps.tell(&origin, records.len() - gap.start, &gap.tear);
+        self.regions.log(&origin, records.len() - region.start, &region.defect);
         if self.entries.is_empty() {
-            // Not one record yet: perhaps the files are of another kind, or obfuscated.
-            let unknown = records.unknown_magic()?;
-            self.searched_in_vain = self.searched_in_vain.saturating_add(records.len());
-            if self.searched_in_vain > MOST_SEARCHED_BYTES {
-                return Err(unknown);
-            }
-            self.unknown.get_or_insert(unknown);
+            self.note_unknown(records)?;
         }
         Ok(None)
+    }
+
+    /// Notes a file without a record while no record was found. The files may be of another kind, or obfuscated with a key that
+    /// is missing.
+    fn note_unknown(&mut self, records: &Records<'_>) -> Result<(), BlockError> {
+        let unknown = records.unknown_magic()?;
+        self.searched_bytes = self.searched_bytes.saturating_add(records.len());
+        if self.searched_bytes > MOST_SEARCHED_BYTES {
+            return Err(unknown);
+        }
+        self.unknown.get_or_insert(unknown);
+        Ok(())
     }
 
     fn join_network(&mut self, record: &Record, records: &Records<'_>) -> Result<(), BlockError> {
@@ -250,7 +236,7 @@ impl Index {
         Err(BlockError::MixedNetworks { origin: records.origin(record.offset), expected, found })
     }
 
-    fn keep(&mut self, file: u32, record: Option<Record>) {
+    fn add(&mut self, file: u32, record: Option<Record>) {
         let Some(Record { offset, head }) = record else { return };
         let place = Place { file, offset, length: head.length };
         match (self.by_hash.entry(head.hash), u32::try_from(self.entries.len())) {
@@ -270,47 +256,47 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::blocks::framing::XorKey;
-    use crate::blocks::store::Store;
+    use crate::blocks::byte_source::ByteSource;
     use crate::blocks::testing::{early_blocks, records};
+    use crate::blocks::xor::XorKey;
 
     fn scan_bytes(bytes: &[u8]) -> Result<Index, BlockError> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         std::io::Write::write_all(&mut file, bytes).unwrap();
-        let store = Store::on_disk(file.path()).unwrap().0;
-        scan(&[BlkFile { store, key: XorKey::NONE }], 4_000_000, &mut Progress::new(0, &mut |_, _| {}))
+        let source = ByteSource::on_disk(file.path()).unwrap().0;
+        scan(&[BlkFile { source, key: XorKey::NONE }], 4_000_000, &mut Progress::new(0, &mut |_, _| {}))
     }
 
-    fn tear_of(bytes: &[u8]) -> (usize, Option<Tear>) {
+    fn defect_of(bytes: &[u8]) -> (usize, Option<RecordDefect>) {
         let index = scan_bytes(bytes).unwrap();
-        let tear = index.torn.map(|error| match error {
-            BlockError::Torn { tear, .. } => tear,
+        let defect = index.lost.map(|error| match error {
+            BlockError::DamagedRecord { defect, .. } => defect,
             other => panic!("{other}"),
         });
-        (index.entries.len(), tear)
+        (index.entries.len(), defect)
     }
 
     #[test]
-    fn zeros_behind_the_last_record_are_the_end() {
+    fn zeros_behind_the_last_record_are_padding() {
         let bytes = records(&early_blocks()[..3]);
-        assert_eq!(tear_of(&bytes), (3, None));
+        assert_eq!(defect_of(&bytes), (3, None));
         for zeros in [1, 7, 8, 9, 200_000] {
             let mut bytes = bytes.clone();
             bytes.resize(bytes.len() + zeros, 0);
-            assert_eq!(tear_of(&bytes), (3, None), "{zeros} zeros");
-            // And what is no record behind them is none.
+            assert_eq!(defect_of(&bytes), (3, None), "{zeros} zeros");
+            // Bytes behind the zeros that are not a record change nothing.
             bytes.push(1);
-            assert_eq!(tear_of(&bytes), (3, None), "{zeros} zeros");
+            assert_eq!(defect_of(&bytes), (3, None), "{zeros} zeros");
         }
     }
 
     #[test]
-    fn what_lies_between_records_is_read_over() {
+    fn bytes_between_records_are_skipped() {
         let blocks = early_blocks();
         let (before, behind) = (records(&blocks[..2]), records(&blocks[2..4]));
         let record = records(&blocks[2..3]);
         let head_alone = [&record[..8], vec![0; record.len() - 8].as_slice()].concat();
-        for (name, gap) in [
+        for (name, region) in [
             ("a zero", vec![0]),
             ("zeros", vec![0; 200_000]),
             ("other bytes", b"gone".repeat(50_000)),
@@ -324,17 +310,17 @@ mod tests {
             ("a damaged header", [&record[..84], &[0; 4], &record[88..]].concat()),
             ("a damaged block", [&record[..record.len() - 1], &[0x55]].concat()),
         ] {
-            let bytes = [before.clone(), gap.clone(), behind.clone()].concat();
-            assert_eq!(tear_of(&bytes), (4, None), "{name}");
+            let bytes = [before.clone(), region.clone(), behind.clone()].concat();
+            assert_eq!(defect_of(&bytes), (4, None), "{name}");
             let index = scan_bytes(&bytes).unwrap();
-            // The whole one is there, be it as the first or as another copy.
+            // The intact copy is in the index: as the entry, or as another copy.
             let places =
                 [vec![index.entries[2].place], index.copies.values().flatten().copied().collect()].concat();
-            let offset = (before.len() + gap.len()) as u64;
+            let offset = (before.len() + region.len()) as u64;
             assert!(places.iter().any(|place| place.offset == offset), "{name}: {places:?}");
-            // At the start of the first file, too.
+            // The same at the start of the first file.
             assert_eq!(
-                scan_bytes(&[gap, records(&blocks[..4])].concat()).unwrap().entries.len(),
+                scan_bytes(&[region, records(&blocks[..4])].concat()).unwrap().entries.len(),
                 4,
                 "{name}"
             );
@@ -342,20 +328,23 @@ mod tests {
     }
 
     #[test]
-    fn torn_ends_are_named() {
+    fn an_unreadable_record_at_the_end_is_an_error() {
         let whole = records(&early_blocks()[..3]);
         let two = records(&early_blocks()[..2]).len();
         let needs = (whole.len() - two) as u64;
-        assert_eq!(tear_of(&whole[..whole.len() - 1]), (2, Some(Tear::Cut { needs, has: needs - 1 })));
-        assert_eq!(tear_of(&whole[..two + 20]), (2, Some(Tear::Cut { needs, has: 20 })));
-        assert_eq!(tear_of(&whole[..two + 3]), (2, Some(Tear::Cut { needs: 8, has: 3 })));
-        // Not so where nothing shows that there ever was a block.
+        assert_eq!(
+            defect_of(&whole[..whole.len() - 1]),
+            (2, Some(RecordDefect::Truncated { needs, has: needs - 1 }))
+        );
+        assert_eq!(defect_of(&whole[..two + 20]), (2, Some(RecordDefect::Truncated { needs, has: 20 })));
+        assert_eq!(defect_of(&whole[..two + 3]), (2, Some(RecordDefect::Truncated { needs: 8, has: 3 })));
+        // No error if nothing shows that a block was there.
         let with = |offset: usize, patch: &[u8]| {
             let mut bytes = whole.clone();
             bytes[two + offset..][..patch.len()].copy_from_slice(patch);
-            tear_of(&bytes)
+            defect_of(&bytes)
         };
-        let length = Tear::Length { length: u32::MAX, limit: 4_000_000 };
+        let length = RecordDefect::Length { length: u32::MAX, limit: 4_000_000 };
         assert_eq!(with(4, &[0xff; 4]), (2, Some(length)));
         for (offset, patch) in [(0, &b"gone"[..]), (4, &[80, 0, 0, 0]), (8 + 76, &[0; 4])] {
             assert_eq!(with(offset, patch), (2, None), "{offset}");
@@ -363,8 +352,8 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_made_to_be_searched_for_ever_is_not() {
-        // Every 96 bytes begins what could be a block of 4 MB: 320 GB to read, if all were looked at.
+    fn the_search_in_a_malicious_file_is_bounded() {
+        // Every 96 bytes, a block of 4 MB seems to begin. To read them all is to read 320 GB.
         let record = records(&early_blocks()[1..2]);
         let bait = [&record[..4], 4_000_000u32.to_le_bytes().as_slice(), &record[8..96]].concat();
         let bytes = [records(&early_blocks()[..1]), bait.repeat(80_000), vec![1; 4_000_000]].concat();
@@ -379,10 +368,13 @@ mod tests {
         let second = records(&early_blocks()[..1]).len();
         bytes[second..][..4].copy_from_slice(&Network::Signet.magic().to_bytes());
         let error = scan_bytes(&bytes).unwrap_err().to_string();
-        assert!(error.contains("a record of signet among blocks of mainnet"), "{error}");
-        // In a gap it is nothing.
-        let gap = [records(&early_blocks()[..2]), vec![0; 9], bytes[second..].to_vec()].concat();
-        assert_eq!(tear_of(&gap), (2, None));
+        assert!(
+            error.contains("this record belongs to signet, but the blocks before it belong to mainnet"),
+            "{error}"
+        );
+        // In an unreadable region, such a record is skipped.
+        let region = [records(&early_blocks()[..2]), vec![0; 9], bytes[second..].to_vec()].concat();
+        assert_eq!(defect_of(&region), (2, None));
     }
 
     proptest! {

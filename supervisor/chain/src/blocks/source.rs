@@ -1,149 +1,73 @@
-//! The iterator over all inputs of a run: reads them one after the other, gives every block its height, and
-//! keeps the promise that heights rise and, where asked for, that blocks link.
+//! The iterator over all inputs: reads them one after the other, assigns the heights, and checks that heights rise and, if asked
+//! to, that each block follows the previous one.
 
 use std::collections::VecDeque;
-use std::io::Read;
 
-use super::bip34::Claim;
-use super::chain::Chain;
-use super::numbering::Numbering;
-use super::store::Store;
-use super::stream::Stream;
-use super::verify::{Defect, opaque_hash, verify};
-use super::{BlockError, BlockHash, Network, Options, Origin, SourceBlock, Unnumbered};
+use bitcoin::{BlockHash, Network};
 
-/// All blocks of a run, in order. After an error it ends.
+use super::block::{ReadBlock, SourceBlock};
+use super::error::BlockError;
+use super::heights::HeightAssigner;
+use super::options::Options;
+use super::part::{Part, join_network};
+
+/// All blocks of the inputs, in order. The iterator ends after an error.
 #[derive(Debug)]
 pub struct BlockSource {
     parts: VecDeque<Part>,
     options: Options,
-    numbering: Numbering,
-    /// Height and hash of the block before.
+    heights: HeightAssigner,
+    /// The height and the hash of the previous block.
     last: Option<(u32, BlockHash)>,
-    /// A torn record among the blk files: told after all that could be read.
-    torn: Option<BlockError>,
+    /// An error about blocks that are missing in blk files. It comes after all blocks.
+    missing: Option<BlockError>,
     network: Option<Network>,
     total: Option<u64>,
-    passed_over: u64,
+    already_indexed: u64,
     links: bool,
     ended: bool,
 }
 
-/// What is read as one.
-pub(super) enum Part {
-    /// A file that is one block.
-    Raw { store: Store, height: Option<u32> },
-    /// Blk files.
-    Chain(Chain),
-    /// Standard input, or another pipe.
-    Stream { stream: Stream<Box<dyn Read + Send>>, height: Option<u32> },
-}
-
-impl std::fmt::Debug for Part {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Raw { store, .. } => f.debug_tuple("Raw").field(store).finish(),
-            Self::Chain(chain) => f.debug_tuple("Chain").field(chain).finish(),
-            Self::Stream { .. } => f.debug_tuple("Stream").finish_non_exhaustive(),
-        }
-    }
-}
-
-impl Part {
-    /// How many blocks it has, if that is known.
-    pub(super) fn blocks(&self) -> Option<u64> {
-        match self {
-            Self::Raw { .. } => Some(1),
-            Self::Chain(chain) => Some(chain.remaining()),
-            Self::Stream { .. } => None,
-        }
-    }
-
-    fn passed_over(&self) -> u64 {
-        match self {
-            Self::Chain(chain) => chain.passed_over(),
-            Self::Raw { .. } | Self::Stream { .. } => 0,
-        }
-    }
-
-    fn next_block(&mut self, options: &Options) -> Result<Option<Unnumbered>, BlockError> {
-        match self {
-            Self::Raw { store, height } => read_raw(store, *height, options).map(Some),
-            Self::Chain(chain) => chain.next_block(),
-            Self::Stream { stream, height } => {
-                let block = stream.next_block()?;
-                // Only the first has the height of the argument.
-                Ok(block.map(|block| Unnumbered { height: height.take(), ..block }))
-            }
-        }
-    }
-
-    /// Whether there is nothing after the block that was just read.
-    fn is_single(&self) -> bool {
-        matches!(self, Self::Raw { .. })
-    }
-}
-
-/// A file that is one block.
-fn read_raw(store: &Store, height: Option<u32>, options: &Options) -> Result<Unnumbered, BlockError> {
-    let bytes = store.read_whole(options.max_block_bytes)?;
-    let origin = store.origin(0);
-    if options.opaque {
-        let hash = opaque_hash(&bytes);
-        return Ok(Unnumbered { height, hash, previous: None, claim: None, bytes, origin });
-    }
-    match verify(&bytes) {
-        Ok(block) => {
-            let (previous, claim) = (Some(block.header.prev_blockhash), Some(Claim::of(&block)));
-            Ok(Unnumbered { height, hash: block.block_hash(), previous, claim, bytes, origin })
-        }
-        Err(defect @ (Defect::Undecodable { .. } | Defect::TrailingBytes { .. })) => {
-            Err(BlockError::NotABlock { origin, defect })
-        }
-        Err(defect) => Err(BlockError::Damaged { origin, defect }),
-    }
-}
-
 impl BlockSource {
-    /// Of parts in the order in which they are to be read; `torn` is told last.
+    /// A source of these parts, which are read in this order. The error `missing` comes last.
     pub(super) fn new(
         parts: Vec<Part>,
         options: &Options,
         network: Option<Network>,
-        torn: Option<BlockError>,
+        missing: Option<BlockError>,
     ) -> Self {
         Self {
             total: parts.iter().map(Part::blocks).sum(),
-            passed_over: parts.iter().map(Part::passed_over).sum(),
+            already_indexed: parts.iter().map(Part::already_indexed).sum(),
             links: options.check_chain || matches!(parts[..], [Part::Chain(_)]),
-            numbering: Numbering::new(options),
+            heights: HeightAssigner::new(options),
             parts: parts.into(),
             options: options.clone(),
             last: None,
-            torn,
+            missing,
             network,
             ended: false,
         }
     }
 
-    /// How many blocks there are in all; `None` if that shows only at the end of a stream.
+    /// The number of blocks. `None` if that shows only at the end of a stream.
     pub fn total(&self) -> Option<u64> {
         self.total
     }
 
-    /// How many blocks will not be given because they are known; see [`Options::known`].
-    pub fn passed_over(&self) -> u64 {
-        self.passed_over
+    /// How many blocks are not delivered because they are indexed already; see [`Options::indexed`].
+    pub fn already_indexed(&self) -> u64 {
+        self.already_indexed
     }
 
-    /// The network that the blk records name: of files at once, of a stream after its first block. Raw blocks
-    /// do not say theirs.
+    /// The network that the records name. The network of files is known at once, the network of a stream after its first block.
+    /// Raw blocks do not name their network.
     pub fn network(&self) -> Option<Network> {
         self.network
     }
 
-    /// Whether every block is promised to follow the one before, in height and by its hash: a chain from blk
-    /// files alone, or `check_chain`.
+    /// Whether each block is guaranteed to follow the previous one, by its height and by the hash in its header. This holds for
+    /// a single chain from blk files, and with [`Options::check_chain`].
     pub fn links(&self) -> bool {
         self.links
     }
@@ -161,16 +85,17 @@ impl BlockSource {
             }
             return self.admit(block).map(Some);
         }
-        self.torn.take().map_or(Ok(None), Err)
+        self.missing.take().map_or(Ok(None), Err)
     }
 
-    /// Numbers a block, and holds it against what it says of its height and against the one before.
-    fn admit(&mut self, block: Unnumbered) -> Result<SourceBlock, BlockError> {
+    /// Assigns a height to a block. Then checks the height against what the block says about it, and the block against the
+    /// previous one.
+    fn admit(&mut self, block: ReadBlock) -> Result<SourceBlock, BlockError> {
         let own = block.height.or_else(|| self.height_after_gap(&block));
-        let height = self.numbering.assign(own, &block.origin)?;
-        let Unnumbered { hash, previous, claim, bytes, origin, .. } = block;
-        if let Some(contradiction) = claim.and_then(|claim| claim.contradiction(height, self.network)) {
-            return Err(BlockError::OtherHeight { origin, hash, height, contradiction });
+        let height = self.heights.assign(own, &block.origin)?;
+        let ReadBlock { hash, previous, claim, bytes, origin, .. } = block;
+        if let Some(mismatch) = claim.and_then(|claim| claim.mismatch(height, self.network)) {
+            return Err(BlockError::WrongHeight { origin, hash, height, mismatch });
         }
         if self.options.check_chain
             && let (Some((last_height, last)), Some(previous)) = (self.last, previous)
@@ -182,25 +107,12 @@ impl BlockSource {
         Ok(SourceBlock { height, hash, previous, bytes, origin })
     }
 
-    /// The height of a block that may leave some out, if it says its own.
-    fn height_after_gap(&self, block: &Unnumbered) -> Option<u32> {
-        let certain = block.claim?.certain(self.network)?;
-        let follows = self.numbering.following().is_some_and(|next| next <= certain);
-        (self.numbering.allows_gaps() && follows).then_some(certain)
+    /// The height that a block states, if heights may be missing before it.
+    fn height_after_gap(&self, block: &ReadBlock) -> Option<u32> {
+        let reliable = block.claim?.reliable(self.network)?;
+        let follows = self.heights.next_height().is_some_and(|next| next <= reliable);
+        (self.heights.allows_gaps() && follows).then_some(reliable)
     }
-}
-
-/// Holds a network against that of the blocks so far, if any.
-pub(super) fn join_network(
-    network: &mut Option<Network>,
-    found: Network,
-    origin: &Origin,
-) -> Result<(), BlockError> {
-    let expected = *network.get_or_insert(found);
-    if found == expected {
-        return Ok(());
-    }
-    Err(BlockError::MixedNetworks { origin: origin.clone(), expected, found })
 }
 
 impl Iterator for BlockSource {
@@ -219,10 +131,11 @@ impl Iterator for BlockSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blocks::Known;
+    use crate::blocks::options::IndexedRange;
     use crate::blocks::testing::{
         Files, at, block_702861, drain, early_blocks, heights, input, open, records, shared,
     };
+    use crate::blocks::verify::verify;
 
     #[test]
     fn a_source_can_go_to_another_thread() {
@@ -248,51 +161,45 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_block_are_named_with_the_byte() {
+    fn a_file_that_is_not_a_block_is_named_with_the_byte() {
         let files = Files::new();
         let block = &early_blocks()[170];
         let longer = [block.as_slice(), b"x"].concat();
         let length = block.len();
         let cases = [
             (block[..300].to_vec(), "unexpected end at byte 300".to_owned()),
-            (longer, format!("1 byte(s) too many at byte {length}")),
+            (longer, format!("the block ends at byte {length}, and 1 more byte(s) follow it")),
             (b"hello, world".to_vec(), "unexpected end at byte 12".to_owned()),
         ];
         for (bytes, reason) in cases {
             let path = files.add("x.bin", &bytes);
             let error = drain(&[input(&path)], &Options::default()).1.unwrap().to_string();
-            let hint = "; give --opaque to feed the bytes as they are";
+            let hint = "; to feed the bytes as they are, give --opaque";
             assert_eq!(
                 error,
-                format!("{} at byte 0 is not a Bitcoin block ({}){hint}", path.display(), {
-                    if reason.contains("too many") {
-                        format!("{reason}, where the block ends")
-                    } else {
-                        reason
-                    }
-                })
+                format!("{} at byte 0 is not a Bitcoin block ({reason}){hint}", path.display())
             );
         }
     }
 
     #[test]
-    fn a_flipped_byte_is_damage_and_ends_the_source() {
+    fn a_damaged_block_ends_the_source() {
         let files = Files::new();
         let mut bytes = early_blocks()[170].clone();
         bytes[200] ^= 1;
         let inputs =
             [at(Some(170), files.add("x.bin", bytes)), input(files.add("y.bin", &early_blocks()[1]))];
         let mut source = open(&inputs, &Options::default()).unwrap();
-        assert!(matches!(source.next(), Some(Err(BlockError::Damaged { .. }))));
+        assert!(matches!(source.next(), Some(Err(BlockError::DamagedBlock { .. }))));
         assert!(source.next().is_none());
     }
 
     #[test]
-    fn opaque_bytes_are_fed_as_they_are() {
+    fn opaque_bytes_are_not_interpreted() {
         let files = Files::new();
         let options = Options { opaque: true, max_block_bytes: 1000, ..Options::default() };
         let text = files.add("x.bin", "hello");
-        // Even records of blocks are just bytes then.
+        // Even records are not interpreted.
         let blk = files.add("y.blk", records(&early_blocks()[..1]));
         let (blocks, error) = drain(&[at(Some(3), &text), input(&blk)], &options);
         assert!(error.is_none(), "{error:?}");
@@ -306,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn check_chain_wants_links_without_gaps() {
+    fn check_chain_requires_linked_blocks_without_gaps() {
         let files = Files::new();
         let block = |number: usize| files.add(&format!("{number}.bin"), &early_blocks()[number]);
         let options = Options { check_chain: true, ..Options::default() };
@@ -323,14 +230,14 @@ mod tests {
             "{error}"
         );
 
-        // Whatever else is allowed.
+        // Even if gaps are allowed.
         let options = Options { allow_gaps: true, ..options };
         let error = drain(&[at(Some(7), block(7)), at(Some(9), block(8))], &options).1.unwrap();
-        assert!(matches!(error, BlockError::Gap { height: 9, last_height: 7, .. }), "{error}");
+        assert!(matches!(error, BlockError::HeightGap { height: 9, last_height: 7, .. }), "{error}");
     }
 
     #[test]
-    fn a_block_is_only_indexed_at_the_height_that_it_names() {
+    fn a_block_is_indexed_only_at_the_height_that_it_states() {
         let files = Files::new();
         let late = files.add("late.bin", block_702861());
         let early = files.add("early.bin", &early_blocks()[7]);
@@ -339,12 +246,12 @@ mod tests {
         for (input, told) in [
             (
                 at(Some(5), &late),
-                "at height 5, but its coinbase names height 702861 (BIP34); write 702861=PATH",
+                "at height 5, but its coinbase states height 702861 (BIP34); write 702861=PATH",
             ),
-            (input(&late), "at height 0, but it is no genesis block"),
-            (input(&early), "at height 0, but it is no genesis block"),
-            (at(Some(0), &early), "at height 0, but it is no genesis block"),
-            (at(Some(800_000), &early), "which every block from height 227931 on does"),
+            (input(&late), "at height 0, but it is not a genesis block"),
+            (input(&early), "at height 0, but it is not a genesis block"),
+            (at(Some(0), &early), "at height 0, but it is not a genesis block"),
+            (at(Some(800_000), &early), "and each block from height 227931 on does"),
             (at(Some(7), &genesis), "at height 7, but it is a genesis block"),
         ] {
             let (blocks, error) = drain(std::slice::from_ref(&input), &default);
@@ -355,21 +262,22 @@ mod tests {
         assert_eq!(heights(&drain(&[input(&late)], &from(702_861)).0), [702_861]);
         assert_eq!(heights(&drain(&[at(Some(7), &early)], &default).0), [7]);
         assert_eq!(heights(&drain(&[input(&genesis)], &default).0), [0]);
-        // As bytes of which nothing is known it is anything.
+        // Opaque bytes can have any height.
         let opaque = Options { opaque: true, ..Options::default() };
         assert_eq!(heights(&drain(&[at(Some(5), &late)], &opaque).0), [5]);
     }
 
     #[test]
-    fn blocks_that_a_store_lacks_are_not_left_out() {
+    fn blocks_between_the_indexed_tip_and_the_first_new_block_must_not_be_missing() {
         let files = Files::new();
         let block = |number: usize| {
             at(u32::try_from(number).ok(), files.add(&format!("{number}.bin"), &early_blocks()[number]))
         };
-        let after = |tip| Options { known: Some(Known { first: 0, tip, again: 0 }), ..Options::default() };
+        let after =
+            |tip| Options { indexed: Some(IndexedRange { first: 0, tip, overlap: 0 }), ..Options::default() };
         assert_eq!(heights(&drain(&[block(3), block(9), block(10)], &after(9)).0), [3, 9, 10]);
         let error = open(&[block(3), block(11)], &after(9)).unwrap_err();
-        assert!(matches!(error, BlockError::Gap { height: 11, last_height: 9, .. }), "{error}");
+        assert!(matches!(error, BlockError::HeightGap { height: 11, last_height: 9, .. }), "{error}");
     }
 
     fn hash(bytes: &[u8]) -> BlockHash {

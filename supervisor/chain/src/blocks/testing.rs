@@ -1,5 +1,5 @@
-//! What the tests of this module share: real blocks, taken from the bundled bytes without the code under
-//! test, and files made of them.
+//! Helpers for the tests of this module: real blocks, which are cut out of the bundled files without the code under test, and files
+//! that are made of blocks.
 
 use std::fs;
 use std::io::{Cursor, Read};
@@ -12,12 +12,15 @@ use bitcoin::script::Builder;
 use bitcoin::{Block, Network};
 use cofferdam_test_skips::skip;
 
-use super::plan::open_with;
-use super::{BlockError, BlockInput, BlockSource, Options, SourceBlock, bundled};
+use super::open::open_with;
+use super::{BlockError, BlockInput, BlockSource, Options, SourceBlock};
 
-/// Mainnet's blocks 0 to 438, cut apart by hand.
+/// Blocks 0 to 438 of mainnet.
+const EARLY: &[u8] = include_bytes!("../../bundled/mainnet-0-438.blk");
+
+/// Blocks 0 to 438 of mainnet, one by one.
 pub(super) fn early_blocks() -> Vec<Vec<u8>> {
-    let mut rest = bundled::EARLY;
+    let mut rest = EARLY;
     let mut blocks = Vec::new();
     while !rest.is_empty() {
         let length = u32::from_le_bytes(rest[4..8].try_into().unwrap()) as usize;
@@ -28,17 +31,17 @@ pub(super) fn early_blocks() -> Vec<Vec<u8>> {
     blocks
 }
 
-/// Mainnet's block 702861.
+/// Block 702861 of mainnet.
 pub(super) fn block_702861() -> &'static [u8] {
     bitcoin_test_data::blocks::mainnet_702861()
 }
 
-/// Blk records of mainnet.
+/// Blk records of these blocks, for mainnet.
 pub(super) fn records(blocks: &[Vec<u8>]) -> Vec<u8> {
     records_of(Network::Bitcoin, blocks)
 }
 
-/// Blk records.
+/// Blk records of these blocks.
 pub(super) fn records_of(network: Network, blocks: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for block in blocks {
@@ -49,8 +52,8 @@ pub(super) fn records_of(network: Network, blocks: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// A regtest block on top of another, or the genesis block on none. Blocks that differ in `branch` alone are
-/// siblings; from version 2 on the coinbase names the height.
+/// Makes a regtest block on top of another one, or returns the genesis block if there is none. Blocks that differ only in `branch`
+/// are siblings. From version 2 on, the coinbase states the height.
 pub(super) fn mine(previous: Option<&Block>, version: i32, height: u32, branch: u32) -> Block {
     let mut block = genesis_block(Network::Regtest);
     let Some(previous) = previous else { return block };
@@ -62,14 +65,14 @@ pub(super) fn mine(previous: Option<&Block>, version: i32, height: u32, branch: 
         block.txdata[0].input[0].script_sig = script;
     }
     block.header.merkle_root = block.compute_merkle_root().unwrap();
-    // Every other hash meets regtest's target.
+    // Every second hash meets the target of regtest.
     while !block.header.target().is_met_by(block.block_hash()) {
         block.header.nonce += 1;
     }
     block
 }
 
-/// A regtest chain of `length` blocks, the genesis block first.
+/// A regtest chain of `length` blocks, which begins with the genesis block.
 pub(super) fn regtest(length: u32) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     for height in 0..length {
@@ -78,12 +81,12 @@ pub(super) fn regtest(length: u32) -> Vec<Block> {
     blocks
 }
 
-/// The bytes of blocks.
+/// The serialised blocks.
 pub(super) fn bytes_of(blocks: &[Block]) -> Vec<Vec<u8>> {
     blocks.iter().map(serialize).collect()
 }
 
-/// A directory of files, and inputs that name it and them.
+/// A temporary directory of files.
 pub(super) struct Files(tempfile::TempDir);
 
 impl Files {
@@ -102,7 +105,7 @@ impl Files {
     }
 }
 
-/// An input, from its path.
+/// An input without a height.
 pub(super) fn input(path: impl AsRef<Path>) -> BlockInput {
     at(None, path)
 }
@@ -117,7 +120,7 @@ pub(super) fn open(inputs: &[BlockInput], options: &Options) -> Result<BlockSour
     open_with(inputs, options, &mut |_, _| {}, Box::new(std::io::empty()))
 }
 
-/// All blocks of the inputs, and the error after them.
+/// Reads all blocks of the inputs. Returns the blocks, and the error after them.
 pub(super) fn drain(inputs: &[BlockInput], options: &Options) -> (Vec<SourceBlock>, Option<BlockError>) {
     match open(inputs, options) {
         Ok(source) => collect(source),
@@ -125,7 +128,7 @@ pub(super) fn drain(inputs: &[BlockInput], options: &Options) -> (Vec<SourceBloc
     }
 }
 
-/// All blocks of standard input, and the error after them.
+/// The same for standard input.
 pub(super) fn drain_stdin(bytes: &[u8], options: &Options) -> (Vec<SourceBlock>, Option<BlockError>) {
     let stdin = Box::new(Dribble(Cursor::new(bytes.to_vec())));
     let inputs = [BlockInput::Stdin { height: None }];
@@ -143,12 +146,12 @@ fn collect(source: BlockSource) -> (Vec<SourceBlock>, Option<BlockError>) {
     (blocks, None)
 }
 
-/// A file of the data that is shared between the projects' machines; tests without it pass, but say so.
+/// A file among the real blocks that `COFFERDAM_SHARED` names. Without that variable, the test is skipped and says so.
 pub(super) fn shared(name: &str) -> Option<PathBuf> {
     match std::env::var_os("COFFERDAM_SHARED") {
         Some(directory) => Some(PathBuf::from(directory).join("blocks").join(name)),
         None => {
-            skip(format_args!("{name} is not there: set COFFERDAM_SHARED to the directory of shared data"));
+            skip(format_args!("COFFERDAM_SHARED is not set to a directory with blocks/{name} in it"));
             None
         }
     }
@@ -159,7 +162,7 @@ pub(super) fn heights(blocks: &[SourceBlock]) -> Vec<u32> {
     blocks.iter().map(|block| block.height).collect()
 }
 
-/// Gives its bytes in small pieces, as a pipe may.
+/// Delivers its bytes in small pieces, as a pipe may.
 struct Dribble(Cursor<Vec<u8>>);
 
 impl Read for Dribble {

@@ -1,128 +1,134 @@
-//! Is this a Bitcoin block, and is it intact? What can be checked of one block on its own is checked here:
-//! that it decodes to its last byte, that its hash meets the target it states, and that the merkle root and
-//! the witness commitment are those of its transactions. A single flipped bit fails at least one of these.
+//! Checks whether bytes are an intact Bitcoin block, as far as that shows without other blocks.
+//!
+//! The block must decode to its last byte, its hash must meet the target in its header, and its merkle root and its witness
+//! commitment must match its transactions. A single flipped bit fails at least one of these checks.
 
 use bitcoin::block::Header;
 use bitcoin::consensus::{Decodable, encode};
 use bitcoin::hashes::{Hash, sha256d};
 use bitcoin::{Block, BlockHash, CompactTarget, Target, merkle_tree};
 
-/// What is wrong with the bytes of a block.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why bytes are not an intact block.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Defect {
-    /// They do not decode.
+pub enum BlockDefect {
+    /// The bytes do not decode.
     #[error("{reason} at byte {at}")]
     Undecodable {
-        /// What the decoder did not like.
+        /// The error of the decoder.
         reason: String,
-        /// How many bytes of the block it had consumed.
+        /// How many bytes the decoder had consumed.
         at: u64,
     },
-    /// They decode, but do not end where the block does.
-    #[error("{extra} byte(s) too many at byte {at}, where the block ends")]
+    /// Bytes follow the block.
+    #[error("the block ends at byte {at}, and {extra} more byte(s) follow it")]
     TrailingBytes {
-        /// Length of the block, in bytes.
+        /// The length of the block, in bytes.
         at: u64,
         /// How many bytes follow it.
         extra: u64,
     },
-    /// The target that the header states is negative, zero, or above 2^256.
-    #[error("the header's target bits {bits:#010x} are no target")]
-    Bits {
-        /// The bits, as in the header.
+    /// The target in the header is negative, zero, or above 2^256.
+    #[error("the target bits {bits:#010x} in the header are not a valid target")]
+    InvalidTarget {
+        /// The target in compact form, as in the header.
         bits: u32,
     },
-    /// The hash is above the target that the header states.
-    #[error("hash {hash} does not meet the header's target (bits {bits:#010x})")]
+    /// The hash is above the target in the header.
+    #[error("the hash {hash} does not meet the target in the header (bits {bits:#010x})")]
     ProofOfWork {
-        /// The hash.
+        /// The hash of the block.
         hash: BlockHash,
-        /// The bits, as in the header.
+        /// The target in compact form, as in the header.
         bits: u32,
     },
-    /// The merkle root is not that of the transactions.
-    #[error("the merkle root of block {hash} is not that of its transactions")]
+    /// The merkle root does not match the transactions.
+    #[error("the merkle root of block {hash} does not match its transactions")]
     MerkleRoot {
-        /// Hash of the block.
+        /// The hash of the block.
         hash: BlockHash,
     },
-    /// A transaction is there twice, which leaves the merkle root as it was (CVE-2012-2459).
-    #[error("a transaction of block {hash} is repeated")]
+    /// A transaction occurs twice. Repeating transactions can leave the merkle root unchanged (CVE-2012-2459).
+    #[error("block {hash} contains a transaction twice")]
     RepeatedTransaction {
-        /// Hash of the block.
+        /// The hash of the block.
         hash: BlockHash,
     },
-    /// The witness commitment in the coinbase (BIP141) is missing or not that of the transactions.
-    #[error("the witness commitment of block {hash} is not that of its transactions")]
+    /// The witness commitment in the coinbase (BIP141) is missing, or does not match the transactions.
+    #[error("the witness commitment of block {hash} does not match its transactions")]
     WitnessCommitment {
-        /// Hash of the block.
+        /// The hash of the block.
         hash: BlockHash,
     },
 }
 
-/// Decodes and checks the bytes of exactly one block.
-pub fn verify(bytes: &[u8]) -> Result<Block, Defect> {
+cofferdam_protocol::debug_as_display!(BlockDefect);
+
+/// Decodes the bytes of exactly one block and checks the block.
+///
+/// # Errors
+/// [`BlockDefect`]: the first check that failed.
+pub fn verify(bytes: &[u8]) -> Result<Block, BlockDefect> {
     let block = decode(bytes)?;
     check(&block)?;
     Ok(block)
 }
 
-/// Decodes the bytes of exactly one block, checking nothing else.
-pub(super) fn decode(bytes: &[u8]) -> Result<Block, Defect> {
+/// Decodes the bytes of exactly one block, and checks nothing else.
+pub(super) fn decode(bytes: &[u8]) -> Result<Block, BlockDefect> {
     let mut rest = bytes;
-    // The "finite reader": the other entry point stops at 4,000,000 bytes whatever the caller's limit is.
+    // The other entry point of the decoder, `consensus_decode`, stops at 4,000,000 bytes whatever the limit of the caller is.
     let decoded = Block::consensus_decode_from_finite_reader(&mut rest);
     let at = (bytes.len() - rest.len()) as u64;
     let block = decoded.map_err(|error| undecodable(&error, at))?;
-    if rest.is_empty() { Ok(block) } else { Err(Defect::TrailingBytes { at, extra: rest.len() as u64 }) }
+    if rest.is_empty() { Ok(block) } else { Err(BlockDefect::TrailingBytes { at, extra: rest.len() as u64 }) }
 }
 
-/// The decoder's error in words that make sense to someone who looks at a file.
-pub(super) fn undecodable(error: &encode::Error, at: u64) -> Defect {
+/// The error of the decoder in words that fit a file: the decoder reports an unexpected end as an error of its reader.
+pub(super) fn undecodable(error: &encode::Error, at: u64) -> BlockDefect {
     let reason = match error {
         encode::Error::Io(_) => "unexpected end".to_owned(),
         other => other.to_string(),
     };
-    Defect::Undecodable { reason, at }
+    BlockDefect::Undecodable { reason, at }
 }
 
-/// Checks all that can be checked of a block without the ones before it.
-pub(super) fn check(block: &Block) -> Result<(), Defect> {
+/// Checks what can be checked without the previous blocks.
+pub(super) fn check(block: &Block) -> Result<(), BlockDefect> {
     let hash = check_header(&block.header)?;
     let mut ids: Vec<sha256d::Hash> = block.txdata.iter().map(|tx| tx.compute_txid().to_raw_hash()).collect();
     let root = merkle_tree::calculate_root(ids.iter().copied());
     if root != Some(block.header.merkle_root.to_raw_hash()) {
-        return Err(Defect::MerkleRoot { hash });
+        return Err(BlockDefect::MerkleRoot { hash });
     }
     ids.sort_unstable();
     if ids.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(Defect::RepeatedTransaction { hash });
+        return Err(BlockDefect::RepeatedTransaction { hash });
     }
-    // Passes a block without witness data; one with it must commit to it.
+    // This accepts a block without witness data. A block with witness data must commit to that data.
     if !block.check_witness_commitment() {
-        return Err(Defect::WitnessCommitment { hash });
+        return Err(BlockDefect::WitnessCommitment { hash });
     }
     Ok(())
 }
 
-/// Decodes and checks the bytes of a header, and returns it with its hash.
-pub(super) fn verify_header(bytes: &[u8]) -> Result<(Header, BlockHash), Defect> {
+/// Decodes a header, checks it, and returns it with its hash.
+pub(super) fn verify_header(bytes: &[u8]) -> Result<(Header, BlockHash), BlockDefect> {
     let header: Header = encode::deserialize(bytes).map_err(|error| undecodable(&error, 0))?;
     check_header(&header).map(|hash| (header, hash))
 }
 
-/// Checks that a header meets the target it states, whatever the network, and returns its hash.
-fn check_header(header: &Header) -> Result<BlockHash, Defect> {
+/// Checks that the hash of a header meets the target in the header, and returns the hash. Whether the network allows that
+/// target is not checked.
+fn check_header(header: &Header) -> Result<BlockHash, BlockDefect> {
     let bits = header.bits.to_consensus();
-    let target = target(header.bits).ok_or(Defect::Bits { bits })?;
+    let target = target(header.bits).ok_or(BlockDefect::InvalidTarget { bits })?;
     let hash = header.block_hash();
-    if target.is_met_by(hash) { Ok(hash) } else { Err(Defect::ProofOfWork { hash, bits }) }
+    if target.is_met_by(hash) { Ok(hash) } else { Err(BlockDefect::ProofOfWork { hash, bits }) }
 }
 
-/// The target that compact bits stand for, or `None` if they are negative, overflow 256 bits, or are zero:
-/// the cases that Bitcoin Core's `CheckProofOfWork` refuses. `Target::from_compact` alone wraps around on
-/// overflow.
+/// Decodes a target in compact form. `None` if the target is negative, overflows 256 bits, or is zero: Bitcoin Core's
+/// `CheckProofOfWork` refuses these, too. `Target::from_compact` alone wraps around on overflow.
 fn target(bits: CompactTarget) -> Option<Target> {
     let [exponent, mantissa @ ..] = bits.to_consensus().to_be_bytes();
     let significant = 3 - mantissa.iter().take_while(|byte| **byte == 0).count();
@@ -133,7 +139,7 @@ fn target(bits: CompactTarget) -> Option<Target> {
     Some(Target::from_compact(bits)).filter(|target| *target != Target::ZERO)
 }
 
-/// The hash that stands for bytes of which nothing is known.
+/// The hash of bytes that are not interpreted: their double SHA-256.
 pub(super) fn opaque_hash(bytes: &[u8]) -> BlockHash {
     BlockHash::from_raw_hash(sha256d::Hash::hash(bytes))
 }
@@ -170,7 +176,7 @@ mod tests {
         let input =
             block.txdata.iter_mut().skip(1).flat_map(|tx| &mut tx.input).find(|i| !i.witness.is_empty());
         input.unwrap().witness.push([1]);
-        assert!(matches!(verify(&serialize(&block)), Err(Defect::WitnessCommitment { .. })));
+        assert!(matches!(verify(&serialize(&block)), Err(BlockDefect::WitnessCommitment { .. })));
     }
 
     #[test]
@@ -178,7 +184,7 @@ mod tests {
         let mut block = decode(block_702861()).unwrap();
         if block.txdata.len() % 2 == 1 {
             block.txdata.extend(block.txdata.last().cloned());
-            assert!(matches!(check(&block), Err(Defect::RepeatedTransaction { .. })));
+            assert!(matches!(check(&block), Err(BlockDefect::RepeatedTransaction { .. })));
         } else {
             let pair = block.txdata[block.txdata.len() - 2..].to_vec();
             block.txdata.extend(pair);
@@ -191,7 +197,7 @@ mod tests {
         let mut bytes = early_blocks()[1].clone();
         bytes.push(0);
         let at = bytes.len() as u64 - 1;
-        assert_eq!(verify(&bytes), Err(Defect::TrailingBytes { at, extra: 1 }));
+        assert_eq!(verify(&bytes), Err(BlockDefect::TrailingBytes { at, extra: 1 }));
         bytes.truncate(100);
         assert_eq!(verify(&bytes).unwrap_err().to_string(), "unexpected end at byte 100");
     }

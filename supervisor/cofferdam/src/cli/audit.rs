@@ -1,4 +1,4 @@
-//! `cofferdam audit`: whether nodes came to the same results, and if not, from which block on.
+//! `cofferdam audit`: whether nodes have the same results, and if not, which block is the first that differs.
 
 mod report;
 
@@ -13,38 +13,38 @@ use self::report::{AuditReport, Failed, Told};
 use super::error::CliError;
 use super::run::print_json;
 use cofferdam_base::Secret;
-use cofferdam_node::agreement::audit::{self, Audit, AuditError, Node, OwnStore, Peer};
+use cofferdam_node::agreement::audit::{self, Audit, AuditError, DigestSource, LocalStore, Peer};
 
 const AFTER_HELP: &str = "\
-A peer is asked for `cofferdam_info` and `cofferdam_digest` over JSON-RPC, some twenty times for a chain of 900,000 blocks
-if it differs, and twice if it does not.
+Each node is asked over JSON-RPC for `cofferdam_info` and `cofferdam_digest`: twice if the nodes agree, and about twenty times
+for a chain of 900,000 blocks if they differ.
 
 Exit codes:
-  0    the nodes agree up to their lowest common height
-  1    they differ: the first block that differs is printed
-  2    they cannot be compared: other profiles, no answer, no common height, a wrong command line";
+  0    the nodes agree up to the last height that all of them have
+  1    the nodes differ: the first block that differs is printed
+  2    the nodes cannot be compared: different profiles or networks, no answer, no common height, or a wrong command line";
 
 /// Arguments of `cofferdam audit`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct AuditArgs {
-    /// A node's JSON-RPC, http://HOST:PORT. May be given several times.
+    /// The JSON-RPC address of a node: http://HOST:PORT. Can be given several times.
     #[arg(long, value_name = "URL", required = true)]
     peer: Vec<Secret>,
 
-    /// Compare with the store in this directory, too, which a node may be writing.
+    /// The directory of a store to compare, too. A node may be writing to the store.
     #[arg(long, value_name = "DIR")]
     db_path: Option<PathBuf>,
 
-    /// Compare up to this height, instead of the lowest of the newest ones.
+    /// Compare up to this height [default: the last height that all nodes have].
     #[arg(long, value_name = "HEIGHT")]
     at: Option<u32>,
 
-    /// Time that a node may take for one answer.
+    /// How long a node may take for one answer.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     timeout: Duration,
 
-    /// One JSON object instead of text.
+    /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
 }
@@ -70,7 +70,7 @@ pub(super) fn run(args: &AuditArgs) -> Result<CommandExit, CliError> {
     })
 }
 
-/// Whoever reads no further still gets the exit code.
+/// Ignores that the reader has closed the output: the exit code still tells the result.
 fn unless_closed(printed: Result<(), CliError>) -> Result<(), CliError> {
     match printed {
         Err(CliError::StdoutClosed) => Ok(()),
@@ -85,10 +85,13 @@ fn compare(args: &AuditArgs) -> Result<Audit, AuditError> {
         peers.push(peer.map_err(|reason| AuditError::Url { number, reason })?);
     }
     let own = args.db_path.as_deref().map(|directory| {
-        OwnStore::open(directory)
-            .map_err(|error| AuditError::Nodes(vec![(directory.display().to_string(), error)]))
+        LocalStore::open(directory)
+            .map_err(|error| AuditError::NotAnswered(vec![(directory.display().to_string(), error)]))
     });
     let own = own.transpose()?;
-    let nodes = own.iter().map(|own| own as &dyn Node).chain(peers.iter().map(|peer| peer as &dyn Node));
+    let nodes = own
+        .iter()
+        .map(|own| own as &dyn DigestSource)
+        .chain(peers.iter().map(|peer| peer as &dyn DigestSource));
     audit::audit(&nodes.collect::<Vec<_>>(), args.at)
 }

@@ -1,54 +1,70 @@
-//! Options from a TOML file: as defaults of the command line, so that the environment and the command line count for more.
+//! Options from a TOML file: as defaults of the command line, so that variables and the command line count for more.
+//!
+//! A key is the long name of an option, of any command. A key of another command is passed over with a warning, so that one file,
+//! named by COFFERDAM_CONFIG, can serve every command in a container.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use clap::Command;
+use clap::builder::{BoolishValueParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, Command};
 use toml::{Table, Value};
 
 use super::error::CliError;
-use super::variables;
+use super::suggest;
+use super::variables::{self, Conflicts, SECRETS};
 
-/// A file of options has no reason to be longer, in bytes.
+/// The most bytes of a file of options.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The variable of the environment that names the file.
+/// The option that names the file.
+const OPTION: &str = "config";
+
+/// The variable that names the file.
 const VARIABLE: &str = "COFFERDAM_CONFIG";
 
-/// Gives `command`'s subcommand `name` the options of the file that the arguments or the environment name, if they do.
-pub(super) fn apply(
-    command: Command,
-    name: &'static str,
-    arguments: &[OsString],
-) -> Result<Command, CliError> {
-    match file_of(name, arguments) {
-        Some(path) => {
-            let table = read(&path)?;
-            check(command.find_subcommand(name), &table, &path)?;
-            Ok(command.mut_subcommand(name, |command| with_defaults(command, &table)))
-        }
-        None => Ok(command),
-    }
+/// Gives `command` the options of the file that the arguments or the environment name, if they name one, as defaults. The second
+/// value is a sentence about keys that were passed over, for the log.
+///
+/// # Errors
+/// [`CliError::File`] if the file cannot be read; [`CliError::Usage`], which names the file and the key, if something in the file is
+/// wrong.
+pub(super) fn apply(command: Command, arguments: &[OsString]) -> Result<(Command, Option<String>), CliError> {
+    let Some(path) = file_of(arguments) else { return Ok((command, None)) };
+    let table = read(&path)?;
+    let file = OptionsFile { path: &path, table: &table, arguments };
+    let names = subcommands_of(&command, arguments);
+    let passed_over = file.check(&command, &names)?;
+    Ok((file.with_defaults(command, &names), passed_over))
 }
 
-/// The file, before anything is parsed: what is in it decides how the rest parses.
-fn file_of(name: &str, arguments: &[OsString]) -> Option<PathBuf> {
-    const OPTION: &str = "--config";
-    let mut rest = arguments.iter().skip_while(|argument| *argument != name);
-    // Of another command, nothing.
-    rest.next()?;
+/// The file, before anything is parsed: its content decides how the rest parses.
+fn file_of(arguments: &[OsString]) -> Option<PathBuf> {
+    let mut rest = arguments.iter().skip(1).take_while(|argument| *argument != "--");
     while let Some(argument) = rest.next() {
-        if argument == OPTION {
-            return rest.next().map(PathBuf::from);
-        }
         let text = argument.to_str().unwrap_or_default();
-        if let Some(path) = text.strip_prefix(OPTION).and_then(|rest| rest.strip_prefix('=')) {
-            return Some(path.into());
+        match text.strip_prefix("--").and_then(|text| text.strip_prefix(OPTION)) {
+            Some("") => return rest.next().map(PathBuf::from),
+            Some(value) if value.starts_with('=') => return Some(value[1..].into()),
+            _ => {}
         }
     }
     variables::set(VARIABLE).map(PathBuf::from)
+}
+
+/// The names of the subcommand that the arguments ask for: `["snapshot", "take"]`, say.
+fn subcommands_of(command: &Command, arguments: &[OsString]) -> Vec<String> {
+    let (mut command, mut names) = (command, Vec::new());
+    for argument in arguments.iter().skip(1) {
+        if let Some(inner) = command.find_subcommand(argument) {
+            names.push(inner.get_name().to_owned());
+            command = inner;
+        }
+    }
+    names
 }
 
 fn read(path: &Path) -> Result<Table, CliError> {
@@ -56,10 +72,10 @@ fn read(path: &Path) -> Result<Table, CliError> {
     let read = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text));
     read.map_err(|source| CliError::File { path: path.to_owned(), source })?;
     if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(wrong(path, "it has more than 1 MiB"));
+        return Err(wrong(path, "the file has more than 1 MiB"));
     }
     text.parse().map_err(|error: toml::de::Error| {
-        // Its own words would show the line, which may have a password.
+        // The error's own text shows the line, which may have a password.
         let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
         let place = line.map_or_else(String::new, |line| format!("line {line}: "));
         wrong(path, &format!("{place}{}", error.message()))
@@ -70,36 +86,177 @@ fn wrong(path: &Path, reason: &str) -> CliError {
     CliError::Usage(format!("{}: {reason}", path.display()))
 }
 
-/// Refuses what is no option, and what is no value of one.
-fn check(command: Option<&Command>, table: &Table, path: &Path) -> Result<(), CliError> {
-    let options: Vec<&str> =
-        command.into_iter().flat_map(Command::get_arguments).filter_map(clap::Arg::get_long).collect();
-    for (key, value) in table {
-        let name = key.replace('_', "-");
-        if !options.contains(&name.as_str()) || name == "config" {
-            return Err(wrong(path, &format!("`{key}` is no option that a file can set")));
-        }
-        if texts(value).is_none() {
-            return Err(wrong(
-                path,
-                &format!("`{key}` is neither text, a number, true, false, nor a list of these"),
-            ));
-        }
-    }
-    Ok(())
+/// A file of options, and the command line beside it.
+struct OptionsFile<'a> {
+    path: &'a Path,
+    table: &'a Table,
+    arguments: &'a [OsString],
 }
 
-fn with_defaults(command: Command, table: &Table) -> Command {
-    command.mut_args(|argument| {
-        let long = argument.get_long().unwrap_or_default();
-        let value = table.get(long).or_else(|| table.get(&long.replace('-', "_")));
-        match value.and_then(texts) {
-            // A list of nothing is as if it were not there.
-            // What has a default is not missing.
-            Some(texts) if !texts.is_empty() => argument.required(false).default_values(texts),
-            _ => argument,
+impl OptionsFile<'_> {
+    /// Refuses a key that is no option of any command, a value that its option does not take, and options that exclude each other.
+    /// A sentence about keys of other commands, if there are any.
+    fn check(&self, root: &Command, names: &[String]) -> Result<Option<String>, CliError> {
+        let command =
+            names.iter().try_fold(root, |command, name| command.find_subcommand(name)).unwrap_or(root);
+        let mut passed_over = Vec::new();
+        for (key, value) in self.table {
+            match options(root).chain(options(command)).find(|argument| has_name(argument, key)) {
+                Some(argument) => self.check_value(root, names, (key, value), argument)?,
+                None if all_options(root).iter().any(|argument| has_name(argument, key)) => {
+                    passed_over.push(key)
+                }
+                None => return Err(self.unknown(root, command, key)),
+            }
         }
-    })
+        self.check_conflicts(command)?;
+        let keys: Vec<_> = passed_over.iter().map(|key| format!("`{key}`")).collect();
+        Ok((!keys.is_empty()).then(|| {
+            let (path, command) = (self.path.display(), names.join(" "));
+            format!("{path}: {} not used: `cofferdam {command}` has no such option", keys.join(", "))
+        }))
+    }
+
+    fn unknown(&self, root: &Command, command: &Command, key: &str) -> CliError {
+        let (own, all): (Vec<_>, Vec<_>) =
+            (options(root).chain(options(command)).collect(), all_options(root));
+        let named =
+            |options: &[&Arg]| options.iter().flat_map(|option| variables::names(option)).collect::<Vec<_>>();
+        let name = key.replace('_', "-");
+        let near = [named(&own), named(&all)]
+            .iter()
+            .find_map(|known| suggest::nearest(&name, known.iter().map(String::as_str)));
+        let suggestion = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+        wrong(self.path, &format!("`{key}` is not an option that a file can set{suggestion}"))
+    }
+
+    /// Has clap parse the value as if it stood on the command line.
+    fn check_value(
+        &self,
+        root: &Command,
+        names: &[String],
+        (key, value): (&str, &Value),
+        argument: &Arg,
+    ) -> Result<(), CliError> {
+        let refused = |reason: &str| Err(wrong(self.path, &format!("`{key}`: {reason}")));
+        let Some(texts) = texts(value) else {
+            return refused("expected text, a number, true, false, or a list of these");
+        };
+        if matches!(argument.get_action(), ArgAction::SetTrue) {
+            // Without the argument, which knows its own name only once the command is built.
+            let parse = |text: &String| BoolishValueParser::new().parse_ref(root, None, text.as_ref());
+            return match texts.as_slice() {
+                [] => Ok(()),
+                [text] if parse(text).is_ok() => Ok(()),
+                _ => refused("expected true or false"),
+            };
+        }
+        let takes_several = matches!(argument.get_action(), ArgAction::Append)
+            || argument.get_num_args().is_some_and(|count| count.max_values() > 1);
+        if texts.len() > 1 && !takes_several {
+            return refused("expected one value, and this is a list");
+        }
+        let long = argument.get_long().unwrap_or_default();
+        for text in texts {
+            let word = format!("--{long}={text}");
+            let line = std::iter::once("cofferdam".to_owned()).chain(names.iter().cloned()).chain([word]);
+            match root.clone().try_get_matches_from(line) {
+                Err(error) if is_about_value(error.kind()) => {
+                    return match SECRETS.contains(&long) {
+                        true => refused("the value is wrong (not repeated here, because it may be a secret)"),
+                        false => refused(&reason_of(&error)),
+                    };
+                }
+                // Other options may be missing, which is no fault of this one.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_conflicts(&self, command: &Command) -> Result<(), CliError> {
+        let conflicts = Conflicts::of(command);
+        for argument in options(command).filter(|argument| self.value_of(argument).is_some()) {
+            if let Some(other) = conflicts.of_argument(argument).find(|other| self.value_of(other).is_some())
+            {
+                let [left, right] = [argument, other].map(|one| one.get_long().unwrap_or_default());
+                return Err(wrong(
+                    self.path,
+                    &format!("`{left}` and `{right}` exclude each other: remove one"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// `command` and the subcommand with these names, with the values of the file as defaults.
+    fn with_defaults(&self, command: Command, names: &[String]) -> Command {
+        let conflicts = Conflicts::of(&command);
+        let command = command.mut_args(|argument| {
+            // What the command line or a variable says counts for more, also if it excludes this option.
+            let excluded =
+                conflicts.of_argument(&argument).any(|other| variables::is_said(other, self.arguments));
+            match self.value_of(&argument).filter(|_| !excluded) {
+                // An empty list is as if the key were not there. An option with a default is not missing.
+                Some(texts) if !texts.is_empty() => argument.required(false).default_values(texts),
+                _ => argument,
+            }
+        });
+        match names {
+            [] => command,
+            [name, rest @ ..] => command.mut_subcommand(name, |inner| self.with_defaults(inner, rest)),
+        }
+    }
+
+    /// What the file says of an option.
+    fn value_of(&self, argument: &Arg) -> Option<Vec<String>> {
+        self.table
+            .iter()
+            .find(|(key, _)| is_settable(argument) && has_name(argument, key))
+            .and_then(|(_, value)| texts(value))
+    }
+}
+
+/// Whether this kind of error says that the value of an option is wrong.
+fn is_about_value(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::InvalidValue
+            | ErrorKind::ValueValidation
+            | ErrorKind::TooManyValues
+            | ErrorKind::TooFewValues
+            | ErrorKind::WrongNumberOfValues
+            | ErrorKind::NoEquals
+            | ErrorKind::InvalidUtf8
+    )
+}
+
+/// What clap says, without the frame around it.
+fn reason_of(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    text.split("\n\n").next().unwrap_or(text).trim_end().to_owned()
+}
+
+/// Whether a file can set this option.
+fn is_settable(argument: &Arg) -> bool {
+    argument.get_long().is_some_and(|long| !matches!(long, OPTION | "join-cgroup" | "help" | "version"))
+}
+
+/// The options of a command that a file can set.
+fn options(command: &Command) -> impl Iterator<Item = &Arg> {
+    command.get_arguments().filter(|argument| is_settable(argument))
+}
+
+/// The options of a command and its subcommands that a file can set.
+fn all_options(command: &Command) -> Vec<&Arg> {
+    let inner = command.get_subcommands().flat_map(all_options);
+    options(command).chain(inner).collect()
+}
+
+/// Whether an option has this name, in which underscores count as hyphens.
+fn has_name(argument: &Arg, key: &str) -> bool {
+    variables::names(argument).contains(&key.replace('_', "-"))
 }
 
 /// A value, or the values of a list, as they would stand on the command line.
@@ -120,16 +277,20 @@ fn texts(value: &Value) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::{Arg, ArgAction};
+
+    fn is_port(text: &str) -> Result<String, std::num::ParseIntError> {
+        text.parse::<u16>().map(|port| port.to_string())
+    }
 
     fn command() -> Command {
         let node = Command::new("node")
             .arg(Arg::new("config").long("config"))
             .arg(Arg::new("db-path").long("db-path").required(true))
-            .arg(Arg::new("port").long("port").default_value("8080"))
+            .arg(Arg::new("port").long("port").default_value("8080").value_parser(is_port))
             .arg(Arg::new("mlock").long("mlock").action(ArgAction::SetTrue))
             .arg(Arg::new("blocks").long("blocks").num_args(1..));
-        Command::new("cofferdam").subcommand(node)
+        let serve = Command::new("serve").arg(Arg::new("listen").long("listen"));
+        Command::new("cofferdam").subcommand(node).subcommand(serve)
     }
 
     /// What a file, and arguments after its name, come to; or why not.
@@ -139,7 +300,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let first = ["cofferdam", "node", "--config", path.to_str().unwrap()];
         let all: Vec<OsString> = first.iter().chain(arguments).map(OsString::from).collect();
-        let command = apply(command(), "node", &all).map_err(|error| error.to_string())?;
+        let (command, _) = apply(command(), &all).map_err(|error| error.to_string())?;
         let matches = command.try_get_matches_from(&all).map_err(|error| error.to_string())?;
         let node = matches.subcommand_matches("node").unwrap();
         let text = |name: &str| node.get_one::<String>(name).cloned().unwrap_or_default();
@@ -159,7 +320,13 @@ mod tests {
     #[test]
     fn what_is_no_option_is_refused_with_its_name() {
         for (file, named) in [
-            ("prot = 1", "`prot`"),
+            ("prot = 1", "`prot` is not an option that a file can set; did you mean `port`?"),
+            ("listn = 1", "did you mean `listen`?"),
+            (
+                "port = 99999",
+                "node.toml: `port`: invalid value '99999' for '--port <port>': number too large",
+            ),
+            ("mlock = \"perhaps\"", "node.toml: `mlock`: expected true or false"),
             ("config = \"other\"", "`config`"),
             ("port = { a = 1 }", "`port`"),
             ("port = ", "node.toml"),
@@ -180,8 +347,18 @@ mod tests {
     }
 
     #[test]
+    fn an_option_of_another_command_is_passed_over_and_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("node.toml");
+        std::fs::write(&path, "listen = \"x\"\nport = 1").unwrap();
+        let all = ["cofferdam", "node", "--config", path.to_str().unwrap()].map(OsString::from);
+        let (_, passed_over) = apply(command(), &all).unwrap();
+        assert!(passed_over.unwrap().ends_with("`listen` not used: `cofferdam node` has no such option"));
+    }
+
+    #[test]
     fn a_file_that_is_not_there_is_an_error() {
         let arguments = ["cofferdam", "node", "--config=/nowhere/node.toml"].map(OsString::from);
-        assert!(apply(command(), "node", &arguments).unwrap_err().to_string().contains("/nowhere/node.toml"));
+        assert!(apply(command(), &arguments).unwrap_err().to_string().contains("/nowhere/node.toml"));
     }
 }

@@ -1,11 +1,9 @@
-//! `cofferdam diff`: two modules over the same blocks, each on a worker and a state of its own, until they write
-//! different things.
+//! `cofferdam diff`: runs two modules over the same blocks, each on its own worker and state, until their results differ.
 
 mod report;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,48 +15,48 @@ use indicatif::ProgressBar;
 use tempfile::TempDir;
 
 use self::report::{DiffReport, Found};
-use super::args::{self, BlockArgs, CacheArgs, LimitArgs, MemoryArgs};
+use super::args::{self, BlockArgs, CacheArgs, HexBytes, LimitArgs, MemoryArgs, ModuleArgs};
 use super::error::CliError;
 use super::logging;
 use super::run::{build_pool, print_json, read_ahead};
 use super::signals::{self, Stop};
 use cofferdam_chain::blocks::BlockSource;
-use cofferdam_chain::{Chain, OnGuestFailure};
-use cofferdam_node::agreement::diff::{Compared, Twins};
+use cofferdam_chain::{OnFullDisk, OnGuestFailure, Pipeline, PipelineSettings};
+use cofferdam_node::agreement::diff::{Compared, Comparison};
 use cofferdam_pool::{Pool, PoolBuilder, PoolError};
 use cofferdam_store::{Durability, Identity, Store};
 
-/// How long a drain waits for workers to end by themselves.
+/// How long a drain waits until workers end by themselves.
 const GRACE: Duration = Duration::from_secs(10);
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0    the modules are equal over all blocks
-  1    they differ: the first difference is printed
-  2    they were not compared to the end: a wrong command line, a bad block, an interruption
-  69, 137  as for every command";
+  0    the modules write the same in all blocks
+  1    the modules differ: the first difference is printed
+  2    the comparison did not finish: a wrong command line, a bad block, or an interruption
+  69   no healthy worker is left
+  137  memory could not be committed";
 
 /// Arguments of `cofferdam diff`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct DiffArgs {
-    /// The module that is compared (A), as .wasm or .wat.
-    #[arg(long, value_name = "FILE")]
-    indexer: PathBuf,
+    #[command(flatten)]
+    pub(super) module: ModuleArgs,
 
-    /// The module that it is compared with (B).
+    /// The second module (B), as .wasm or .wat.
     #[arg(long, value_name = "FILE")]
     compare: PathBuf,
 
-    /// Compare only keys that begin with these bytes, in hexadecimal.
-    #[arg(long, value_name = "0xHEX", default_value = "0x")]
-    prefix: Prefix,
+    /// Compare only keys that begin with these bytes, in hexadecimal, with or without 0x.
+    #[arg(long, value_name = "HEX", default_value = "0x")]
+    prefix: HexBytes,
 
     #[command(flatten)]
     blocks: BlockArgs,
 
     /// The last height that is compared.
-    #[arg(long, value_name = "H")]
+    #[arg(long, value_name = "HEIGHT")]
     exit_at: Option<u32>,
 
     #[command(flatten)]
@@ -70,22 +68,13 @@ pub(super) struct DiffArgs {
     #[command(flatten)]
     cache: CacheArgs,
 
-    /// One JSON object with everything, instead of text.
+    /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
 }
 
-/// Bytes that keys begin with.
-#[derive(Clone, Debug)]
-struct Prefix(Vec<u8>);
-
-impl FromStr for Prefix {
-    type Err = hex::FromHexError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        hex::decode(text.strip_prefix("0x").unwrap_or(text)).map(Self)
-    }
-}
+const NO_MODULE: &str =
+    "diff compares two modules: give the first as MODULE or --module, the second as --compare";
 
 /// Runs the command.
 pub(super) fn run(args: &DiffArgs) -> Result<CommandExit, CliError> {
@@ -94,8 +83,9 @@ pub(super) fn run(args: &DiffArgs) -> Result<CommandExit, CliError> {
 
 fn compare(args: &DiffArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
-    // What costs nothing to find out comes first.
-    let sides = [side(args, &args.indexer)?, side(args, &args.compare)?];
+    // The checks that cost little come first.
+    let indexer = args.module.path().ok_or_else(|| CliError::Usage(NO_MODULE.to_owned()))?;
+    let sides = [side(args, indexer)?, side(args, &args.compare)?];
     let source = args.blocks.open(None)?;
     args.memory.admit(2, &args.limits.limits(args.blocks.max_block_bytes))?;
     let mut report = DiffReport::new(sides.each_ref().map(|side| (side.path, &side.profile)), &args.prefix.0);
@@ -123,7 +113,7 @@ fn compare(args: &DiffArgs) -> Result<CommandExit, CliError> {
     ended.map(|()| report.exit())
 }
 
-/// A module, and the pool that it is to run on.
+/// A module, and the pool that runs it.
 struct Side<'a> {
     path: &'a Path,
     builder: PoolBuilder,
@@ -139,7 +129,7 @@ fn side<'a>(args: &DiffArgs, path: &'a Path) -> Result<Side<'a>, CliError> {
     Ok(Side { path, builder, profile })
 }
 
-/// A state that is thrown away afterwards.
+/// A state that is removed afterwards.
 struct Scratch {
     store: Arc<Store>,
     _directory: TempDir,
@@ -149,14 +139,14 @@ impl Scratch {
     fn new(profile: &Profile) -> Result<Self, CliError> {
         let directory = tempfile::Builder::new().prefix("cofferdam-diff-").tempdir();
         let directory =
-            directory.map_err(CliError::io("a directory for the state; TMPDIR names another place"))?;
+            directory.map_err(CliError::io("a directory for the state (TMPDIR names another place)"))?;
         let identity = Identity { profile: profile.hash(), network: None };
         let store = Store::open(directory.path(), &identity, Durability::None)?;
         Ok(Self { store: Arc::new(store), _directory: directory })
     }
 }
 
-/// Compares block after block, until there is a difference or no further block.
+/// Compares the blocks one by one, until there is a difference or no further block.
 fn compare_on(
     args: &DiffArgs,
     pools: &[Pool; 2],
@@ -165,22 +155,27 @@ fn compare_on(
     stop: &Stop,
     report: &mut DiffReport,
 ) -> Result<(), CliError> {
-    let links = source.links();
-    let chain = |side: usize| -> Result<_, CliError> {
-        let store = Arc::clone(&states[side].store);
-        // What both refuse is no difference, and the blocks after it are to be compared, too.
-        Ok(Chain::resume(&pools[side], store, OnGuestFailure::Skip)?.linked(links))
+    let settings = PipelineSettings {
+        // A block that fails on both sides is no difference, and the blocks after it are compared, too.
+        policy: OnGuestFailure::Skip,
+        linked: source.links(),
+        on_full_disk: OnFullDisk::Fail,
+        ..PipelineSettings::default()
     };
-    let mut twins = Twins::new([chain(0)?, chain(1)?], args.prefix.0.clone());
+    let chain = |side: usize| {
+        let store = Arc::clone(&states[side].store);
+        Pipeline::resume(&pools[side], store, settings, Box::new(|_| {}))
+    };
+    let mut comparison = Comparison::new([chain(0)?, chain(1)?], args.prefix.0.clone());
     let bar = logging::bar(source.total(), "comparing {bar:40} {pos}/{len} {per_sec} {eta}");
-    let result = compare_blocks(args, &mut twins, source, stop, &bar, report);
+    let result = compare_blocks(args, &mut comparison, source, stop, &bar, report);
     bar.finish_and_clear();
     result
 }
 
 fn compare_blocks(
     args: &DiffArgs,
-    twins: &mut Twins<&Pool>,
+    comparison: &mut Comparison<&Pool>,
     source: BlockSource,
     stop: &Stop,
     bar: &ProgressBar,
@@ -192,15 +187,15 @@ fn compare_blocks(
         let block = match blocks.recv_timeout(TICK) {
             Ok(block) => block?,
             Err(RecvTimeoutError::Timeout) => continue,
-            // A reader that panicked has not read them all.
+            // A reader that panicked has not read all blocks.
             Err(RecvTimeoutError::Disconnected) => return reader.join().map_err(|_| CliError::Reader),
         };
         if args.exit_at.is_some_and(|last| block.block.height > last) {
             return Ok(());
         }
-        let compared = match twins.step(block).map_err(CliError::from) {
+        let compared = match comparison.compare(block).map_err(CliError::from) {
             Ok(compared) => compared,
-            // The block was cut off.
+            // The interruption has cut the block off.
             Err(CliError::Pool(PoolError::Draining)) if stop.is_asked() => return Ok(()),
             Err(error) => return Err(error),
         };
@@ -212,13 +207,13 @@ fn compare_blocks(
     Ok(())
 }
 
-/// Takes one block into the report; whether it was equal.
+/// Adds one block to the report. Returns whether the results are equal.
 fn take(report: &mut DiffReport, compared: Compared) -> bool {
     let [outcome, _] = &compared.outcomes;
     let Some(difference) = compared.difference else {
         if !outcome.result.verdict.is_completed() && report.failed() == 0 {
             tracing::warn!(
-                "block {}: both modules end with {}: that is equal, and both go on without its writes",
+                "block {}: both modules end with {}. The results are equal, and both modules go on without writes of this block",
                 outcome.height,
                 outcome.result.verdict
             );
@@ -236,22 +231,8 @@ fn print(args: &DiffArgs, report: &DiffReport) -> Result<(), CliError> {
         false => writeln!(io::stdout(), "{report}").map_err(CliError::io("standard output")),
     };
     match printed {
-        // Whoever reads no further still gets the exit code.
+        // A reader that closed the output still gets the exit code.
         Err(CliError::StdoutClosed) => Ok(()),
         printed => printed,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_is_hexadecimal_with_or_without_its_mark() {
-        let parse = |text: &str| text.parse::<Prefix>().map(|prefix| prefix.0);
-        assert_eq!(parse("0x2f6B"), Ok(b"/k".to_vec()));
-        assert_eq!(parse("2f6b"), Ok(b"/k".to_vec()));
-        assert_eq!(parse("0x"), Ok(Vec::new()));
-        assert!(parse("0x2").is_err() && parse("/k").is_err());
     }
 }

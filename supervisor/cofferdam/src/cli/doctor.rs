@@ -1,4 +1,4 @@
-//! `cofferdam doctor`: what this host grants, a line each, with what it means for workers.
+//! `cofferdam doctor`: what this host provides, and what follows for workers, one line each.
 
 use std::io;
 
@@ -14,19 +14,20 @@ use cofferdam_pool::{Limits, need_of};
 /// Arguments of `cofferdam doctor`.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// Workers, spares included, that are to fit.
+    /// The number of workers to check memory for, spares included.
     #[arg(long, value_name = "N", default_value_t = 2)]
     workers: u32,
 
-    /// Memory that each of them commits.
+    /// Memory that each worker commits.
     #[arg(long, value_name = "SIZE", default_value = "4GiB")]
     memory: Bytes,
 
-    /// One JSON object instead of lines of text.
+    /// Print one JSON object instead of lines of text.
     #[arg(long)]
     json: bool,
 }
 
+/// Runs the command.
 pub(super) fn run(args: &DoctorArgs) -> Result<CommandExit, CliError> {
     let report = host::examine(&need_of(args.workers, args.memory.0, &Limits::default()));
     let text = if args.json {

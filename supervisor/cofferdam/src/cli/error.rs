@@ -1,9 +1,10 @@
 //! Why a command failed, and the exit code that goes with it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cofferdam_protocol::exit::CommandExit;
+use cofferdam_worker::module::ModuleError;
 use cofferdam_worker::state::StateError;
 use thiserror::Error;
 
@@ -20,11 +21,16 @@ use cofferdam_store::snapshot::SnapshotError;
 /// Why a command failed.
 #[derive(Debug, Error)]
 pub(super) enum CliError {
-    /// A setting of the command line that only shows to be wrong when it is used.
+    /// A wrong setting of the command line that the parser of the command line cannot find.
     #[error("{0}")]
     Usage(String),
-    #[error("the module {}: {source}", path.display())]
+    #[error("the module {} cannot be read: {source}", path.display())]
     Module { path: PathBuf, source: io::Error },
+    #[error("{}: {source}", path.display())]
+    NotAModule { path: PathBuf, source: ModuleError },
+    /// A module whose functions do not compile: the pool that found out does not know the file.
+    #[error("{}: {source}", path.display())]
+    OfModule { path: PathBuf, source: Box<CliError> },
     #[error(transparent)]
     Blocks(#[from] BlockError),
     #[error(transparent)]
@@ -41,12 +47,12 @@ pub(super) enum CliError {
     Diff(DiffError),
     #[error(transparent)]
     Audit(#[from] AuditError),
-    /// `diff` and `audit` tell that there is a difference from that nothing is known.
+    /// `diff` and `audit` have an exit code for "not compared", which is not "different".
     #[error(transparent)]
     NotCompared(Box<CliError>),
     #[error(
-        "the store in {} begins at height {first}, and {option} is {asked}: leave {option} away to go on, or index into a \
-         new --db-path",
+        "the store in {} begins at height {first}, and {option} is {asked}: remove {option} to continue the store, or index \
+         into a new --db-path",
         path.display()
     )]
     Start { path: PathBuf, first: u32, option: &'static str, asked: u32 },
@@ -58,9 +64,11 @@ pub(super) enum CliError {
     Feed(FeedError),
     #[error("internal error: reading blocks ended before the last block")]
     Reader,
+    #[error("internal error: the thread that prints lines has panicked")]
+    Printer,
     #[error("internal error: the thread that indexes has ended")]
     Indexer,
-    /// Whoever read the output has had enough, as `head` does: no failure in itself.
+    /// The reader of the output has closed it, as `head` does. This is no failure.
     #[error("standard output was closed")]
     StdoutClosed,
 }
@@ -77,12 +85,24 @@ impl CliError {
         Self::NotCompared(Box::new(self))
     }
 
+    /// Names the file of the module, if the error is about the module and does not name the file.
+    pub(super) fn naming_module(self, path: Option<&Path>) -> Self {
+        match (self, path) {
+            (error @ Self::Pool(PoolError::Module(_) | PoolError::Artifact(_)), Some(path)) => {
+                Self::OfModule { path: path.to_owned(), source: Box::new(error) }
+            }
+            (error, _) => error,
+        }
+    }
+
+    /// The exit code of a command that failed with this error.
     pub(super) fn exit(&self) -> CommandExit {
         match self {
             Self::Usage(_) | Self::Pool(PoolError::Setting(_)) => CommandExit::Usage,
             Self::Pool(error) if error.is_memory() => CommandExit::NotCommitted,
             Self::Pool(PoolError::NoWorker) => CommandExit::NoWorker,
             Self::StdoutClosed => CommandExit::Success,
+            Self::OfModule { source, .. } => source.exit(),
             Self::NotCompared(error) => match error.exit() {
                 CommandExit::Failure => CommandExit::Usage,
                 exit => exit,

@@ -1,6 +1,6 @@
-//! Logs to standard error, which share it with a progress bar.
+//! Logs on standard error, together with progress bars.
 //!
-//! Nothing here waits for whoever reads standard error, and nothing fails because nobody does: see [`stderr`].
+//! Nothing here waits for the reader of standard error, and nothing fails if there is no reader: see [`stderr`].
 
 mod bars;
 mod stderr;
@@ -17,10 +17,10 @@ use tracing_subscriber::EnvFilter;
 pub(super) use self::bars::bar;
 use super::error::CliError;
 
-/// How long the end of this process waits for one line to be taken.
+/// How long the end of this process waits for one line to be written.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// How a log line is written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
     /// For people.
@@ -29,10 +29,13 @@ pub(super) enum LogFormat {
     Json,
 }
 
-/// Starts logging what `filter` lets through.
+/// Starts logging, through `filter`.
+///
+/// # Errors
+/// [`CliError::Usage`] if the filter does not parse.
 pub(super) fn init(filter: &str, format: LogFormat) -> Result<(), CliError> {
     let filter = EnvFilter::try_new(filter).map_err(|error| {
-        CliError::Usage(format!("--log {filter}: {error}; try `info` or `cofferdam=debug`"))
+        CliError::Usage(format!("--log {filter}: {error}; give error, warn, info, debug or trace, or a filter such as cofferdam=debug"))
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| AboveBars);
     let set = match format {
@@ -43,13 +46,13 @@ pub(super) fn init(filter: &str, format: LogFormat) -> Result<(), CliError> {
     };
     set.map_err(|error| CliError::Usage(format!("logging is set up already: {error}")))?;
     stderr::tell_losses_by(|lost| {
-        tracing::warn!("{lost} lines of this log were lost, because standard error could not be written");
+        tracing::warn!("{lost} lines of this log are missing, because standard error could not be written");
     });
     Ok(())
 }
 
-/// Has a panic of any thread told as everything else is. The hook of the standard library would wait for whoever reads
-/// standard error.
+/// Has panics of all threads logged like everything else. The hook of the standard library would wait for the reader of standard
+/// error.
 pub(super) fn take_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = thread::current();
@@ -59,41 +62,41 @@ pub(super) fn take_panics() {
             words.push_str(&format!("\n{backtrace}"));
         }
         say(words);
-        // A panic of this thread ends the process, by a way that does not lead past `finish`.
+        // A panic of the main thread ends the process without a call of `finish`.
         if thread.name() == Some("main") {
             finish();
         }
     }));
 }
 
-/// Says a sentence to whoever started the command, whatever the log lets through.
+/// Prints a sentence on standard error, after the name of the command, whatever the filter of the log.
 pub(super) fn say(words: impl Display) {
     say_as_it_is(&format!("cofferdam: {words}\n"));
 }
 
-/// As [`say`], without the name of the command before it.
+/// As [`say`], without the name of the command.
 pub(super) fn say_as_it_is(text: &str) {
     bars::above(|| stderr::write(text.as_bytes()));
 }
 
-/// Waits until what was logged is written, though not for long.
+/// Waits, for a short time, until the log is written.
 pub(super) fn finish() {
     stderr::flush(FAREWELL);
 }
 
-/// Whether log lines have colours: on a terminal that knows them, unless somebody asks for none (<https://no-color.org>).
+/// Whether log lines have colours: on a terminal that has them, unless NO_COLOR is set (<https://no-color.org>).
 pub(super) fn has_colour() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     !is_set("NO_COLOR") && is_capable_terminal()
 }
 
-/// Whether standard error is a terminal that knows more than text.
+/// Whether standard error is a terminal that can do more than print text.
 fn is_capable_terminal() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Writes whole log lines above the bars. It never fails: the logging library would print that, and a failure to print is a
-/// panic in the thread that logged.
+/// Writes whole log lines above the bars. It never fails: the logging library would print the failure, and if it cannot print,
+/// it panics in the thread that logs.
 struct AboveBars;
 
 impl Write for AboveBars {

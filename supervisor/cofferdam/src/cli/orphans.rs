@@ -1,5 +1,5 @@
-//! Reaping orphans, as the first process of a container must: a process whose parent has ended becomes the child of process 1,
-//! and stays in the process table until process 1 has waited for it.
+//! Reaping orphans, which is a duty of the first process of a container: a process whose parent has ended becomes a child of
+//! process 1, and stays in the process table until process 1 has waited for it.
 
 use std::thread;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::CliError;
 use cofferdam_pool::orphans;
 
-/// Starts to reap, if this is process 1.
+/// Starts a thread that reaps orphans, if this is process 1.
 pub(super) fn reap() -> Result<(), CliError> {
     const LOOK: Duration = Duration::from_secs(1);
     if std::process::id() != 1 {

@@ -1,10 +1,10 @@
-//! Standard output, for commands that print one result.
+//! Standard output of commands that print one result.
 
 use std::io::{self, Write};
 
 use super::error::CliError;
 
-/// Prints a result, and the end of its line. Whoever reads no further (`| head`) still gets the exit code of the command.
+/// Prints a result and a line break. A reader that has closed the output (`| head`) is no error: the exit code tells the result.
 pub(super) fn print(text: io::Result<String>) -> Result<(), CliError> {
     let printed = text.and_then(|text| writeln!(io::stdout(), "{text}"));
     match printed.map_err(CliError::io("standard output")) {

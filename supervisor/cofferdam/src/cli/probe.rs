@@ -1,4 +1,4 @@
-//! `cofferdam probe`: what a container's start check calls. One worker, committed and proven, or one line of reason.
+//! `cofferdam probe`: one worker, committed and proven, or one line with the reason. For the start check of a container.
 
 use std::io;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(super) struct ProbeArgs {
     #[command(flatten)]
     memory: MemoryArgs,
 
-    /// One JSON object instead of a line of text.
+    /// Print one JSON object instead of a line of text.
     #[arg(long)]
     json: bool,
 }
@@ -35,8 +35,9 @@ struct ProbeReport {
     reason: Option<String>,
 }
 
+/// Runs the command.
 pub(super) fn run(args: &ProbeArgs) -> Result<CommandExit, CliError> {
-    // The worker needs some module; this one asks for nothing.
+    // A worker needs a module. This one is empty.
     let builder = args.memory.apply(Pool::builder("(module)").workers(1).spares(0).cache(None));
     let (report, exit) = match builder.build() {
         Ok(pool) => (committed(args, &pool), CommandExit::Success),

@@ -1,4 +1,4 @@
-//! What `run` prints: one JSON object a block and a last one, or a table.
+//! The output of `run`: one JSON object for each block and a last one, or a table.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use serde::Serialize;
 
 use cofferdam_base::size::Bytes;
 use cofferdam_chain::Outcome;
-use cofferdam_pool::{Health, SlotHealth};
+use cofferdam_pool::{Health, JobResult, SlotHealth};
 
-/// A block that is about to run in the command's own process, which may not live to say more.
+/// A block that is about to run, as a line of `--json`: the process may die in it.
 #[derive(Debug, Serialize)]
 pub(super) struct RunningLine {
     pub(super) running: u32,
@@ -45,7 +45,7 @@ pub(super) struct BlockLine {
     lost: Vec<LostLine>,
 }
 
-/// An attempt that was lost to the host.
+/// An attempt that ended in a host verdict.
 #[derive(Debug, Serialize)]
 struct LostLine {
     worker_pid: u32,
@@ -54,7 +54,8 @@ struct LostLine {
 }
 
 impl BlockLine {
-    pub(super) fn new(outcome: &Outcome, reset: Option<ResetReport>) -> Self {
+    /// The line of a block whose reset is not known yet.
+    pub(super) fn new(outcome: &Outcome) -> Self {
         let result = &outcome.result;
         let lost = |attempt: &cofferdam_pool::FailedAttempt| LostLine {
             worker_pid: attempt.worker.pid,
@@ -75,12 +76,18 @@ impl BlockLine {
             committed: outcome.committed,
             exec_us: micros(result.exec),
             overhead_us: micros(result.overhead),
-            reset_us: reset.map(|reset| micros(Duration::from_nanos(reset.nanoseconds))),
+            reset_us: None,
             memory_bytes: result.memory_bytes,
-            dirty_bytes: reset.map(|reset| reset.dirty_bytes),
+            dirty_bytes: None,
             fuel_used: result.fuel_used,
             lost: result.failed_attempts.iter().map(lost).collect(),
         }
+    }
+
+    /// Adds how the reset of the worker went.
+    pub(super) fn add_reset(&mut self, reset: ResetReport) {
+        self.reset_us = Some(micros(Duration::from_nanos(reset.nanoseconds)));
+        self.dirty_bytes = Some(reset.dirty_bytes);
     }
 }
 
@@ -103,7 +110,7 @@ pub(super) struct SummaryLine<'a> {
     pub(super) summary: &'a Summary,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
     pub(super) blocks: u64,
@@ -116,7 +123,7 @@ pub(super) struct Summary {
     pub(super) profile: String,
     pub(super) db_path: Option<String>,
     pub(super) interrupted: bool,
-    /// Why not all blocks were run, if not for a block's own verdict.
+    /// Why the run ended before its last block; none if a block's own verdict ended it.
     pub(super) error: Option<String>,
     pub(super) seconds: f64,
     pub(super) workers: Vec<WorkerLine>,
@@ -141,7 +148,7 @@ pub(super) struct WorkerLine {
 }
 
 impl WorkerLine {
-    /// A slot's worker; none if the slot has none that is ready.
+    /// The worker of a slot; none if no worker is ready there.
     fn new(slot: &SlotHealth) -> Option<Self> {
         Some(Self {
             pid: slot.pid?,
@@ -156,13 +163,27 @@ impl WorkerLine {
         })
     }
 
-    /// Bytes that are missing now of those that were committed, if the kernel tells.
+    /// Committed bytes that are not resident now, if the kernel tells.
     pub(super) fn missing_bytes(&self) -> Option<u64> {
         self.resident_now_bytes.map(|now| self.resident_bytes.saturating_sub(now))
     }
 
     pub(super) fn pid(&self) -> u32 {
         self.pid
+    }
+}
+
+/// The parts of a block's result that a [`Tally`] counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BlockTimes {
+    verdict: Verdict,
+    exec: Duration,
+    overhead: Duration,
+}
+
+impl BlockTimes {
+    pub(super) fn of(result: &JobResult) -> Self {
+        Self { verdict: result.verdict, exec: result.exec, overhead: result.overhead }
     }
 }
 
@@ -179,7 +200,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Nothing yet but `skipped` blocks that the store has already.
+    /// Zero, except for `skipped` blocks, which the store has already.
     pub(super) fn new(skipped: u64) -> Self {
         Self {
             blocks: 0,
@@ -192,14 +213,14 @@ impl Tally {
         }
     }
 
-    pub(super) fn add(&mut self, outcome: &Outcome) {
-        let result = &outcome.result;
+    pub(super) fn add(&mut self, times: BlockTimes) {
+        let BlockTimes { verdict, exec, overhead } = times;
         self.blocks += 1;
-        self.completed += u64::from(result.verdict.is_completed());
-        *self.verdicts.entry(result.verdict.name()).or_default() += 1;
-        record(&mut self.overhead, nanos(result.overhead));
-        if matches!(result.verdict, Verdict::Guest(_)) {
-            record(&mut self.exec, nanos(result.exec));
+        self.completed += u64::from(verdict.is_completed());
+        *self.verdicts.entry(verdict.name()).or_default() += 1;
+        record(&mut self.overhead, nanos(overhead));
+        if matches!(verdict, Verdict::Guest(_)) {
+            record(&mut self.exec, nanos(exec));
         }
     }
 
@@ -245,15 +266,15 @@ pub(super) struct ChainEnd {
     pub(super) elapsed: Duration,
 }
 
-/// Three significant digits over any range: what a latency is read with.
+/// A histogram with three significant digits over any range.
 fn histogram() -> Histogram<u64> {
-    // Three digits are always possible, and an automatic range needs no bound.
+    // Three digits are always accepted, and an automatic range has no bound.
     Histogram::new(3).unwrap_or_else(|_| unreachable!("3 is within hdrhistogram's 0..=5"))
 }
 
-/// Counts `value`, and makes room for it if need be.
+/// Counts `value`. The histogram grows to its range.
 fn record(histogram: &mut Histogram<u64>, value: u64) {
-    // Fails only where a histogram cannot grow, which these can.
+    // This fails only for histograms that cannot grow, and these can.
     if histogram.record(value).is_err() {
         histogram.saturating_record(value);
     }

@@ -1,4 +1,4 @@
-//! `cofferdam serve`: a pool behind HTTP, until somebody asks it to end.
+//! `cofferdam serve`: a pool behind HTTP, until a signal or an operator ends it.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use clap::Args;
 use cofferdam_protocol::exit::CommandExit;
-use cofferdam_protocol::profile::Hash;
+use cofferdam_protocol::profile::Profile;
 use cofferdam_worker::state::StateReader;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::mpsc;
 
-use super::args::{self, ConnectionArgs, PoolArgs};
+use super::args::{ConnectionArgs, DrainArgs, ModuleArgs, PoolArgs};
 use super::error::CliError;
 use super::logging;
 use super::orphans;
@@ -24,37 +24,36 @@ use cofferdam_base::size::Bytes;
 use cofferdam_http::server::{self, Address, Listener};
 use cofferdam_http::{Operator, Phase, Service, Settings};
 use cofferdam_pool::{Pool, PoolBuilder, PoolError};
-use cofferdam_store::{Readable, StoreError};
+use cofferdam_store::{ReadAccess, StoreError};
 
 /// Arguments of `cofferdam serve`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ServeArgs {
-    /// The module, as .wasm or .wat [default: the bundled sample indexer].
-    #[arg(value_name = "MODULE")]
-    module: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) module: ModuleArgs,
 
-    /// Where to serve HTTP: IP:PORT, NAME:PORT, or unix:PATH, a socket that its owner and group may use.
+    /// Where to serve HTTP: IP:PORT, NAME:PORT, or unix:PATH. A socket can be used by its owner and group.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: Address,
 
     /// Where to serve the admin API: POST /admin/swap, POST /admin/drain, GET /admin/quarantine, POST /admin/quarantine/lift.
-    /// Whoever reaches it decides what is run.
+    /// Everyone who can reach this address decides which module runs.
     #[arg(long, value_name = "ADDR")]
     admin: Option<Address>,
 
-    /// Where to answer HAProxy's agent check.
+    /// Where to answer the agent check of HAProxy.
     #[arg(long, value_name = "ADDR")]
     agent: Option<Address>,
 
     #[command(flatten)]
     pool: PoolArgs,
 
-    /// Bytes that a body may have.
+    /// The largest request body that is accepted.
     #[arg(long, value_name = "SIZE", default_value = "32MiB")]
     max_body_bytes: Bytes,
 
-    /// The state that guests read: a store that `cofferdam run --db-path` has made of the same module with the same limits, and
-    /// may go on writing.
+    /// The store that guests read. `cofferdam run --db-path` with the same module and limits makes it, and may still be writing
+    /// to it.
     #[arg(long, value_name = "DIR")]
     db_path: Option<PathBuf>,
 
@@ -62,23 +61,18 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 1024)]
     queue: usize,
 
-    /// How long one of them may wait.
+    /// How long one request may wait.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     queue_wait: Duration,
 
     #[command(flatten)]
     connections: ConnectionArgs,
 
-    /// After SIGTERM: how long requests are still taken while /readyz already says no.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
-    drain_delay: Duration,
-
-    /// And then: how long requests that run may take.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
-    drain_timeout: Duration,
+    #[command(flatten)]
+    drain: DrainArgs,
 }
 
-/// What somebody asks of the running server.
+/// What an operator asks of the running server.
 #[derive(Debug)]
 enum Ask {
     Drain,
@@ -87,18 +81,18 @@ enum Ask {
 
 /// Runs the command.
 pub(super) fn run(args: &ServeArgs) -> Result<CommandExit, CliError> {
-    // What costs nothing to find out comes first.
-    let module = args::read_module(args.module.as_deref())?;
+    // Cheap checks come first: nobody should wait for 4 GiB to hear of a misspelt path.
+    let module = args.module.read()?;
     let profile = describe(args, module.clone()).profile()?;
-    let _readable = args.db_path.as_deref().map(Readable::check).transpose()?;
+    let _readable = args.db_path.as_deref().map(ReadAccess::check).transpose()?;
     let state = args.db_path.as_deref().map(StateReader::open).transpose()?;
-    check_state(state.as_ref(), profile.hash())?;
+    check_state(state.as_ref(), &profile)?;
     orphans::reap()?;
     let (asks, asked) = mpsc::unbounded_channel();
     listen_to_signals(&asks)?;
     let runtime = server::runtime(args.pool.workers().unwrap_or(1)).map_err(CliError::io("the runtime"))?;
     let exit = runtime.block_on(serve(args, module, state, asks, asked));
-    // What still runs in a thread is a pool that was cut off.
+    // A pool that did not end in time may still run in a thread.
     runtime.shutdown_timeout(Duration::from_millis(100));
     exit
 }
@@ -119,10 +113,10 @@ async fn serve(
     };
     let service = Service::starting(settings, args.max_body_bytes.0);
     if let Some(state) = &state {
-        service.read_state(state.clone());
+        service.set_state(state.clone());
     }
     let operator = Arc::new(Control { args: args.clone(), service: service.clone(), state, asks });
-    // Before the commit: probes have something to ask from the first moment, and requests where to wait.
+    // Before memory is committed: probes are answered from the first moment, and requests can wait.
     let server = listen(args, &service, &operator).await?;
     let mut starting = {
         let (args, service) = (args.clone(), service.clone());
@@ -131,7 +125,7 @@ async fn serve(
     let started = tokio::select! {
         started = &mut starting => started.map_err(|error| CliError::Io { what: "starting", source: error.into() })?,
         () = drain_asked(&mut asked) => {
-            // The commit is broken off, and its workers are waited for; if it was over just then, this is a drain.
+            // The commit is cancelled and its workers are waited for. If the pool was ready just then, this is a drain.
             service.drain();
             return match starting.await {
                 Ok(Ok(_)) => drain(args, &service, server, false).await,
@@ -156,11 +150,11 @@ async fn serve(
     drain(args, &service, server, failed).await
 }
 
-/// Answers whoever has waited for a pool that will not be.
+/// Answers the requests that have waited for a pool that was not built.
 async fn send_away(service: &Service, server: tokio::task::JoinHandle<usize>) {
     const LAST_WORDS: Duration = Duration::from_secs(1);
     service.close();
-    // Whoever does not take an answer by then finds the connection closed.
+    // A client that has not read its answer by then finds the connection closed.
     let _ = tokio::time::timeout(LAST_WORDS, server).await;
 }
 
@@ -178,24 +172,24 @@ async fn listen(
     if let Some(address) = &args.admin {
         let router = cofferdam_http::admin_router(service.clone(), Arc::clone(operator) as Arc<dyn Operator>);
         let listener = bind(address).await?;
-        tokio::spawn(server::serve(listener, router, service.clone(), bounds.clone(), args.drain_timeout));
+        tokio::spawn(server::serve(listener, router, service.clone(), bounds.clone(), args.drain.timeout));
     }
-    let router = cofferdam_http::router_of(service.clone());
-    Ok(tokio::spawn(server::serve(main, router, service.clone(), bounds, args.drain_timeout)))
+    let router = cofferdam_http::job_router(service.clone());
+    Ok(tokio::spawn(server::serve(main, router, service.clone(), bounds, args.drain.timeout)))
 }
 
 pub(super) async fn bind(address: &Address) -> Result<Listener, CliError> {
     let bound = Listener::bind(address).await;
-    bound.map_err(|error| CliError::Usage(format!("{address} cannot be listened on: {error}")))
+    bound.map_err(|error| CliError::Usage(format!("cannot listen on {address}: {error}")))
 }
 
-/// Commits the first pool and lets it serve.
+/// Builds the first pool, and installs it in the service.
 fn start(args: &ServeArgs, module: Vec<u8>, service: &Service) -> Result<Arc<Pool>, CliError> {
     let is_asked = || service.phase() != Phase::Starting;
-    start_pool(describe(args, module), service, &name_of(args), &is_asked)
+    start_pool(describe(args, module), service, &args.module.name(), &is_asked)
 }
 
-/// Commits a pool and lets `service` run on it, unless somebody asks to end first.
+/// Builds a pool and installs it in `service`, unless `is_asked` says that the process is to end.
 pub(super) fn start_pool(
     builder: PoolBuilder,
     service: &Service,
@@ -206,17 +200,13 @@ pub(super) fn start_pool(
     let built = builder.build_with(&mut |progress| {
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.committed_bytes);
-        service.set_progress(progress);
+        service.report_start_progress(progress);
         if is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
     let pool = Arc::new(built?);
     service.install(&pool, module);
     Ok(pool)
-}
-
-fn name_of(args: &ServeArgs) -> String {
-    args::module_name(args.module.as_deref())
 }
 
 fn describe(args: &ServeArgs, module: Vec<u8>) -> PoolBuilder {
@@ -227,17 +217,18 @@ fn describe(args: &ServeArgs, module: Vec<u8>) -> PoolBuilder {
     }
 }
 
-/// Refuses a module on the state of another: what it reads would be no state of its own.
-fn check_state(state: Option<&StateReader>, wanted: Hash) -> Result<(), CliError> {
+/// Refuses a module if the state is that of another profile: the module would read values that it did not write.
+fn check_state(state: Option<&StateReader>, profile: &Profile) -> Result<(), CliError> {
     let Some(state) = state else { return Ok(()) };
-    let stored = state.profile()?;
+    let (stored, wanted) = (state.profile()?, profile.hash());
     if stored == wanted {
         return Ok(());
     }
-    Err(StoreError::Profile { path: state.path().to_owned(), stored, wanted }.into())
+    let parts = state.profile_parts()?.map(|parts| Box::new([parts, profile.clone()]));
+    Err(StoreError::Profile { path: state.path().to_owned(), stored, wanted, parts }.into())
 }
 
-/// Waits until somebody asks to drain, or no worker is left; whether the latter.
+/// Waits until an operator asks to drain (false), or no worker is left (true).
 async fn serve_until_asked(
     service: &Service,
     operator: &Arc<Control>,
@@ -272,7 +263,7 @@ async fn drain_asked(asked: &mut mpsc::UnboundedReceiver<Ask>) {
     }
 }
 
-/// Readiness falls, balancers get time to see it, what runs is finished, and the workers end.
+/// Ends the server: readiness fails first, load balancers get time to notice, running requests finish, and the workers end.
 async fn drain(
     args: &ServeArgs,
     service: &Service,
@@ -282,30 +273,33 @@ async fn drain(
     tell_systemd(&[NotifyState::Stopping]);
     service.drain();
     if failed {
-        tracing::error!("no healthy worker is left: ending");
+        tracing::error!("no healthy worker is left: the server ends");
     } else {
-        tracing::info!("draining: requests are taken for {:?} more", args.drain_delay);
-        tokio::time::sleep(args.drain_delay).await;
+        tracing::info!("draining: requests are accepted for another {:?}", args.drain.delay);
+        tokio::time::sleep(args.drain.delay).await;
     }
     service.close();
     let cut = server.await.unwrap_or(0);
     if let Some(pool) = service.pool() {
-        // By now nothing runs, or it was given up.
+        // By now no request runs, or it was cut off.
         let ended = tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await;
-        tracing::debug!("the pool has ended: {ended:?}");
+        tracing::debug!("the pool has ended; every job finished: {}", ended.unwrap_or(false));
     }
     if failed {
         return Err(PoolError::NoWorker.into());
     }
     if cut > 0 {
-        tracing::error!("{cut} requests were cut off: they took longer than {:?}", args.drain_timeout);
+        tracing::error!(
+            "{cut} requests were cut off: they ran for longer than --drain-timeout {:?}",
+            args.drain.timeout
+        );
         return Ok(CommandExit::Failure);
     }
     tracing::info!("drained");
     Ok(CommandExit::Success)
 }
 
-/// The first SIGINT or SIGTERM asks to drain, the second ends at once; SIGHUP asks to reload.
+/// The first SIGINT or SIGTERM asks to drain, and the second ends the process at once. SIGHUP asks to reload.
 fn listen_to_signals(asks: &mpsc::UnboundedSender<Ask>) -> Result<(), CliError> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(CliError::io("signals"))?;
     let asks = asks.clone();
@@ -315,7 +309,7 @@ fn listen_to_signals(asks: &mpsc::UnboundedSender<Ask>) -> Result<(), CliError> 
             match signal {
                 SIGHUP => drop(asks.send(Ask::Reload)),
                 _ if draining => {
-                    // Workers need no help: they die with their supervisor.
+                    // The kernel ends the workers with their supervisor.
                     signal_hook::low_level::exit(128 + signal);
                 }
                 _ => {
@@ -329,7 +323,7 @@ fn listen_to_signals(asks: &mpsc::UnboundedSender<Ask>) -> Result<(), CliError> 
     thread.map(drop).map_err(CliError::io("a thread for signals"))
 }
 
-/// What operators ask for, by signal or by the admin API.
+/// What operators can ask for, by signal or by the admin API.
 struct Control {
     args: ServeArgs,
     service: Service,
@@ -340,12 +334,12 @@ struct Control {
 impl Control {
     fn reload(&self) {
         let mut reloading = vec![NotifyState::Reloading];
-        // systemd tells this reload from others by the time (sd_notify(3)).
+        // systemd tells reloads apart by their time (sd_notify(3)).
         reloading.extend(NotifyState::monotonic_usec_now().ok());
         tell_systemd(&reloading);
         match self.swap(None) {
             Ok(profile) => tracing::info!("reloaded: profile {profile}"),
-            Err(reason) => tracing::error!("not reloaded, the old module serves on: {reason}"),
+            Err(reason) => tracing::error!("not reloaded, the old module still serves: {reason}"),
         }
         tell_systemd(&[NotifyState::Ready]);
     }
@@ -355,28 +349,28 @@ impl Operator for Control {
     fn swap(&self, module: Option<Vec<u8>>) -> Result<String, String> {
         let name = match &module {
             Some(_) => "module by POST /admin/swap".to_owned(),
-            None => name_of(&self.args),
+            None => self.args.module.name(),
         };
         let module = match module {
             Some(module) => module,
-            None => args::read_module(self.args.module.as_deref()).map_err(|error| error.to_string())?,
+            None => self.args.module.read().map_err(|error| error.to_string())?,
         };
         if self.state.is_some() {
             let profile =
                 describe(&self.args, module.clone()).profile().map_err(|error| error.to_string())?;
-            check_state(self.state.as_ref(), profile.hash()).map_err(|error| error.to_string())?;
+            check_state(self.state.as_ref(), &profile).map_err(|error| error.to_string())?;
         }
         let swapped = self.service.swap(&name, || describe(&self.args, module.clone()));
         swapped.map(|pool| pool.profile().hash().to_string()).map_err(|error| error.to_string())
     }
 
     fn drain(&self) {
-        // It is received for as long as there is anything to drain.
+        // If nobody receives it, the server has ended already.
         let _ = self.asks.send(Ask::Drain);
     }
 }
 
-/// Tells systemd, if it started this (`Type=notify`).
+/// Notifies systemd, if systemd started this process (`Type=notify`).
 pub(super) fn tell_systemd(states: &[NotifyState<'_>]) {
     let told: io::Result<()> = sd_notify::notify(states);
     if let Err(error) = told {

@@ -1,6 +1,6 @@
-//! SIGINT and SIGTERM: the first asks to finish, the second ends at once.
+//! SIGINT and SIGTERM: the first asks to finish, the second ends the process at once.
 //!
-//! Only the command takes signals. The library must not: they belong to whoever embeds it.
+//! Only the command handles signals. The library must not, because the signals of a process belong to the program that embeds it.
 
 use std::io;
 use std::sync::Arc;
@@ -14,18 +14,21 @@ use signal_hook::flag;
 use super::error::CliError;
 use cofferdam_pool::Pool;
 
-/// Whether somebody has asked to finish.
+/// Whether a signal has asked to finish.
 #[derive(Clone, Debug)]
 pub(super) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Starts to listen.
+    /// Starts to listen for signals.
+    ///
+    /// # Errors
+    /// [`CliError::Io`] if a handler cannot be registered.
     pub(super) fn listen() -> Result<Self, CliError> {
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             let register = || -> io::Result<()> {
-                // In this order: at the first signal the flag is not set yet, so only the second shuts down. Workers
-                // need no help then: they die with their supervisor.
+                // In this order: at the first signal the flag is not set yet, so only the second one ends the process. The
+                // kernel ends the workers with their supervisor.
                 flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&asked))?;
                 flag::register(signal, Arc::clone(&asked))?;
                 Ok(())
@@ -35,14 +38,14 @@ impl Stop {
         Ok(Self(asked))
     }
 
-    /// Whether somebody has asked.
+    /// Whether a signal has come.
     pub(super) fn is_asked(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Does `work` on the pool. Once somebody asks to finish, the pool takes no more jobs and retries none; what still runs
-/// after `grace` is cut off.
+/// Does `work` on the pool. After a signal, the pool takes no more jobs and retries none. A job that still runs after `grace` is
+/// cut off.
 pub(super) fn obeying<T>(stop: &Stop, pool: &Pool, grace: Duration, work: impl FnOnce() -> T) -> T {
     const TICK: Duration = Duration::from_millis(50);
     let done = AtomicBool::new(false);
@@ -52,7 +55,7 @@ pub(super) fn obeying<T>(stop: &Stop, pool: &Pool, grace: Duration, work: impl F
             match asked {
                 None if stop.is_asked() => {
                     tracing::warn!(
-                        "asked to end: what runs is finished; a second SIGINT or SIGTERM ends it at once"
+                        "asked to end: running jobs are finished; a second SIGINT or SIGTERM ends this process at once"
                     );
                     pool.refuse_jobs();
                     asked = Some(Instant::now());
@@ -73,7 +76,7 @@ pub(super) fn obeying<T>(stop: &Stop, pool: &Pool, grace: Duration, work: impl F
     })
 }
 
-/// Ends the watcher, also when the work panics.
+/// Ends the watching thread when it is dropped, and so also when the work panics.
 struct Done<'a> {
     flag: &'a AtomicBool,
     watcher: Thread,

@@ -1,19 +1,20 @@
-//! What is said of a command line that is wrong, or asks for help: clap's words, without the secrets that they may repeat.
+//! The message for a command line that is wrong or asks for help: the words of clap, without the secrets that they may repeat.
 
 use std::ffi::OsString;
+use std::path::Path;
 
+use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, Command};
 use cofferdam_protocol::exit::CommandExit;
 
 use super::error::CliError;
 use super::logging;
 use super::variables::{self, SECRETS};
 
-/// What stands for an argument that is not repeated.
+/// Stands in a message for an argument that is not repeated.
 const NOT_REPEATED: &str = "… (not repeated here, because it may be a secret)";
 
-/// Says `error` of `arguments`, which `command` was to take.
+/// Prints `error`, with which `command` refused `arguments`, and returns the exit code.
 pub(super) fn tell(mut error: clap::Error, command: &Command, arguments: &[OsString]) -> CommandExit {
     if !error.use_stderr() {
         // Help, or the version.
@@ -25,23 +26,26 @@ pub(super) fn tell(mut error: clap::Error, command: &Command, arguments: &[OsStr
             }
         };
     }
-    let source = source(&error, command, arguments);
+    let (source, sources) = (source(&error, command, arguments), sources(&error, command, arguments));
     hide_secrets(&mut error, arguments);
     let words = error.render();
     let words = if logging::has_colour() { words.ansi().to_string() } else { words.to_string() };
     logging::say_as_it_is(&words);
     if let Some(variable) = source {
-        logging::say_as_it_is(&format!("\nThe value is that of the variable {variable}.\n"));
+        logging::say_as_it_is(&format!("\nThe value comes from the variable {variable}.\n"));
+    }
+    for (option, variable) in sources {
+        logging::say_as_it_is(&format!("\n{option} comes from the variable {variable}.\n"));
     }
     CommandExit::Usage
 }
 
-/// Takes out of `error` what a mistyped command line may have made of a secret.
+/// Removes from `error` what may be a secret on a mistyped command line.
 fn hide_secrets(error: &mut clap::Error, arguments: &[OsString]) {
     let kinds = [ContextKind::InvalidArg, ContextKind::InvalidValue, ContextKind::InvalidSubcommand];
     for kind in kinds {
         let Some(ContextValue::String(text)) = error.get(kind) else { continue };
-        // What clap knows by name it writes as its own words.
+        // For an argument that clap knows, the text is the argument's declaration.
         let is_stray = kind != ContextKind::InvalidArg || error.kind() == ErrorKind::UnknownArgument;
         let text = text.clone();
         if is_stray && may_be_secret(&text, kind, arguments) {
@@ -58,9 +62,25 @@ fn may_be_secret(text: &str, kind: ContextKind, arguments: &[OsString]) -> bool 
     let is_option = text.strip_prefix("--").is_some_and(|name| {
         !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
     });
-    // A part of a password that a shell has cut at a blank.
+    // A part of a password, which the shell has split at a blank.
     let is_stray = kind == ContextKind::InvalidArg && !is_option && arguments.iter().any(names_secret);
     text.contains('@') || is_stray
+}
+
+/// Refuses a first argument that names no file and may be a part of a secret: a password that the shell has split at a blank. An error
+/// of the command would repeat it.
+///
+/// # Errors
+/// [`CliError::Usage`], which does not repeat the argument.
+pub(super) fn check_stray(first: &Path, arguments: &[OsString]) -> Result<(), CliError> {
+    let is_given = arguments.iter().any(|argument| argument == first.as_os_str());
+    let may_be_secret = may_be_secret(&first.to_string_lossy(), ContextKind::InvalidArg, arguments);
+    if !is_given || !may_be_secret || first.exists() {
+        return Ok(());
+    }
+    let reason =
+        "it names no file; put quotes around a password that has a blank, and name a module by --module";
+    Err(CliError::Usage(format!("unexpected argument {NOT_REPEATED}: {reason}")))
 }
 
 /// Whether an argument is an option whose value is a secret.
@@ -70,19 +90,46 @@ fn names_secret(argument: &OsString) -> bool {
     name.is_some_and(|name| SECRETS.contains(&name))
 }
 
-/// The variable that a wrong value came from, if it came from one.
+/// The options that exclude each other and come from variables, with their variables.
+fn sources(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Vec<(String, String)> {
+    if error.kind() != ErrorKind::ArgumentConflict {
+        return Vec::new();
+    }
+    let mut named = Vec::new();
+    for kind in [ContextKind::InvalidArg, ContextKind::PriorArg] {
+        match error.get(kind) {
+            Some(ContextValue::String(name)) => named.push(name.clone()),
+            Some(ContextValue::Strings(names)) => named.extend(names.iter().cloned()),
+            _ => {}
+        }
+    }
+    let mut root = command.clone();
+    root.build();
+    let options = asked(&root, arguments).get_arguments().filter(|one| named.contains(&one.to_string()));
+    let said = options.filter(|option| !variables::is_given(option, arguments)).filter_map(|option| {
+        let variable = option.get_env()?.to_string_lossy().into_owned();
+        variables::set(&variable).map(|_| (format!("--{}", option.get_long().unwrap_or_default()), variable))
+    });
+    said.collect()
+}
+
+/// The subcommand that the arguments ask for.
+fn asked<'c>(root: &'c Command, arguments: &[OsString]) -> &'c Command {
+    arguments
+        .iter()
+        .skip(1)
+        .fold(root, |command, argument| command.find_subcommand(argument).unwrap_or(command))
+}
+
+/// The variable that a wrong value comes from, if it comes from one.
 fn source(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Option<String> {
     let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidArg) else { return None };
     let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) else { return None };
-    // Only then an argument knows how it is written.
+    // An argument knows how it is written only after the command is built.
     let mut command = command.clone();
     command.build();
-    let inner = arguments.iter().find_map(|argument| command.find_subcommand(argument));
-    let of = |command: &Command| command.get_arguments().find(|one| one.to_string() == *wrong).cloned();
-    let argument: Arg = inner.and_then(of).or_else(|| of(&command))?;
-    let option = format!("--{}", argument.get_long()?);
-    let is_given = |one: &OsString| one.to_string_lossy().split('=').next() == Some(option.as_str());
+    let argument = asked(&command, arguments).get_arguments().find(|one| one.to_string() == *wrong)?;
     let variable = argument.get_env()?.to_string_lossy().into_owned();
     let has_it = variables::set(&variable)?.to_string_lossy().contains(value.as_str());
-    (has_it && !arguments.iter().any(is_given)).then_some(variable)
+    (has_it && !variables::is_given(argument, arguments)).then_some(variable)
 }

@@ -1,9 +1,10 @@
-//! The environment as a second command line: which variables there are, and how their values are read.
+//! Environment variables as a second command line: every option of every command has one, named after it.
 //!
 //! Unit files, Compose files and container platforms set variables, and each has its habits: `${NAME:-}` sets a variable to
-//! nothing, and a flag is `1`, `yes` or `on`. So a variable that is empty counts as one that is not set, and a flag takes all of
-//! these words, for every option of every command.
+//! nothing, and a flag is `1`, `yes` or `on`. Therefore an empty variable counts as not set, and a flag takes all of these words.
+//! The command line counts for more: a variable has no effect if its option, or an option that excludes it, is given there.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::str::FromStr;
 
@@ -11,12 +12,20 @@ use clap::builder::{BoolishValueParser, Resettable};
 use clap::{Arg, ArgAction, Command};
 
 use super::error::CliError;
+use super::suggest;
 
-/// Options whose values are secrets, by their long names: no help and no error shows a value of theirs.
+/// Options whose values are secrets, by their long names: no help and no error shows their values.
 pub(super) const SECRETS: [&str; 3] = ["auth", "daemon-rpc-url", "peer"];
 
-/// The commands of which every option has a variable.
-const SERVERS: [&str; 2] = ["serve", "node"];
+/// What the name of every variable of ours begins with.
+const PREFIX: &str = "COFFERDAM_";
+
+/// What is in the rest of the name if Kubernetes or Docker made the variable, for a service whose name begins with cofferdam.
+const SERVICE_LINKS: [&str; 3] = ["SERVICE_HOST", "SERVICE_PORT", "PORT_"];
+
+/// Variables of this repository's tests and scripts, which the commands do not read.
+const OF_TESTS: [&str; 8] =
+    ["BIN", "SHARED", "SKIPS", "SKIP_4GIB", "DEPLOY_TOOLS", "LB_REQUESTS", "NETWORKS", "WRITE_OPERATIONS"];
 
 /// The value of a variable, unless it is not set or empty.
 pub(super) fn set(name: impl AsRef<OsStr>) -> Option<OsString> {
@@ -26,7 +35,7 @@ pub(super) fn set(name: impl AsRef<OsStr>) -> Option<OsString> {
 /// The value of a variable, unless it is not set or empty.
 ///
 /// # Errors
-/// If it is no value of this kind: a sentence that names the variable.
+/// [`CliError::Usage`], which names the variable, if its value does not parse.
 pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<Option<T>, CliError> {
     let Some(value) = set(name) else { return Ok(None) };
     let value = value.to_string_lossy();
@@ -34,37 +43,144 @@ pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<O
     value.parse().map(Some).map_err(wrong)
 }
 
-/// Gives the options of `command`, and of its commands, the variables that they are read from.
-pub(super) fn attach(command: Command) -> Command {
-    let has_all = SERVERS.contains(&command.get_name());
-    let names: Vec<_> = command.get_subcommands().map(|inner| inner.get_name().to_owned()).collect();
-    let command = command.mut_args(|argument| read(if has_all { named(argument) } else { argument }));
-    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, attach))
+/// Whether a variable is one of ours, by its name.
+pub(super) fn is_ours(name: &OsStr) -> bool {
+    name.to_string_lossy().starts_with(PREFIX)
 }
 
-/// An option with the variable that is called after it.
-fn named(argument: Arg) -> Arg {
-    match argument.get_long() {
-        Some(long) if argument.get_env().is_none() && !matches!(long, "help" | "version") => {
-            let variable = format!("COFFERDAM_{}", long.to_uppercase().replace('-', "_"));
-            argument.env(variable)
-        }
-        _ => argument,
+/// Gives every option of `command` and of its subcommands its variable. `arguments` is the command line.
+pub(super) fn attach(command: Command, arguments: &[OsString]) -> Command {
+    let names: Vec<_> = command.get_subcommands().map(|inner| inner.get_name().to_owned()).collect();
+    let all: Vec<Arg> = command.get_arguments().cloned().collect();
+    let conflicts = Conflicts::of(&command);
+    let command = command.mut_args(|argument| {
+        let variable = variable_of(&argument, &all);
+        let excluded = conflicts.of_argument(&argument).any(|other| is_given(other, arguments));
+        read(argument, variable, excluded)
+    });
+    names
+        .into_iter()
+        .fold(command, |command, name| command.mut_subcommand(name, |inner| attach(inner, arguments)))
+}
+
+/// The variable that an argument of a command is read from: the first that is set of those that its names give, or the one that its
+/// own name gives.
+fn variable_of(argument: &Arg, all: &[Arg]) -> Option<String> {
+    let own = match (argument.get_env(), argument.get_long()) {
+        (Some(variable), _) => variable.to_string_lossy().into_owned(),
+        (None, Some(long)) if !is_read_elsewhere(long, all) => variable_for(long),
+        _ => return None,
+    };
+    // A first argument, which has no name, has the same variables as the option that stands for it.
+    let option = all.iter().find(|other| other.get_long().is_some_and(|long| variable_for(long) == own));
+    let other_names = option.map(aliases).unwrap_or_default();
+    let candidates = std::iter::once(own.clone()).chain(other_names.iter().map(|name| variable_for(name)));
+    Some(candidates.into_iter().find(|name| set(name).is_some()).unwrap_or(own))
+}
+
+/// Whether another argument has the variable that is named after `long`.
+fn is_read_elsewhere(long: &str, all: &[Arg]) -> bool {
+    all.iter().any(|other| other.get_env().is_some_and(|variable| *variable == *variable_for(long)))
+}
+
+fn variable_for(long: &str) -> String {
+    format!("{PREFIX}{}", long.to_uppercase().replace('-', "_"))
+}
+
+fn aliases(argument: &Arg) -> Vec<String> {
+    argument.get_all_aliases().unwrap_or_default().into_iter().map(str::to_owned).collect()
+}
+
+/// The long name of an option, and its aliases.
+pub(super) fn names(argument: &Arg) -> Vec<String> {
+    argument.get_long().map(str::to_owned).into_iter().chain(aliases(argument)).collect()
+}
+
+/// Whether the command line has this option.
+pub(super) fn is_given(argument: &Arg, arguments: &[OsString]) -> bool {
+    let names = names(argument);
+    let given = arguments.iter().take_while(|argument| *argument != "--").filter_map(|argument| {
+        let text = argument.to_str()?.strip_prefix("--")?;
+        text.split('=').next().map(str::to_owned)
+    });
+    given.into_iter().any(|given| names.contains(&given))
+}
+
+/// Whether the command line or a variable has this option.
+pub(super) fn is_said(argument: &Arg, arguments: &[OsString]) -> bool {
+    is_given(argument, arguments) || names(argument).iter().any(|name| set(variable_for(name)).is_some())
+}
+
+/// Which options of a command exclude each other.
+pub(super) struct Conflicts(Vec<(Arg, Arg)>);
+
+impl Conflicts {
+    /// Those of `command`.
+    pub(super) fn of(command: &Command) -> Self {
+        let pairs = command.get_arguments().flat_map(|argument| {
+            let others = command.get_arg_conflicts_with(argument);
+            others.into_iter().map(|other| (argument.clone(), other.clone()))
+        });
+        Self(pairs.collect())
+    }
+
+    /// The options that exclude `argument`.
+    pub(super) fn of_argument(&self, argument: &Arg) -> impl Iterator<Item = &Arg> {
+        let id = argument.get_id().clone();
+        self.0.iter().filter_map(move |(left, right)| match (*left.get_id() == id, *right.get_id() == id) {
+            (true, _) => Some(right),
+            (_, true) => Some(left),
+            _ => None,
+        })
     }
 }
 
-fn read(argument: Arg) -> Arg {
+/// `argument`, read from `variable` unless that is empty, or the command line has an option that excludes it.
+fn read(argument: Arg, variable: Option<String>, excluded: bool) -> Arg {
     let is_secret = argument.get_long().is_some_and(|long| SECRETS.contains(&long));
     let argument = argument.hide_env_values(is_secret).hide_default_value(is_secret);
     let argument = match argument.get_action() {
         ArgAction::SetTrue => argument.value_parser(BoolishValueParser::new()),
         _ => argument,
     };
-    let is_empty = argument.get_env().is_some_and(|name| set(name).is_none());
-    if is_empty && argument.get_env().and_then(std::env::var_os).is_some() {
-        return argument.env(Resettable::Reset);
+    match variable {
+        Some(variable)
+            if !excluded && (set(&variable).is_some() || std::env::var_os(&variable).is_none()) =>
+        {
+            argument.env(variable)
+        }
+        _ => argument.env(Resettable::Reset),
     }
-    argument
+}
+
+/// A sentence for each variable of the environment that looks like one of `command` and is none.
+pub(super) fn unknown(command: &Command) -> Vec<String> {
+    let mut known = BTreeSet::new();
+    collect(command, &mut known);
+    let set = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let ours = set.filter_map(|name| name.strip_prefix(PREFIX).map(str::to_owned));
+    let unknown = ours.filter(|name| {
+        !known.contains(name)
+            && !OF_TESTS.contains(&name.as_str())
+            && !name.starts_with("TEST_")
+            && !SERVICE_LINKS.iter().any(|part| name.contains(part))
+    });
+    let mut sentences: Vec<_> = unknown.map(|name| sentence(&name, &known)).collect();
+    sentences.sort();
+    sentences
+}
+
+fn sentence(name: &str, known: &BTreeSet<String>) -> String {
+    let suggestion = suggest::nearest(name, known.iter().map(String::as_str));
+    let suggestion = suggestion.map_or_else(String::new, |near| format!("; did you mean {PREFIX}{near}?"));
+    format!("the variable {PREFIX}{name} has no effect, because no option has that name{suggestion}")
+}
+
+/// Adds what follows the prefix in the variables of a command and its subcommands.
+fn collect(command: &Command, known: &mut BTreeSet<String>) {
+    let long_names = command.get_arguments().flat_map(names);
+    known.extend(long_names.map(|name| variable_for(&name)[PREFIX.len()..].to_owned()));
+    command.get_subcommands().for_each(|inner| collect(inner, known));
 }
 
 #[cfg(test)]
@@ -78,5 +194,26 @@ mod tests {
         assert!(error.starts_with("the variable CARGO_PKG_NAME is \"cofferdam\": "), "{error}");
         assert_eq!(parsed::<u16>("COFFERDAM_NO_SUCH_VARIABLE").unwrap(), None);
         assert_eq!(parsed::<String>("CARGO_PKG_NAME").unwrap().as_deref(), Some("cofferdam"));
+    }
+
+    #[test]
+    fn an_option_is_found_on_the_command_line_by_any_of_its_names() {
+        let module = Arg::new("m").long("module").visible_alias("indexer");
+        let line = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        for given in [&["run", "--module", "x"], &["run", "--indexer=x", "y"]] {
+            assert!(is_given(&module, &line(given)), "{given:?}");
+        }
+        for other in [&["run", "module", "x"], &["run", "--", "--module"], &["run", "--modules", "x"]] {
+            assert!(!is_given(&module, &line(other)), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_variable_gets_a_suggestion() {
+        let known = BTreeSet::from(["DB_PATH".to_owned(), "WORKERS".to_owned()]);
+        let said = sentence("DP_PATH", &known);
+        assert!(said.ends_with("did you mean COFFERDAM_DB_PATH?"), "{said}");
+        let said = sentence("ZZZ", &known);
+        assert!(said.ends_with("no option has that name"), "{said}");
     }
 }

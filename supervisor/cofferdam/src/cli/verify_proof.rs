@@ -1,59 +1,54 @@
-//! `cofferdam verify-proof`: whether a proof of the state tree shows what somebody says. It asks no node and opens no
-//! store.
+//! `cofferdam verify-proof`: whether a proof of the state tree shows what is claimed. The command asks no node and opens no store.
+//!
+//! The proof is read as the JSON-RPC method `cofferdam_proof` returns it: the whole answer, its `result`, or the `proof` in that.
+//! An answer names its key and value, which are then what is claimed, unless the command line claims others. The root always comes
+//! from the command line: whoever sends the answer could choose a root that fits.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use clap::{ArgGroup, Args};
+use clap::Args;
 use cofferdam_protocol::exit::CommandExit;
 use cofferdam_protocol::profile::Hash;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
+use super::args::{HexBytes, parse_hash};
 use super::error::CliError;
 use super::{logging, output};
-use cofferdam_store::tree::{MAX_PROOF_BYTES, Proof, verify};
+use cofferdam_store::tree::{Proof, verify};
+
+/// The most bytes that are read: a value as large as the default output limit (128 MiB) in hexadecimal, and a proof.
+const MAX_ANSWER_BYTES: u64 = 260 << 20;
 
 /// Arguments of `cofferdam verify-proof`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("claim").required(true).args(["value", "absent"]))]
 pub(super) struct VerifyProofArgs {
-    /// The state root, from somebody who is trusted: 64 hexadecimal digits, with or without 0x.
-    #[arg(long, value_name = "HEX", value_parser = parse_root)]
+    /// The state root, from a source that you trust: 64 hexadecimal digits, with or without 0x.
+    #[arg(long, value_name = "HEX", value_parser = parse_hash)]
     root: Hash,
 
-    /// The key, in hexadecimal.
+    /// The key, in hexadecimal [default: the key in the answer of cofferdam_proof].
     #[arg(long, value_name = "HEX")]
-    key: HexBytes,
+    key: Option<HexBytes>,
 
-    /// The value that the key is said to have, in hexadecimal. 0x is a value of no bytes.
-    #[arg(long, value_name = "HEX")]
+    /// Claim that the key has this value, in hexadecimal. 0x is a value of no bytes [default: the value in the answer of
+    /// cofferdam_proof].
+    #[arg(long, value_name = "HEX", conflicts_with = "absent")]
     value: Option<HexBytes>,
 
-    /// Say that the key has no value.
+    /// Claim that the key has no value.
     #[arg(long)]
     absent: bool,
 
-    /// One JSON object instead of a line of text.
+    /// Print one JSON object instead of a line of text.
     #[arg(long)]
     json: bool,
 
-    /// The proof, or - for standard input.
+    /// The answer of cofferdam_proof, its result, or the proof in it; - for standard input.
     #[arg(value_name = "PROOF.json|-")]
     proof: PathBuf,
-}
-
-/// Bytes as they are written on a command line.
-#[derive(Clone, Debug)]
-struct HexBytes(Vec<u8>);
-
-impl FromStr for HexBytes {
-    type Err = hex::FromHexError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        hex::decode(text.strip_prefix("0x").unwrap_or(text)).map(Self)
-    }
 }
 
 #[derive(Debug, Serialize)]
@@ -62,21 +57,63 @@ struct VerifyReport {
     reason: Option<String>,
 }
 
+/// What `cofferdam_proof` answers.
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+    error: Option<RpcError>,
+}
+
+#[derive(Deserialize)]
+struct RpcError {
+    message: String,
+}
+
+/// The result of `cofferdam_proof`.
+#[derive(Deserialize)]
+struct ProofResult<'a> {
+    key: Option<String>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    value: Option<&'a RawValue>,
+    #[serde(borrow)]
+    proof: Option<&'a RawValue>,
+}
+
+/// Reads a field that is there. `null` stays, because it says that the key has no value, which a missing field does not.
+fn present<'de, D: Deserializer<'de>>(field: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(field).map(Some)
+}
+
+/// What is to be shown of a key.
+struct Claim {
+    key: Vec<u8>,
+    /// The value; none for no value.
+    value: Option<Vec<u8>>,
+    proof: Proof,
+}
+
+/// Runs the command.
 pub(super) fn run(args: &VerifyProofArgs) -> Result<CommandExit, CliError> {
-    let bytes = read_proof(&args.proof)?;
-    let value = args.value.as_ref().map(|value| value.0.as_slice());
-    let refused = Proof::from_json(&bytes).map_err(|error| error.to_string()).and_then(|proof| {
-        verify(args.root, &args.key.0, value, &proof).map_err(|error| format!("not verified: {error}"))
+    let bytes = read(&args.proof)?;
+    let claim = match claim(args, &bytes) {
+        Err(Refusal::Usage(reason)) => return Err(CliError::Usage(reason)),
+        Err(Refusal::NoProof(reason)) => Err(reason),
+        Ok(claim) => Ok(claim),
+    };
+    let verified = claim.and_then(|claim| {
+        verify(args.root, &claim.key, claim.value.as_deref(), &claim.proof)
+            .map_err(|error| format!("not verified: {error}"))?;
+        Ok(claim)
     });
-    let reason = refused.err();
-    let exit = if reason.is_none() { CommandExit::Success } else { CommandExit::Failure };
-    let text = match (reason, args.json) {
-        (reason, true) => {
-            let report = VerifyReport { verified: reason.is_none(), reason };
+    let exit = if verified.is_ok() { CommandExit::Success } else { CommandExit::Failure };
+    let text = match (verified, args.json) {
+        (verified, true) => {
+            let report = VerifyReport { verified: verified.is_ok(), reason: verified.err() };
             serde_json::to_string(&report).map_err(io::Error::other)
         }
-        (None, false) => Ok(sentence(args.value.as_ref())),
-        (Some(reason), false) => {
+        (Ok(claim), false) => Ok(sentence(args, &claim)),
+        (Err(reason), false) => {
             logging::say(reason);
             return Ok(exit);
         }
@@ -85,28 +122,76 @@ pub(super) fn run(args: &VerifyProofArgs) -> Result<CommandExit, CliError> {
     Ok(exit)
 }
 
-fn sentence(value: Option<&HexBytes>) -> String {
-    match value {
-        Some(value) => format!("verified: the state has this value of {} bytes for the key", value.0.len()),
-        None => "verified: the state has no value for the key".to_owned(),
+/// Why there is nothing to verify.
+enum Refusal {
+    /// The command line does not say what is claimed, and neither does the file.
+    Usage(String),
+    /// The file is no proof.
+    NoProof(String),
+}
+
+/// What is claimed: by the command line, and otherwise by the answer that the proof is in.
+fn claim(args: &VerifyProofArgs, bytes: &[u8]) -> Result<Claim, Refusal> {
+    let no_proof = |error: &dyn std::fmt::Display| Refusal::NoProof(error.to_string());
+    let (result, proof) = unwrap(bytes).map_err(Refusal::NoProof)?;
+    let usage = |missing: &str| {
+        Refusal::Usage(format!("{missing}, and the file is no result of cofferdam_proof that names one"))
+    };
+    let hexadecimal =
+        |text: &str| text.parse::<HexBytes>().map(|bytes| bytes.0).map_err(|error| no_proof(&error));
+    let key = match (&args.key, result.as_ref().and_then(|result| result.key.as_deref())) {
+        (Some(key), _) => key.0.clone(),
+        (None, Some(key)) => hexadecimal(key)?,
+        (None, None) => return Err(usage("give --key")),
+    };
+    let value = match (&args.value, args.absent, result.and_then(|result| result.value)) {
+        (Some(value), ..) => Some(value.0.clone()),
+        (None, true, _) => None,
+        (None, false, Some(value)) => {
+            let value: Option<String> =
+                serde_json::from_str(value.get()).map_err(|error| no_proof(&error))?;
+            value.as_deref().map(hexadecimal).transpose()?
+        }
+        (None, false, None) => return Err(usage("give --value or --absent")),
+    };
+    let proof = Proof::from_json(proof).map_err(|error| no_proof(&error))?;
+    Ok(Claim { key, value, proof })
+}
+
+/// The result in an answer of `cofferdam_proof`, if there is one, and the JSON of the proof.
+fn unwrap(bytes: &[u8]) -> Result<(Option<ProofResult<'_>>, &[u8]), String> {
+    let answer = serde_json::from_slice::<Answer<'_>>(bytes).ok();
+    if let Some(RpcError { message }) = answer.as_ref().and_then(|answer| answer.error.as_ref()) {
+        return Err(format!("the answer has no proof but an error: {message:?}"));
+    }
+    let inner = answer.and_then(|answer| answer.result).map_or(bytes, |result| result.get().as_bytes());
+    match serde_json::from_slice::<ProofResult<'_>>(inner) {
+        Ok(ProofResult { proof: Some(proof), key, value }) => {
+            Ok((Some(ProofResult { key, value, proof: None }), proof.get().as_bytes()))
+        }
+        _ => Ok((None, inner)),
     }
 }
 
-/// Reads one byte more than a proof may have at most, so that a longer one is refused by its length.
-fn read_proof(path: &Path) -> Result<Vec<u8>, CliError> {
-    let limit = MAX_PROOF_BYTES as u64 + 1;
+fn sentence(args: &VerifyProofArgs, claim: &Claim) -> String {
+    let key = match args.key {
+        Some(_) => "the key".to_owned(),
+        // Whoever did not give the key wants to know which one the answer is about.
+        None => format!("the key 0x{}", hex::encode(&claim.key)),
+    };
+    match &claim.value {
+        Some(value) => format!("verified: the state has this value of {} bytes for {key}", value.len()),
+        None => format!("verified: the state has no value for {key}"),
+    }
+}
+
+/// Reads the file, or standard input.
+fn read(path: &Path) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
     let read = match path.as_os_str() == "-" {
-        true => io::stdin().take(limit).read_to_end(&mut bytes),
-        false => File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)),
+        true => io::stdin().take(MAX_ANSWER_BYTES).read_to_end(&mut bytes),
+        false => File::open(path).and_then(|file| file.take(MAX_ANSWER_BYTES).read_to_end(&mut bytes)),
     };
     read.map_err(|source| CliError::File { path: path.to_owned(), source })?;
     Ok(bytes)
-}
-
-fn parse_root(text: &str) -> Result<Hash, String> {
-    let HexBytes(bytes) = text.parse().map_err(|error: hex::FromHexError| error.to_string())?;
-    let length = bytes.len();
-    let bytes = bytes.try_into().map_err(|_| format!("a root has 32 bytes, and this has {length}"))?;
-    Ok(Hash(bytes))
 }

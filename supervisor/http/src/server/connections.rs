@@ -1,95 +1,99 @@
-//! The connections that are open, which of them are idle, and since when.
+//! The open connections: which of them are idle, and in which order they became so.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
 
 use tokio::sync::Notify;
 
-/// All open connections.
+/// All open connections of a server.
 #[derive(Debug)]
 pub(super) struct Connections(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    most: usize,
-    begun: Instant,
-    next: AtomicU64,
+    /// How many connections may be open, unless more are busy.
+    limit: usize,
+    next_id: AtomicU64,
+    /// Counts the openings of connections and the ends of requests. Its values order these events.
+    activity: AtomicU64,
     open: Mutex<HashMap<u64, Weak<Connection>>>,
-    /// How many of them were asked to leave and have not left yet.
-    leaving: AtomicUsize,
+    /// How many connections were asked to close and have not closed yet.
+    closing: AtomicUsize,
 }
 
-/// One open connection; leaves when dropped.
+/// One open connection. It is removed from [`Connections`] on drop.
 #[derive(Debug)]
 pub(super) struct Connection {
     id: u64,
     shared: Arc<Shared>,
     running: AtomicUsize,
-    /// Whether it ever began a request.
+    /// Whether a request has begun on this connection.
     used: AtomicBool,
-    /// Whether it was asked to leave.
-    asked: AtomicBool,
-    /// When it last began or ended a request, in microseconds since the server began.
-    touched: AtomicU64,
-    evict: Notify,
+    /// Whether this connection was asked to close.
+    evicted: AtomicBool,
+    /// The value of [`Shared::activity`] when this connection was opened or last ended a request.
+    last_activity: AtomicU64,
+    eviction: Notify,
+    /// Notified when the last running request ends.
+    idle: Notify,
 }
 
-/// A request that runs on a connection, until its answer has been sent.
+/// A request that runs on a connection, until its response has been sent.
 #[derive(Debug)]
-pub(super) struct Busy(Arc<Connection>);
+pub(super) struct RunningRequest(Arc<Connection>);
 
 impl Connections {
-    pub(super) fn new(most: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         let shared = Shared {
-            most,
-            begun: Instant::now(),
-            next: AtomicU64::new(0),
+            limit,
+            next_id: AtomicU64::new(0),
+            activity: AtomicU64::new(0),
             open: Mutex::default(),
-            leaving: AtomicUsize::new(0),
+            closing: AtomicUsize::new(0),
         };
         Self(Arc::new(shared))
     }
 
-    /// Adds a connection. If there are too many, the one that has been idle for longest is asked to leave.
-    pub(super) fn enter(&self) -> Arc<Connection> {
-        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+    /// Adds a connection. If there are too many, the one that has been idle for longest is asked to close.
+    pub(super) fn add(&self) -> Arc<Connection> {
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::new(Connection {
             id,
             shared: Arc::clone(&self.0),
             running: AtomicUsize::new(0),
             used: AtomicBool::new(false),
-            asked: AtomicBool::new(false),
-            touched: AtomicU64::new(self.0.now()),
-            evict: Notify::new(),
+            evicted: AtomicBool::new(false),
+            last_activity: AtomicU64::new(self.0.next_activity()),
+            eviction: Notify::new(),
+            idle: Notify::new(),
         });
         let too_many = {
             let mut open = self.0.lock();
             open.insert(id, Arc::downgrade(&connection));
-            // Those that leave make room already; without this, a crowd of them would have newcomers sent away.
-            open.len() > self.0.most + self.0.leaving.load(Ordering::Relaxed)
+            // Connections that are closing make room already. If they counted, a burst of new connections would evict new ones.
+            open.len() > self.0.limit + self.0.closing.load(Ordering::Relaxed)
         };
         if too_many {
-            self.evict();
+            self.evict_idle();
         }
         connection
     }
 
-    /// Asks the connection that has been idle for longest to leave.
-    pub(super) fn evict(&self) {
-        let can_leave =
-            |connection: &Arc<Connection>| connection.is_idle() && !connection.asked.load(Ordering::Relaxed);
-        let idle = self.all().into_iter().filter(can_leave);
-        if let Some(oldest) = idle.min_by_key(|connection| connection.touched.load(Ordering::Relaxed)) {
-            // Once is enough.
-            oldest.asked.store(true, Ordering::Relaxed);
-            self.0.leaving.fetch_add(1, Ordering::Relaxed);
-            oldest.evict.notify_one();
+    /// Asks the connection that has been idle for longest to close. Does nothing if every connection is busy or closing.
+    pub(super) fn evict_idle(&self) {
+        let can_close = |connection: &Arc<Connection>| {
+            connection.is_idle() && !connection.evicted.load(Ordering::Relaxed)
+        };
+        let idle = self.all().into_iter().filter(can_close);
+        if let Some(oldest) = idle.min_by_key(|connection| connection.last_activity.load(Ordering::Relaxed)) {
+            oldest.evicted.store(true, Ordering::Relaxed);
+            self.0.closing.fetch_add(1, Ordering::Relaxed);
+            oldest.eviction.notify_one();
         }
     }
 
-    /// How many connections have requests that run.
+    /// How many connections have running requests.
     pub(super) fn busy(&self) -> usize {
         self.all().iter().filter(|connection| !connection.is_idle()).count()
     }
@@ -104,39 +108,52 @@ impl Shared {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+    fn next_activity(&self) -> u64 {
+        self.activity.fetch_add(1, Ordering::Relaxed)
     }
 }
 
 impl Connection {
-    /// Notes that a request begins.
-    pub(super) fn begin(self: &Arc<Self>) -> Busy {
+    /// Records that a request begins. It runs until the returned value is dropped.
+    pub(super) fn begin_request(self: &Arc<Self>) -> RunningRequest {
         self.running.fetch_add(1, Ordering::Relaxed);
         self.used.store(true, Ordering::Relaxed);
-        Busy(Arc::clone(self))
+        RunningRequest(Arc::clone(self))
     }
 
-    /// Waits until it is asked to leave.
+    /// Waits until this connection is asked to close.
     pub(super) async fn evicted(&self) {
-        self.evict.notified().await;
+        self.eviction.notified().await;
     }
 
-    /// Whether a request ever began.
+    /// Waits until no request is running.
+    pub(super) async fn becomes_idle(&self) {
+        // A notification of an earlier request may be stored, so the count decides.
+        while !self.is_idle() {
+            self.idle.notified().await;
+        }
+    }
+
+    /// Whether a request has begun on this connection.
     pub(super) fn is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether no request runs.
+    /// Whether no request is running.
     pub(super) fn is_idle(&self) -> bool {
         self.running.load(Ordering::Relaxed) == 0
     }
 }
 
-impl Drop for Busy {
+impl Drop for RunningRequest {
     fn drop(&mut self) {
-        self.0.touched.store(self.0.shared.now(), Ordering::Relaxed);
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
+        let connection = &self.0;
+        connection.last_activity.store(connection.shared.next_activity(), Ordering::Relaxed);
+        if connection.running.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // One task at most waits for this: the one that serves the connection. The notification is stored if it does
+            // not wait yet.
+            connection.idle.notify_one();
+        }
     }
 }
 
@@ -144,37 +161,52 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let mut open = self.shared.lock();
         open.remove(&self.id);
-        if self.asked.load(Ordering::Relaxed) {
-            self.shared.leaving.fetch_sub(1, Ordering::Relaxed);
+        if self.evicted.load(Ordering::Relaxed) {
+            self.shared.closing.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[tokio::test]
-    async fn the_one_that_has_been_idle_for_longest_makes_room() {
+    async fn the_connection_that_has_been_idle_for_longest_makes_room() {
         let connections = Connections::new(2);
-        let pause = || std::thread::sleep(std::time::Duration::from_millis(2));
-        let first = connections.enter();
-        pause();
-        let second = connections.enter();
-        pause();
-        // The first is the older one, and busy.
-        let busy = first.begin();
-        let third = connections.enter();
+        let first = connections.add();
+        let second = connections.add();
+        // The first connection is older, but busy.
+        let request = first.begin_request();
+        let third = connections.add();
         second.evicted().await;
-        drop(busy);
-        assert_eq!(
-            (first.evict.notified().now_or_never(), third.evict.notified().now_or_never()),
-            (None, None)
-        );
+        drop(request);
+        assert_eq!((first.evicted().now_or_never(), third.evicted().now_or_never()), (None, None));
         assert_eq!(connections.busy(), 0);
-        drop((first, second, third));
+        // The first connection ended a request after the third was opened.
+        drop(second);
+        let fourth = connections.add();
+        third.evicted().await;
+        assert_eq!((first.evicted().now_or_never(), fourth.evicted().now_or_never()), (None, None));
+        drop((first, third, fourth));
         assert!(connections.all().is_empty());
     }
 
-    use futures_util::FutureExt;
+    #[tokio::test]
+    async fn a_connection_becomes_idle_when_its_last_request_ends() {
+        let connection = Connections::new(1).add();
+        assert_eq!(connection.becomes_idle().now_or_never(), Some(()));
+        // This request leaves a stored notification.
+        drop(connection.begin_request());
+        let requests = [connection.begin_request(), connection.begin_request()];
+        let mut idle = Box::pin(connection.becomes_idle());
+        assert_eq!(idle.as_mut().now_or_never(), None);
+        for request in requests {
+            assert_eq!(idle.as_mut().now_or_never(), None);
+            drop(request);
+        }
+        idle.await;
+    }
 }

@@ -1,7 +1,8 @@
-//! Two modules over the same blocks, side by side: what each makes of a block, and the first key in which they differ.
+//! Runs two modules over the same blocks, and finds the first block and key in which their results differ.
 //!
-//! Compared is what counts for the state: verdicts, and of each key the last value that the block wrote. The order of
-//! writes, fuel, memory and a trap's own words belong to a module's code, which is expected to differ.
+//! Two results are equal if the verdicts are equal, and if the last value that the block wrote for each key is equal: only
+//! these count for the state. The order of writes, fuel, memory and the message of a trap depend on the code of a module, which
+//! is expected to differ.
 
 use std::cmp::Ordering;
 use std::io;
@@ -11,152 +12,155 @@ use cofferdam_protocol::verdict::{HostVerdict, Verdict};
 use cofferdam_protocol::writes::Writes;
 use thiserror::Error;
 
-use cofferdam_chain::{Chain, ChainError, Hashed, Outcome, Step};
+use cofferdam_chain::{ChainError, Hashed, Outcome, Pipeline};
 use cofferdam_pool::{JobResult, Runner};
-use cofferdam_store::last_by_key;
+use cofferdam_store::last_write_per_key;
 
-/// The sides' names in messages: the module that is compared, and the one that it is compared with.
+/// The names of the two sides in messages: the module that is compared, and the module that it is compared with.
 pub const NAMES: [&str; 2] = ["A", "B"];
 
-/// A key under which the sides did not write the same.
+/// A key for which the two sides wrote different values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyDifference {
     /// The key.
     pub key: Vec<u8>,
-    /// The last value that each side wrote; none where it did not write the key. Not both are none.
+    /// The last value that each side wrote; none if the side did not write the key. At least one side wrote it.
     pub values: [Option<Vec<u8>>; 2],
 }
 
-/// How many keys two sides wrote in a block, and how many of them differ.
+/// The number of keys that two sides wrote in a block, and how many of these keys differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyCounts {
-    /// Keys that each side wrote.
+    /// The number of keys that each side wrote.
     pub written: [u64; 2],
-    /// Keys that one side wrote alone.
+    /// The number of keys that only this side wrote.
     pub alone: [u64; 2],
-    /// Keys that both wrote, with different values.
+    /// The number of keys that both sides wrote, with different values.
     pub values: u64,
 }
 
 impl KeyCounts {
-    /// Keys that differ, in whichever way.
+    /// The number of keys that differ.
     pub fn differing(&self) -> u64 {
         self.alone[0] + self.alone[1] + self.values
     }
 }
 
-/// How two sides differ about one block.
+/// How the results of two sides differ in one block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
-    /// In what came of it. Each verdict is with its detail.
+    /// The verdicts differ. Each verdict is with its detail.
     Verdict([(Verdict, String); 2]),
-    /// In what they wrote.
+    /// The writes differ.
     Writes {
-        /// The least key that differs, in the order of bytes.
+        /// The first key that differs, in the order of bytes.
         first: KeyDifference,
-        /// How many there are.
+        /// How many keys differ.
         counts: KeyCounts,
     },
 }
 
-/// What two sides made of one block.
+/// The results of two sides in one block.
 #[derive(Debug)]
 pub struct Compared {
-    /// What came of it on each side.
+    /// What came of the block on each side.
     pub outcomes: [Box<Outcome>; 2],
-    /// How they differ, if they do.
+    /// How the results differ; none if they are equal.
     pub difference: Option<Difference>,
-    /// Keys that were compared: those with the prefix that either side wrote.
+    /// The number of keys that were compared: the keys with the prefix that at least one side wrote.
     pub keys: u64,
 }
 
 /// Why a block could not be compared.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum DiffError {
-    /// A side's chain cannot go on.
+    /// The chain of one side cannot go on.
     #[error("{}: {source}", NAMES[*side])]
     Chain {
-        /// Which side: 0 or 1.
+        /// The side: 0 or 1.
         side: usize,
-        /// Why.
+        /// Why it cannot go on.
         source: ChainError,
     },
-    /// The host ended a block, however often it was tried: that says nothing about the module.
+    /// Every attempt at a block ended with a host verdict. This says nothing about the module.
     #[error(
-        "{}: block {height} was lost to the host ({verdict}: {detail}): the modules were compared up to the block before it",
+        "{}: block {height} could not be run: {verdict}: {detail}. The modules were compared up to the block before it",
         NAMES[*side]
     )]
     Lost {
-        /// Which side: 0 or 1.
+        /// The side: 0 or 1.
         side: usize,
-        /// The block.
+        /// The height of the block.
         height: u32,
         /// What happened to the worker.
         verdict: HostVerdict,
-        /// What is known of it.
+        /// More about what happened.
         detail: String,
     },
-    /// A block was given whose height both sides have already.
-    #[error("block {0} was given twice")]
-    Repeated(u32),
     /// The second side's thread could not be started.
-    #[error("a thread for the second module: {0}")]
+    #[error("the thread of the second module could not be started: {0}")]
     Thread(#[source] io::Error),
     /// The second side's thread panicked.
     #[error("internal error: the thread of the second module has panicked")]
     Panicked,
 }
 
-/// Two chains that are given the same blocks.
+cofferdam_protocol::debug_as_display!(DiffError);
+
+/// Two chains that run the same blocks.
 #[derive(Debug)]
-pub struct Twins<R> {
-    chains: [Chain<R>; 2],
+pub struct Comparison<R> {
+    chains: [Pipeline<R>; 2],
     prefix: Vec<u8>,
 }
 
-impl<R: Runner + Send> Twins<R> {
-    /// Compares two chains, which must be at the same height, by the keys that begin with `prefix`.
+impl<R: Runner + Send> Comparison<R> {
+    /// Compares two chains by the keys that begin with `prefix`. The chains must be at the same height.
     ///
-    /// The chains should commit blocks that fail ([`OnGuestFailure::Skip`](cofferdam_chain::OnGuestFailure::Skip)): what
-    /// both refuse alike is no difference, and the blocks after it are compared, too.
-    pub fn new(chains: [Chain<R>; 2], prefix: Vec<u8>) -> Self {
+    /// The chains should commit blocks that fail ([`OnGuestFailure::Skip`](cofferdam_chain::OnGuestFailure::Skip)). A block that
+    /// fails on both sides is then no difference, and the blocks after it are compared, too.
+    pub fn new(chains: [Pipeline<R>; 2], prefix: Vec<u8>) -> Self {
         Self { chains, prefix }
     }
 
-    /// Runs `block` on both sides at the same time, and compares what they made of it.
+    /// Runs `block` on both sides at the same time, and compares the results.
     ///
     /// # Errors
-    /// [`DiffError`]; the sides may then be at different heights, and must not be used further.
-    pub fn step(&mut self, block: Hashed) -> Result<Compared, DiffError> {
+    /// [`DiffError`]. The sides may then be at different heights, and must not be used further.
+    pub fn compare(&mut self, block: Hashed) -> Result<Compared, DiffError> {
         let height = block.block.height;
         let [first, second] = &mut self.chains;
-        let twin = block.clone();
-        let steps = thread::scope(|scope| {
-            let thread = thread::Builder::new().name("cofferdam-twin".to_owned());
-            let beside = thread.spawn_scoped(scope, || second.step(twin)).map_err(DiffError::Thread)?;
-            let here = first.step(block);
+        let copy = block.clone();
+        let results = thread::scope(|scope| {
+            let thread = thread::Builder::new().name("cofferdam-diff".to_owned());
+            let beside =
+                thread.spawn_scoped(scope, || second.push_and_wait(copy)).map_err(DiffError::Thread)?;
+            let here = first.push_and_wait(block);
             Ok([here, beside.join().map_err(|_| DiffError::Panicked)?])
         });
-        let [first, second]: [Result<Step, ChainError>; 2] = steps?;
-        let outcomes = [outcome(0, height, first)?, outcome(1, height, second)?];
+        let [first, second]: [Result<_, ChainError>; 2] = results?;
+        let outcomes = [guest_outcome(0, height, first)?, guest_outcome(1, height, second)?];
         let (difference, keys) = between([&outcomes[0].result, &outcomes[1].result], &self.prefix);
         Ok(Compared { outcomes, difference, keys })
     }
 }
 
-fn outcome(side: usize, height: u32, step: Result<Step, ChainError>) -> Result<Box<Outcome>, DiffError> {
-    match step.map_err(|source| DiffError::Chain { side, source })? {
-        Step::Known => Err(DiffError::Repeated(height)),
-        Step::Ran(outcome) => match outcome.result.verdict {
-            Verdict::Guest(_) => Ok(outcome),
-            Verdict::Host(verdict) => {
-                Err(DiffError::Lost { side, height, verdict, detail: outcome.result.detail })
-            }
-        },
+/// The outcome of one side, if it has a guest verdict.
+fn guest_outcome(
+    side: usize,
+    height: u32,
+    pushed: Result<Box<Outcome>, ChainError>,
+) -> Result<Box<Outcome>, DiffError> {
+    let outcome = pushed.map_err(|source| DiffError::Chain { side, source })?;
+    match outcome.result.verdict {
+        Verdict::Guest(_) => Ok(outcome),
+        Verdict::Host(verdict) => {
+            Err(DiffError::Lost { side, height, verdict, detail: outcome.result.detail })
+        }
     }
 }
 
-/// How two results of one block differ, and how many keys were compared.
+/// The difference between two results of one block, and the number of keys that were compared.
 fn between(results: [&JobResult; 2], prefix: &[u8]) -> (Option<Difference>, u64) {
     let [first, second] = results;
     if first.verdict != second.verdict {
@@ -168,10 +172,10 @@ fn between(results: [&JobResult; 2], prefix: &[u8]) -> (Option<Difference>, u64)
     (difference.map(|first| Difference::Writes { first, counts }), keys)
 }
 
-/// Goes through the keys of both sides in order, as a merge does.
+/// Compares the writes of both sides, key by key in the order of keys, as a merge does.
 fn compare_writes(writes: [&Writes; 2], prefix: &[u8]) -> (Option<KeyDifference>, KeyCounts) {
     let sorted = writes.map(|writes| {
-        let mut pairs = last_by_key(writes);
+        let mut pairs = last_write_per_key(writes);
         pairs.retain(|(key, _)| key.starts_with(prefix));
         pairs
     });
@@ -249,7 +253,7 @@ mod tests {
         assert_eq!(found, difference(b"c", [None, Some(b"1")]));
         assert_eq!(counts, KeyCounts { written: [4, 3], alone: [2, 1], values: 1 });
         assert_eq!(counts.differing(), 4);
-        // A value of no bytes is not the same as none.
+        // An empty value is not the same as no value.
         let (found, _) = compared(&[(b"k", b"")], &[], b"");
         assert_eq!(found, difference(b"k", [Some(b""), None]));
     }

@@ -1,8 +1,8 @@
-//! Agreement, and where it ends: whether two modules write the same over the same blocks ([`diff`]), and whether several
-//! nodes came to the same results ([`audit`]).
+//! Finds out whether results agree: whether several nodes came to the same results ([`audit`]), and whether two modules write
+//! the same over the same blocks ([`diff`]).
 //!
-//! Two modules are compared by what they write, because their digests start from different profiles and so never agree.
-//! Nodes of one profile are compared by their digests alone: equal digests at a height are equal results up to it.
+//! Nodes of one profile are compared by their digests alone: equal digests at a height mean equal results up to that height.
+//! Two modules are compared by what they write. Their digests start from different profiles, and so are never equal.
 
 pub mod audit;
 pub mod diff;

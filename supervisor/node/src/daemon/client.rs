@@ -1,4 +1,4 @@
-//! The four questions that a node is asked, and what its errors mean.
+//! The four methods that the follower calls on the node, and the meaning of the node's errors.
 
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
@@ -10,15 +10,15 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::batches::Batches;
+use super::batch_limit::BatchLimit;
 use super::error::DaemonError;
-use super::transport::{Capped, Connections, Target, TransportError, cookie_path, refused};
-use super::trouble::{Failure, Trouble};
+use super::transient::{RequestFailure, TransientError};
+use crate::transport::{Connections, Endpoint, LimitedTransport, TransportError};
 use cofferdam_base::sync::lock;
 
-/// Longest answer to a question that is not for a block, in bytes: a hundred hashes are some twelve thousand.
+/// The longest accepted answer without a block, in bytes. A hundred hashes take about twelve thousand.
 const ANSWER_BYTES: u64 = 1 << 20;
-/// What an answer has besides the block, in bytes, generously.
+/// A generous bound on what an answer holds apart from the block, in bytes.
 const ENVELOPE_BYTES: u64 = 4 << 10;
 
 /// Error codes of Bitcoin Core, from its `rpc/protocol.h`.
@@ -30,32 +30,35 @@ mod code {
     pub(super) const METHOD_NOT_FOUND: i32 = -32601;
 }
 
-/// A node that answers, or does not.
+/// The JSON-RPC client of one Bitcoin node.
 #[derive(Debug)]
 pub(super) struct Client {
     connections: Arc<Connections>,
-    questions: jsonrpc::Client,
-    blocks: jsonrpc::Client,
-    timeout: Duration,
+    /// For answers without a block.
+    short_answers: jsonrpc::Client,
+    /// For answers with a block.
+    block_answers: jsonrpc::Client,
+    silence_timeout: Duration,
     max_block_bytes: u64,
-    batches: Batches,
-    /// The methods that the node has answered, be it with an error.
+    batch_limit: BatchLimit,
+    /// The methods that the node has answered, with a result or with an error.
     answered: Mutex<Vec<&'static str>>,
 }
 
-/// What `getblockchaininfo` says, as far as it matters.
+/// The fields of `getblockchaininfo` that the follower uses.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct ChainInfo {
-    /// The network: `main`, `test`, `testnet4`, `signet`, `regtest`, or another's.
+    /// The name of the network: `main`, `test`, `testnet4`, `signet`, `regtest`, or the name of a network that is not
+    /// Bitcoin's.
     pub(super) chain: String,
-    /// Height of the best block.
+    /// The height of the best block.
     pub(super) blocks: u32,
-    /// Height of the best header.
+    /// The height of the best header.
     pub(super) headers: u32,
-    /// The best block.
+    /// The hash of the best block.
     #[serde(rename = "bestblockhash")]
     pub(super) best: BlockHash,
-    /// Whether the node is still in its initial download. Not every node says.
+    /// Whether the node is still in its initial block download. Not every node reports this.
     #[serde(rename = "initialblockdownload", default)]
     pub(super) initial_block_download: bool,
 }
@@ -67,37 +70,44 @@ impl ChainInfo {
     }
 }
 
-/// Why a block was not had.
+/// Why a block could not be fetched.
 #[derive(Debug)]
-pub(super) enum NoBlock {
-    /// As any request may fail.
-    Failed(Failure),
-    /// The node no longer has it.
+pub(super) enum FetchError {
+    /// The request failed, as any request may.
+    Failed(RequestFailure),
+    /// The node has pruned the block.
     Pruned,
-    /// It is longer than it may be.
+    /// The block is longer than the limit.
     TooLarge,
 }
 
 impl Client {
-    /// Of the node at `target`, asked by `threads` threads.
-    pub(super) fn new(target: Target, threads: usize, timeout: Duration, max_block_bytes: u64) -> Self {
-        let connections = Arc::new(Connections::new(target, threads, timeout));
-        let capped =
-            |limit| jsonrpc::Client::with_transport(Capped { connections: Arc::clone(&connections), limit });
-        // A block comes in hexadecimal.
-        let block_bytes = max_block_bytes.saturating_mul(2).saturating_add(ENVELOPE_BYTES);
+    /// A client of the node at `endpoint`, for `threads` threads.
+    pub(super) fn new(
+        endpoint: Endpoint,
+        threads: usize,
+        silence_timeout: Duration,
+        max_block_bytes: u64,
+    ) -> Self {
+        let connections = Arc::new(Connections::new(endpoint, threads, silence_timeout));
+        let client = |limit| {
+            let connections = Arc::clone(&connections);
+            jsonrpc::Client::with_transport(LimitedTransport { connections, limit })
+        };
+        // A block arrives in hexadecimal: two characters a byte.
+        let block_answer_bytes = max_block_bytes.saturating_mul(2).saturating_add(ENVELOPE_BYTES);
         Self {
-            questions: capped(ANSWER_BYTES),
-            blocks: capped(block_bytes),
+            short_answers: client(ANSWER_BYTES),
+            block_answers: client(block_answer_bytes),
             connections,
-            timeout,
+            silence_timeout,
             max_block_bytes,
-            batches: Batches::default(),
+            batch_limit: BatchLimit::default(),
             answered: Mutex::default(),
         }
     }
 
-    /// The node, for people.
+    /// The URL of the node without credentials, for messages and logs.
     pub(super) fn url(&self) -> &str {
         self.connections.url()
     }
@@ -107,27 +117,30 @@ impl Client {
         self.connections.close();
     }
 
-    /// Where the node's chain is.
-    pub(super) fn chain_info(&self) -> Result<ChainInfo, Failure> {
-        self.ask("getblockchaininfo", None)
+    /// Asks where the node's chain is.
+    pub(super) fn chain_info(&self) -> Result<ChainInfo, RequestFailure> {
+        self.call("getblockchaininfo", None)
     }
 
-    /// The best block.
-    pub(super) fn best_block_hash(&self) -> Result<BlockHash, Failure> {
-        self.ask("getbestblockhash", None)
+    /// Asks for the hash of the best block.
+    pub(super) fn best_block_hash(&self) -> Result<BlockHash, RequestFailure> {
+        self.call("getbestblockhash", None)
     }
 
-    /// The block at a height of the best chain.
-    pub(super) fn block_hash(&self, height: u32) -> Result<BlockHash, Failure> {
-        self.ask("getblockhash", Some(&jsonrpc::arg([height])))
+    /// Asks for the hash of the block at a height of the best chain.
+    pub(super) fn block_hash(&self, height: u32) -> Result<BlockHash, RequestFailure> {
+        self.call("getblockhash", Some(&jsonrpc::arg([height])))
     }
 
-    /// The blocks at consecutive heights of the best chain, in as few requests as the node takes.
-    pub(super) fn block_hashes(&self, heights: RangeInclusive<u32>) -> Result<Vec<BlockHash>, Failure> {
+    /// Asks for the hashes of the blocks at consecutive heights of the best chain, in batches as large as the node accepts.
+    pub(super) fn block_hashes(
+        &self,
+        heights: RangeInclusive<u32>,
+    ) -> Result<Vec<BlockHash>, RequestFailure> {
         let mut left: Vec<u32> = heights.collect();
         let mut hashes = Vec::with_capacity(left.len());
         while let [first, ..] = *left {
-            let size = self.batches.size().min(left.len());
+            let size = self.batch_limit.size().min(left.len());
             if size == 1 {
                 hashes.push(self.block_hash(first)?);
                 left.remove(0);
@@ -135,19 +148,19 @@ impl Client {
             }
             match self.batch_of_hashes(&left[..size]) {
                 Ok(batch) => {
-                    self.batches.worked();
+                    self.batch_limit.accepted();
                     hashes.extend(batch);
                     left.drain(..size);
                 }
-                Err(failure) if self.batches.may_be_why(&failure) => {
-                    // What fails alone, too, says what is really wrong.
+                Err(failure) if self.batch_limit.may_explain(&failure) => {
+                    // If a single request fails, too, its error is the real one.
                     hashes.push(self.block_hash(first)?);
                     left.remove(0);
-                    let smaller = self.batches.refused(size);
+                    let smaller = self.batch_limit.lower(size);
                     tracing::info!(
-                        "the node at {} does not answer {size} requests in one batch ({}): it is asked {} from now on",
+                        "the node at {} does not answer {size} requests in one batch ({}): from now on requests are sent {}",
                         self.url(),
-                        failure.words(),
+                        failure.describe(),
                         if smaller == 1 { "one by one".to_owned() } else { format!("{smaller} at a time") }
                     );
                 }
@@ -157,48 +170,50 @@ impl Client {
         Ok(hashes)
     }
 
-    fn batch_of_hashes(&self, heights: &[u32]) -> Result<Vec<BlockHash>, Failure> {
+    fn batch_of_hashes(&self, heights: &[u32]) -> Result<Vec<BlockHash>, RequestFailure> {
         const METHOD: &str = "getblockhash";
         let parameters: Vec<_> = heights.iter().map(|height| jsonrpc::arg([height])).collect();
-        let request = |parameter| self.questions.build_request(METHOD, Some(parameter));
+        let request = |parameter| self.short_answers.build_request(METHOD, Some(parameter));
         let requests: Vec<_> = parameters.iter().map(|parameter| request(&**parameter)).collect();
-        let sent = self.questions.send_batch(&requests);
+        let sent = self.short_answers.send_batch(&requests);
         let responses = sent.map_err(|error| self.failure(METHOD, error))?;
         self.note_answered(METHOD);
         let hashes = responses.into_iter().map(|response| {
-            let response = response.ok_or_else(|| garbled("an answer is missing".to_owned()))?;
+            let response = response.ok_or_else(|| malformed("an answer is missing".to_owned()))?;
             self.result(METHOD, &response)
         });
         hashes.collect()
     }
 
-    /// The bytes of a block, not checked for anything but their number.
-    pub(super) fn block(&self, hash: BlockHash) -> Result<Vec<u8>, NoBlock> {
+    /// Fetches the bytes of a block. Only their number is checked.
+    pub(super) fn block(&self, hash: BlockHash) -> Result<Vec<u8>, FetchError> {
         const METHOD: &str = "getblock";
-        let parameters = jsonrpc::try_arg((hash, 0)).map_err(|error| garbled(error.to_string()))?;
-        let raw: Box<RawValue> = match self.exchange(&self.blocks, METHOD, Some(&parameters)) {
+        let parameters = jsonrpc::try_arg((hash, 0)).map_err(|error| malformed(error.to_string()))?;
+        let raw: Box<RawValue> = match self.exchange(&self.block_answers, METHOD, Some(&parameters)) {
             Ok(raw) => raw,
-            Err(jsonrpc::Error::Rpc(error)) if is_pruned(&error) => return Err(NoBlock::Pruned),
-            Err(jsonrpc::Error::Transport(error)) if is_too_long(&*error) => return Err(NoBlock::TooLarge),
+            Err(jsonrpc::Error::Rpc(error)) if is_pruned(&error) => return Err(FetchError::Pruned),
+            Err(jsonrpc::Error::Transport(error)) if is_too_long(&*error) => {
+                return Err(FetchError::TooLarge);
+            }
             Err(error) => return Err(self.failure(METHOD, error).into()),
         };
-        let text: &str = serde_json::from_str(raw.get()).map_err(|error| garbled(error.to_string()))?;
+        let text: &str = serde_json::from_str(raw.get()).map_err(|error| malformed(error.to_string()))?;
         if text.len() as u64 / 2 > self.max_block_bytes {
-            return Err(NoBlock::TooLarge);
+            return Err(FetchError::TooLarge);
         }
-        hex::decode(text).map_err(|error| garbled(format!("a block is no hexadecimal: {error}")).into())
+        hex::decode(text).map_err(|error| malformed(format!("a block is not hexadecimal: {error}")).into())
     }
 
-    fn ask<T: DeserializeOwned>(
+    fn call<T: DeserializeOwned>(
         &self,
         method: &'static str,
         parameters: Option<&RawValue>,
-    ) -> Result<T, Failure> {
-        let asked = self.exchange(&self.questions, method, parameters);
-        asked.map_err(|error| self.failure(method, error))
+    ) -> Result<T, RequestFailure> {
+        let result = self.exchange(&self.short_answers, method, parameters);
+        result.map_err(|error| self.failure(method, error))
     }
 
-    /// One request. The answer's `jsonrpc` member is not looked at: nodes differ in it, and most have none.
+    /// Sends one request. The member `jsonrpc` of the answer is ignored: nodes differ in it, and most send none.
     fn exchange<T: DeserializeOwned>(
         &self,
         client: &jsonrpc::Client,
@@ -219,7 +234,7 @@ impl Client {
         &self,
         method: &'static str,
         response: &jsonrpc::Response,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, RequestFailure> {
         response.result().map_err(|error| self.failure(method, error))
     }
 
@@ -230,58 +245,58 @@ impl Client {
         }
     }
 
-    /// What comes of an error.
-    fn failure(&self, method: &'static str, error: jsonrpc::Error) -> Failure {
+    /// What the follower does about an error.
+    fn failure(&self, method: &'static str, error: jsonrpc::Error) -> RequestFailure {
         match error {
             jsonrpc::Error::Rpc(error) => self.rpc_failure(method, error),
             jsonrpc::Error::Transport(error) => match error.downcast::<TransportError>() {
                 Ok(error) => self.transport_failure(method, *error),
-                Err(error) => garbled(error.to_string()),
+                Err(error) => malformed(error.to_string()),
             },
-            error => garbled(error.to_string()),
+            error => malformed(error.to_string()),
         }
     }
 
-    fn rpc_failure(&self, method: &'static str, error: RpcError) -> Failure {
+    fn rpc_failure(&self, method: &'static str, error: RpcError) -> RequestFailure {
         let RpcError { code, message, .. } = error;
         match code {
-            code::IN_WARMUP => Failure::Passing(Trouble::Starting(message)),
-            // A height above the tip, or a block that is not there: the chain was another when it was planned.
-            code::INVALID_PARAMETER | code::INVALID_ADDRESS_OR_KEY => Failure::Moved,
+            code::IN_WARMUP => transient(TransientError::Starting(message)),
+            // The height is above the tip, or the block does not exist: the chain has changed since the request was planned.
+            code::INVALID_PARAMETER | code::INVALID_ADDRESS_OR_KEY => RequestFailure::ChainMoved,
             code::METHOD_NOT_FOUND => {
                 DaemonError::Method { url: self.url().to_owned(), method, code, message }.into()
             }
-            _ => Failure::Passing(Trouble::Refused { method, code, message }),
+            _ => transient(TransientError::Refused { method, code, message }),
         }
     }
 
-    fn transport_failure(&self, method: &'static str, error: TransportError) -> Failure {
+    fn transport_failure(&self, method: &'static str, error: TransportError) -> RequestFailure {
         let url = || self.url().to_owned();
         let auth = self.connections.auth();
         match error {
             TransportError::NoCookie(error) => {
-                let path = cookie_path(auth).unwrap_or_default();
-                Failure::Passing(Trouble::NoCookie { path, reason: error.to_string() })
+                let path = auth.cookie_path().unwrap_or_default();
+                transient(TransientError::NoCookie { path, reason: error.to_string() })
             }
-            TransportError::Status { status: 401, .. } => match cookie_path(auth) {
-                Some(path) => Failure::Passing(Trouble::OldCookie { path }),
-                None => self.credentials().into(),
+            TransportError::Status { status: 401, .. } => match auth.cookie_path() {
+                Some(path) => transient(TransientError::OldCookie { path }),
+                None => self.credentials_error().into(),
             },
-            TransportError::Status { status: 403, .. } => self.forbidden(method).into(),
+            TransportError::Status { status: 403, .. } => self.forbidden_error(method).into(),
             TransportError::Status { status: status @ (408 | 425 | 429 | 500..), body } => {
-                Failure::Passing(Trouble::Busy { status, body })
+                transient(TransientError::Busy { status, body })
             }
             TransportError::Status { status, .. } => DaemonError::NoRpc { url: url(), status }.into(),
-            TransportError::TimedOut => Failure::Passing(Trouble::Silent(self.timeout)),
-            TransportError::TooSlow(limit) => Failure::Passing(Trouble::Slow(limit)),
-            TransportError::Broken(words) => Failure::Passing(Trouble::Unreachable(words)),
-            error @ (TransportError::TooLong(_) | TransportError::NotJson(_)) => garbled(error.to_string()),
+            TransportError::TimedOut => transient(TransientError::Silent(self.silence_timeout)),
+            TransportError::TooSlow(limit) => transient(TransientError::Slow(limit)),
+            TransportError::Broken(reason) => transient(TransientError::Unreachable(reason)),
+            error @ (TransportError::TooLong(_) | TransportError::NotJson(_)) => malformed(error.to_string()),
         }
     }
 
-    /// Why a method is refused with HTTP 403. Bitcoin Core says so, without a word more, to a host that `rpcallowip` lacks
-    /// and to a user whose `rpcwhitelist` lacks the method. A host that is not let in has no answer to any method.
-    fn forbidden(&self, method: &'static str) -> DaemonError {
+    /// The error for HTTP status 403. Bitcoin Core sends this status, without an explanation, to a host that `rpcallowip`
+    /// lacks, and to a user whose `rpcwhitelist` lacks the method. A host that `rpcallowip` lacks gets no answer to any method.
+    fn forbidden_error(&self, method: &'static str) -> DaemonError {
         let url = self.url().to_owned();
         let answered = lock(&self.answered);
         match answered.first() {
@@ -292,21 +307,25 @@ impl Client {
         }
     }
 
-    /// The error of someone who is not let in.
-    pub(super) fn credentials(&self) -> DaemonError {
-        let (what, advice) = refused(self.connections.auth());
+    /// The error for credentials that the node refuses.
+    pub(super) fn credentials_error(&self) -> DaemonError {
+        let (what, advice) = self.connections.auth().refusal();
         DaemonError::Credentials { url: self.url().to_owned(), what, advice }
     }
 }
 
-impl From<Failure> for NoBlock {
-    fn from(failure: Failure) -> Self {
+impl From<RequestFailure> for FetchError {
+    fn from(failure: RequestFailure) -> Self {
         Self::Failed(failure)
     }
 }
 
-fn garbled(words: String) -> Failure {
-    Failure::Passing(Trouble::Garbled(words))
+fn transient(error: TransientError) -> RequestFailure {
+    RequestFailure::Transient(error)
+}
+
+fn malformed(reason: String) -> RequestFailure {
+    transient(TransientError::Malformed(reason))
 }
 
 fn is_pruned(error: &RpcError) -> bool {

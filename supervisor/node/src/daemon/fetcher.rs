@@ -1,137 +1,144 @@
-//! The threads that fetch blocks ahead, check them, and compute what the caller needs of them, so that it never waits for
-//! what could have been done before.
+//! The threads that fetch blocks ahead of the caller, verify them, and hash them, so that the caller need not wait for work
+//! that can be done in advance.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bitcoin::Block;
 
-use super::client::{Client, NoBlock};
+use super::backoff::Backoff;
+use super::block_queue::{BlockQueue, BlockRef};
+use super::client::{Client, FetchError};
 use super::error::DaemonError;
-use super::line::{Job, Line};
-use super::settings::Settings;
+use super::settings::FollowerSettings;
 use super::status::{Activity, Reporter};
-use super::trouble::{Backoff, Failure, Trouble};
+use super::transient::{RequestFailure, TransientError};
 use cofferdam_chain::Hashed;
 use cofferdam_chain::blocks::{Origin, SourceBlock, verify};
 
-/// How often a block may come wrong. More than once, since what damaged it may have been on the way.
+/// How many times the node may send wrong bytes for a block. More than once, because the bytes may have been damaged on the
+/// way.
 const REJECTIONS: u32 = 3;
 
-/// How often in a row a block may be missing before that is told: while the chain changes, it may.
+/// How many times in a row a block may be missing before that is logged. A block may be missing while the chain changes.
 const ABSENCES: u32 = 3;
 
-/// One of them.
+/// One of the threads that fetch blocks.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     pub(super) client: Arc<Client>,
-    pub(super) line: Arc<Line>,
+    pub(super) queue: Arc<BlockQueue>,
     pub(super) reporter: Arc<Reporter>,
-    pub(super) settings: Arc<Settings>,
+    pub(super) settings: Arc<FollowerSettings>,
 }
 
-/// What came of one try.
+/// The result of one attempt.
 enum Fetched {
     Block(Hashed),
-    /// These bytes are not the block.
+    /// The bytes are not the block, for this reason.
     Wrong(String),
-    Failed(NoBlock),
+    Failed(FetchError),
 }
 
 impl Fetcher {
-    /// Fetches until the line is stopped.
+    /// Fetches blocks until the queue is stopped.
     pub(super) fn run(self) {
         let mut backoff = Backoff::default();
-        while let Some(job) = self.line.claim() {
-            let pause = match self.fetch(job) {
-                Fetched::Block(block) => {
+        while let Some(block) = self.queue.claim() {
+            let delay = match self.fetch(block) {
+                Fetched::Block(fetched) => {
                     backoff.reset();
-                    self.reporter.worked(Activity::Fetching);
-                    self.line.deliver(block);
+                    self.reporter.succeeded(Activity::Fetching);
+                    self.queue.deliver(fetched);
                     continue;
                 }
-                // The request was ended with the line, which says nothing about the node.
-                Fetched::Failed(_) if self.line.is_stopped() => return,
+                // The request was ended because the queue was stopped. That says nothing about the node.
+                Fetched::Failed(_) if self.queue.is_stopped() => return,
                 Fetched::Wrong(reason) => {
-                    self.reject(job, reason);
-                    backoff.pause()
+                    self.reject(block, reason);
+                    backoff.next_delay()
                 }
-                Fetched::Failed(NoBlock::Failed(Failure::Passing(trouble))) => {
-                    let pause = backoff.pause();
-                    self.failed(job, &trouble, &backoff);
-                    pause
+                Fetched::Failed(FetchError::Failed(RequestFailure::Transient(error))) => {
+                    let delay = backoff.next_delay();
+                    self.failed(block, &error, &backoff);
+                    delay
                 }
-                // The conductor will see what became of the chain; if nothing did, the node is at odds with itself.
-                Fetched::Failed(NoBlock::Failed(Failure::Moved)) => {
-                    let pause = backoff.pause();
-                    if backoff.tries() > ABSENCES {
-                        let trouble = Trouble::Missing { height: job.height };
-                        self.reporter.failed(Activity::Fetching, &trouble);
+                // The chain tracker will notice if the chain has changed. If it has not, the node contradicts itself.
+                Fetched::Failed(FetchError::Failed(RequestFailure::ChainMoved)) => {
+                    let delay = backoff.next_delay();
+                    if backoff.failures() > ABSENCES {
+                        let error = TransientError::Missing { height: block.height };
+                        self.reporter.failed(Activity::Fetching, &error);
                     }
-                    self.line.give_back(job);
-                    pause
+                    self.queue.give_back(block);
+                    delay
                 }
-                Fetched::Failed(no_block) => {
-                    self.lose(job, no_block);
+                Fetched::Failed(error) => {
+                    self.lose(block, error);
                     continue;
                 }
             };
-            if !self.line.pause(pause) {
+            if !self.queue.pause(delay) {
                 return;
             }
         }
     }
 
-    fn fetch(&self, job: Job) -> Fetched {
-        let bytes = match self.client.block(job.hash) {
+    fn fetch(&self, block: BlockRef) -> Fetched {
+        let BlockRef { height, hash } = block;
+        let bytes = match self.client.block(hash) {
             Ok(bytes) => bytes,
-            Err(no_block) => return Fetched::Failed(no_block),
+            Err(error) => return Fetched::Failed(error),
         };
         let block: Block = match verify(&bytes) {
             Ok(block) => block,
             Err(defect) => return Fetched::Wrong(defect.to_string()),
         };
         let found = block.block_hash();
-        if found != job.hash {
-            return Fetched::Wrong(format!("it gave block {found}"));
+        if found != hash {
+            return Fetched::Wrong(format!("the node sent block {found}"));
         }
-        let file = PathBuf::from(format!("block {} of {}", job.hash, self.client.url()));
+        let file = PathBuf::from(format!("block {hash} of {}", self.client.url()));
         let origin = Origin { file: file.into(), offset: 0 };
         let previous = Some(block.header.prev_blockhash);
-        Fetched::Block(SourceBlock { height: job.height, hash: job.hash, previous, bytes, origin }.into())
+        Fetched::Block(SourceBlock { height, hash, previous, bytes, origin }.into())
     }
 
-    fn failed(&self, job: Job, trouble: &Trouble, backoff: &Backoff) {
-        self.reporter.failed(Activity::Fetching, trouble);
-        match trouble.gives_up_after() {
-            Some(tries) if backoff.tries() >= tries => self.line.lose(job, self.client.credentials()),
-            _ => self.line.give_back(job),
+    fn failed(&self, block: BlockRef, error: &TransientError, backoff: &Backoff) {
+        self.reporter.failed(Activity::Fetching, error);
+        match error.attempt_limit() {
+            Some(limit) if backoff.failures() >= limit => {
+                self.queue.lose(block, self.client.credentials_error());
+            }
+            _ => self.queue.give_back(block),
         }
     }
 
-    fn reject(&self, Job { height, hash }: Job, reason: String) {
-        let job = Job { height, hash };
-        let times = self.line.reject(job);
+    fn reject(&self, block: BlockRef, reason: String) {
+        let BlockRef { height, hash } = block;
+        let times = self.queue.reject(block);
         if times >= REJECTIONS {
             let url = self.client.url().to_owned();
-            self.line.lose(job, DaemonError::WrongBlock { url, height, hash, times, reason });
+            self.queue.lose(block, DaemonError::WrongBlock { url, height, hash, times, reason });
         } else {
-            self.reporter.failed(Activity::Fetching, &Trouble::WrongBlock { height, reason });
+            self.reporter.failed(Activity::Fetching, &TransientError::WrongBlock { height, reason });
         }
     }
 
-    fn lose(&self, job: Job, no_block: NoBlock) {
-        let Job { height, hash } = job;
+    fn lose(&self, block: BlockRef, error: FetchError) {
+        let BlockRef { height, hash } = block;
         let url = self.client.url().to_owned();
-        let error = match no_block {
-            NoBlock::Pruned => DaemonError::Pruned { url, height, hash },
-            NoBlock::TooLarge => {
+        let error = match error {
+            FetchError::Pruned => DaemonError::Pruned { url, height, hash },
+            FetchError::TooLarge => {
                 DaemonError::TooLarge { url, height, hash, limit: self.settings.max_block_bytes }
             }
-            NoBlock::Failed(Failure::Final(error)) => *error,
-            // These two were dealt with where they can pass.
-            NoBlock::Failed(Failure::Passing(_) | Failure::Moved) => return self.line.give_back(job),
+            FetchError::Failed(RequestFailure::Fatal(error)) => *error,
+            // `run` handles these two, because they can pass.
+            FetchError::Failed(RequestFailure::Transient(_) | RequestFailure::ChainMoved) => {
+                return self.queue.give_back(block);
+            }
         };
-        self.line.lose(job, error);
+        self.queue.lose(block, error);
     }
 }

@@ -1,4 +1,4 @@
-//! The follower: what a caller sees of all this.
+//! The follower: the interface of this module, which starts and ends the threads behind it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,28 +9,28 @@ use bitcoin::BlockHash;
 use cofferdam_protocol::layer::MAX_LAYERS;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::block_queue::BlockQueue;
+use super::chain_tracker::ChainTracker;
 use super::client::Client;
-use super::conductor::Conductor;
 use super::error::DaemonError;
 use super::fetcher::Fetcher;
-use super::line::Line;
-use super::settings::Settings;
-use super::status::{Reporter, Status};
-use super::transport::Target;
-use crate::feed::{Feed, FeedError, FeedEvent, KnownError};
+use super::settings::FollowerSettings;
+use super::status::{DaemonStatus, Reporter};
+use crate::event::{FeedEvent, LookupError};
+use crate::transport::Endpoint;
 
-/// How many blocks are fetched at the same time, at most: as many as most nodes have threads for their RPC server by
-/// default.
+/// How many blocks are fetched at the same time, at most. Most nodes have this many threads for their RPC server by default.
 const FETCHERS: usize = 4;
-/// How long a dropped follower waits for its threads, which were told to stop.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a dropped follower waits for its threads to end. They were told to stop before.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Follows the best chain of a node. Dropped, it stops within a second.
+/// Follows one Bitcoin node. Its threads end within a second after it is dropped.
 ///
-/// It is used by one thread, which takes events with [`Follower::next`] as it can; blocks are fetched and checked ahead of
-/// it, within the bounds of [`Settings::pipeline`] and [`super::AHEAD_BYTES`].
+/// One thread uses the follower, and takes events with [`Follower::next`] at its own speed. Meanwhile blocks are fetched and
+/// verified ahead, within the bounds of [`FollowerSettings::fetch_ahead`] and
+/// [`FETCH_AHEAD_BYTES`](super::FETCH_AHEAD_BYTES).
 pub struct Follower {
-    line: Arc<Line>,
+    queue: Arc<BlockQueue>,
     client: Arc<Client>,
     reporter: Arc<Reporter>,
     threads: Vec<JoinHandle<()>>,
@@ -44,53 +44,62 @@ impl fmt::Debug for Follower {
     }
 }
 
-/// Checks what can be checked of `settings` without the node.
+/// Checks `settings` as far as that is possible without the node.
 ///
 /// # Errors
-/// [`DaemonError::Url`].
-pub fn check(settings: &Settings) -> Result<(), DaemonError> {
-    Target::new(settings.url.expose(), &settings.auth).map(drop)
+/// [`DaemonError::Url`] if the URL is wrong.
+pub fn check_settings(settings: &FollowerSettings) -> Result<(), DaemonError> {
+    endpoint(settings).map(drop)
+}
+
+fn endpoint(settings: &FollowerSettings) -> Result<Endpoint, DaemonError> {
+    Endpoint::parse(settings.url.expose(), &settings.auth).map_err(|reason| DaemonError::Url { reason })
 }
 
 impl Follower {
-    /// Follows the node, going on after `tip` (or from [`Settings::start_height`] if there is none).
+    /// Starts to follow the node. The first block is the one after `tip` or, without a tip, the one at
+    /// [`FollowerSettings::start_height`].
     ///
-    /// `known` gives the hash of the block that the caller has committed at a height; `None` only below the first block of
-    /// the caller. It is asked for heights up to `tip`, and later for those given and committed, wherever it must be found out
-    /// down to which height the node and the caller agree. An error ends the following. It is not asked for the newest
-    /// blocks given, of which the caller need not have committed [`MAX_LAYERS`] and the one in hand.
+    /// `committed_hash` returns the hash of the block that the caller has committed at a height, and `None` only below the
+    /// caller's first block. The follower calls it to find the height up to which the node and the caller agree: at first
+    /// for heights up to `tip`, later also for blocks that were given and committed. An error ends the follower.
+    /// `committed_hash` is not called for the newest given blocks, so that the caller may commit late: up to
+    /// [`MAX_LAYERS`] blocks, and the block that it is working on, need not be committed.
     ///
-    /// The node need not be there yet: it is waited for, and what is wrong with it comes from [`Follower::next`].
+    /// The node need not be running yet: the follower waits for it. What is wrong with the node is an error of
+    /// [`Follower::next`].
     ///
     /// # Errors
-    /// [`DaemonError::Url`] and [`DaemonError::Thread`].
+    /// [`DaemonError::Url`] if the URL is wrong; [`DaemonError::Thread`] if a thread cannot be started.
     pub fn start(
-        settings: Settings,
+        settings: FollowerSettings,
         tip: Option<(u32, BlockHash)>,
-        known: impl Fn(u32) -> Result<Option<BlockHash>, KnownError> + Send + 'static,
+        committed_hash: impl Fn(u32) -> Result<Option<BlockHash>, LookupError> + Send + 'static,
     ) -> Result<Self, DaemonError> {
-        let target = Target::new(settings.url.expose(), &settings.auth)?;
-        let fetchers = settings.pipeline.clamp(1, FETCHERS);
+        let endpoint = endpoint(&settings)?;
+        let fetchers = settings.fetch_ahead.clamp(1, FETCHERS);
         let remembered = usize::try_from(settings.max_reorg_depth).unwrap_or(usize::MAX).max(MAX_LAYERS);
         let remembered = remembered.saturating_add(2);
-        let line = Arc::new(Line::new(tip, settings.start_height, remembered, settings.pipeline));
-        let reporter = Arc::new(Reporter::new(&target.shown));
-        let client = Client::new(target, fetchers + 1, settings.timeout, settings.max_block_bytes);
+        let queue = BlockQueue::new(tip, settings.start_height, remembered, settings.fetch_ahead);
+        let reporter = Reporter::new(&endpoint.display_url);
+        let client = Client::new(endpoint, fetchers + 1, settings.silence_timeout, settings.max_block_bytes);
+        let (queue, reporter) = (Arc::new(queue), Arc::new(reporter));
         let (client, settings) = (Arc::new(client), Arc::new(settings));
         let (ending, ended) = bounded(0);
-        let mut follower = Self { line, client, reporter, threads: Vec::new(), ended };
+        let mut follower = Self { queue, client, reporter, threads: Vec::new(), ended };
         for number in 0..fetchers {
             let fetcher = Fetcher {
                 client: Arc::clone(&follower.client),
-                line: Arc::clone(&follower.line),
+                queue: Arc::clone(&follower.queue),
                 reporter: Arc::clone(&follower.reporter),
                 settings: Arc::clone(&settings),
             };
             follower.spawn(format!("blocks-{number}"), ending.clone(), move || fetcher.run())?;
         }
-        let (client, line) = (Arc::clone(&follower.client), Arc::clone(&follower.line));
-        let conductor = Conductor::new(client, line, Arc::clone(&follower.reporter), settings, known);
-        follower.spawn("blocks-tip".to_owned(), ending, move || conductor.run())?;
+        let (client, queue) = (Arc::clone(&follower.client), Arc::clone(&follower.queue));
+        let reporter = Arc::clone(&follower.reporter);
+        let tracker = ChainTracker::new(client, queue, reporter, settings, committed_hash);
+        follower.spawn("blocks-tip".to_owned(), ending, move || tracker.run())?;
         Ok(follower)
     }
 
@@ -100,47 +109,41 @@ impl Follower {
         ending: Sender<()>,
         work: impl FnOnce() + Send + 'static,
     ) -> Result<(), DaemonError> {
-        let witness = Witness(Arc::clone(&self.line));
+        let guard = PanicGuard(Arc::clone(&self.queue));
         let thread = thread::Builder::new().name(name).spawn(move || {
             let _ending = ending;
-            let _witness = witness;
+            let _guard = guard;
             work();
         });
         self.threads.push(thread.map_err(DaemonError::Thread)?);
         Ok(())
     }
 
-    /// The next event, waited for no longer than `patience`; `None` if there was none in that time.
+    /// Returns the next event. Waits for it for at most `timeout`, and returns `None` if no event came in that time.
     ///
     /// # Errors
-    /// [`DaemonError`] where the node cannot be followed further. The blocks before that point were given; after it there
-    /// are none ([`DaemonError::Ended`]).
-    pub fn next(&mut self, patience: Duration) -> Result<Option<FeedEvent>, DaemonError> {
-        self.line.take(patience).inspect_err(|error| {
+    /// [`DaemonError`] if the node can no longer be followed. The blocks before that point were given. Each further call
+    /// returns [`DaemonError::Ended`].
+    pub fn next(&mut self, timeout: Duration) -> Result<Option<FeedEvent>, DaemonError> {
+        self.queue.take(timeout).inspect_err(|error| {
             if !matches!(error, DaemonError::Ended) {
                 self.reporter.ended(&error.to_string());
             }
         })
     }
 
-    /// How it stands with the node.
+    /// The status of the node.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> DaemonStatus {
         self.reporter.status()
-    }
-}
-
-impl Feed for Follower {
-    fn next(&mut self, patience: Duration) -> Result<Option<FeedEvent>, FeedError> {
-        Ok(Self::next(self, patience)?)
     }
 }
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.line.stop();
+        self.queue.stop();
         self.client.close();
-        if self.ended.recv_timeout(FAREWELL) == Err(RecvTimeoutError::Disconnected) {
+        if self.ended.recv_timeout(SHUTDOWN_TIMEOUT) == Err(RecvTimeoutError::Disconnected) {
             for thread in self.threads.drain(..) {
                 let _ = thread.join();
             }
@@ -148,14 +151,14 @@ impl Drop for Follower {
     }
 }
 
-/// Tells the caller if a thread ends by a panic, instead of letting it wait for ever.
+/// Ends the queue with an error if its thread panics, so that the caller does not wait for ever.
 #[derive(Debug)]
-struct Witness(Arc<Line>);
+struct PanicGuard(Arc<BlockQueue>);
 
-impl Drop for Witness {
+impl Drop for PanicGuard {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.fail(DaemonError::Died);
+            self.0.fail(DaemonError::Panicked);
         }
     }
 }

@@ -1,31 +1,35 @@
-//! Blocks from a running Bitcoin node, by JSON-RPC: the chain that it holds for the best, while it grows and while it
-//! changes its mind.
+//! Follows a Bitcoin node over JSON-RPC: gives the blocks of its best chain while the chain grows, and reports
+//! reorganisations.
 //!
-//! [`Follower`] is what is used. Behind it stand one thread that asks the node where its chain is (`conductor`), a few that
-//! fetch and check blocks ahead (`fetcher`), and between them and the caller the blocks that are planned, under way and
-//! ready (`line`), which is the only state that they share. Each way of failing is either something that can pass, told
-//! once and tried again (`trouble`), or the end with a reason ([`DaemonError`]).
+//! [`Follower`] is the interface. Its parts:
 //!
-//! A node is believed nothing that can be checked: a block's bytes must hash to what was asked for, its transactions to
-//! its merkle root and witness commitment, and its parent must be the block given before it. What a node alone can say is
-//! which of two valid chains is the better one.
+//! - One thread asks the node where its chain is, and plans which blocks come next (`chain_tracker`).
+//! - Up to four threads fetch the planned blocks ahead of the caller, and verify them (`fetcher`).
+//! - One queue holds the planned, fetched and ready blocks between these threads and the caller (`block_queue`). The queue is
+//!   the only state that the threads share, apart from the status.
+//!
+//! A failure is either transient (`transient`), or final ([`DaemonError`]). A transient failure is logged once and tried
+//! again. A final failure ends the follower.
+//!
+//! The follower verifies whatever it can. The bytes of a block must hash to the requested hash, the transactions must match
+//! the merkle root and the witness commitment, and the parent must be the block given before. The follower trusts the node
+//! with one question only: which of two valid chains is the better one.
 
-mod batches;
+mod backoff;
+mod batch_limit;
+mod block_queue;
+mod chain_tracker;
 mod client;
-mod conductor;
 mod error;
 mod fetcher;
 mod follower;
-mod line;
+mod hash_window;
 mod settings;
 mod status;
-mod transport;
-mod trouble;
-mod window;
+mod transient;
 
+pub use crate::transport::Auth;
 pub use error::DaemonError;
-pub use follower::{Follower, check};
-pub use settings::{AHEAD_BYTES, Auth, Settings};
-pub use status::Status;
-// Other nodes are asked the same way: see `crate::agreement`.
-pub(crate) use transport::{Capped, Connections, Target, TransportError};
+pub use follower::{Follower, check_settings};
+pub use settings::{FETCH_AHEAD_BYTES, FollowerSettings};
+pub use status::DaemonStatus;

@@ -1,154 +1,156 @@
-//! What is known of the node at this moment, and what of it was told: a trouble is said when it begins and when it is
-//! over, not at every try in between.
+//! The status of the node, and the log lines about it. A transient failure is logged when it begins and when it is over, not
+//! at every attempt in between.
 
 use std::mem::{Discriminant, discriminant};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bitcoin::{BlockHash, Network};
+use cofferdam_base::sync::lock;
 
 use super::client::ChainInfo;
-use super::trouble::Trouble;
+use super::transient::TransientError;
 
-/// How many headers a node may have more than blocks before that counts as being behind: each new block makes it one for
-/// a moment.
+/// How many headers more than blocks a node may have before it counts as still downloading. Each new block makes the
+/// difference one for a moment.
 const USUAL_HEADERS_AHEAD: u32 = 3;
 
-/// How long a trouble that goes on is not told again.
-const REMINDER: Duration = Duration::from_mins(10);
+/// How long a failure that goes on is not logged again.
+const REMINDER_INTERVAL: Duration = Duration::from_mins(10);
 
-/// How it stands with the node, for a health check.
+/// The status of the node, for a health check.
 #[derive(Clone, Debug, Default)]
-pub struct Status {
-    /// Whether the last request was answered as it should be.
+pub struct DaemonStatus {
+    /// Whether the last request succeeded.
     pub connected: bool,
-    /// The network that the node is of, if it is one of Bitcoin's.
+    /// The network of the node, if it is one of Bitcoin's.
     pub network: Option<Network>,
-    /// Height and hash of the node's best block.
+    /// The height and the hash of the node's best block.
     pub tip: Option<(u32, BlockHash)>,
-    /// The height up to which the node knows headers.
+    /// The height of the node's best header.
     pub headers: Option<u32>,
-    /// Whether the node says that it is still in its initial download.
+    /// Whether the node reports that it is still in its initial block download.
     pub initial_block_download: bool,
     /// When the node last answered.
     pub last_contact: Option<Instant>,
-    /// What went wrong last, kept after it has passed.
+    /// The last error. It is kept after the error has passed.
     pub last_error: Option<String>,
 }
 
-/// What was being done when something went wrong: what works in one may still fail in the other.
+/// What a thread was doing when a request failed. One activity may work while the other one fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Activity {
-    /// Asking where the chain is.
-    Asking,
+    /// Asking the node where its chain is.
+    Polling,
     /// Fetching a block.
     Fetching,
 }
 
-/// The status, shared by the threads, and the log's one voice about it.
+/// The status that the threads share. Every log line about the node's status is written here.
 #[derive(Debug)]
 pub(super) struct Reporter {
     url: String,
-    state: Mutex<State>,
+    state: Mutex<ReporterState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    status: Status,
-    /// The trouble that was told and is not over.
-    trouble: Option<(Activity, Discriminant<Trouble>)>,
-    /// When it was told last.
-    told: Option<Instant>,
-    syncing: bool,
-    shorter: bool,
+struct ReporterState {
+    status: DaemonStatus,
+    /// The failure that was logged and is not over.
+    failure: Option<(Activity, Discriminant<TransientError>)>,
+    /// When the failure was last logged.
+    logged: Option<Instant>,
+    downloading: bool,
+    behind: bool,
 }
 
 impl Reporter {
-    /// About the node at `url`.
+    /// A reporter about the node at `url`.
     pub(super) fn new(url: &str) -> Self {
         Self { url: url.to_owned(), state: Mutex::default() }
     }
 
-    /// The status now.
-    pub(super) fn status(&self) -> Status {
+    /// The current status.
+    pub(super) fn status(&self) -> DaemonStatus {
         self.lock().status.clone()
     }
 
-    /// The node did what it was asked for.
-    pub(super) fn worked(&self, activity: Activity) {
+    /// A request succeeded.
+    pub(super) fn succeeded(&self, activity: Activity) {
         let mut state = self.lock();
         state.status.last_contact = Some(Instant::now());
-        if state.trouble.is_none_or(|(during, _)| during == activity) {
+        if state.failure.is_none_or(|(during, _)| during == activity) {
             state.status.connected = true;
-            if state.trouble.take().is_some() {
+            if state.failure.take().is_some() {
                 tracing::info!("the node at {} answers again", self.url);
             }
         }
     }
 
-    /// It did not.
-    pub(super) fn failed(&self, activity: Activity, trouble: &Trouble) {
+    /// A request failed, and will be tried again.
+    pub(super) fn failed(&self, activity: Activity, error: &TransientError) {
         let mut state = self.lock();
-        let kind = discriminant(trouble);
-        let told = state.trouble.replace((activity, kind)).is_some_and(|(_, told)| told == kind);
-        let words = format!("the node at {} {trouble}", self.url);
-        if !told || state.told.is_none_or(|at| at.elapsed() >= REMINDER) {
-            state.told = Some(Instant::now());
-            tracing::warn!("{words}; trying again until it passes");
+        let kind = discriminant(error);
+        let logged = state.failure.replace((activity, kind)).is_some_and(|(_, logged)| logged == kind);
+        let message = format!("the node at {} {error}", self.url);
+        if !logged || state.logged.is_none_or(|at| at.elapsed() >= REMINDER_INTERVAL) {
+            state.logged = Some(Instant::now());
+            tracing::warn!("{message}; trying again until it succeeds");
         }
         state.status.connected = false;
-        state.status.last_error = Some(words);
+        state.status.last_error = Some(message);
     }
 
-    /// Following ended.
+    /// The follower ended with an error.
     pub(super) fn ended(&self, reason: &str) {
         let mut state = self.lock();
         state.status.connected = false;
         state.status.last_error = Some(reason.to_owned());
     }
 
-    /// The node said where its chain is.
-    pub(super) fn informed(&self, info: &ChainInfo) {
+    /// The node reported where its chain is.
+    pub(super) fn update_chain(&self, info: &ChainInfo) {
         let mut state = self.lock();
         let status = &mut state.status;
         status.network = info.network();
         status.tip = Some((info.blocks, info.best));
         status.headers = Some(info.headers);
         status.initial_block_download = info.initial_block_download;
-        let behind = info.headers.saturating_sub(info.blocks) > USUAL_HEADERS_AHEAD;
-        let syncing = info.initial_block_download || behind;
-        if std::mem::replace(&mut state.syncing, syncing) == syncing {
+        let lacks_blocks = info.headers.saturating_sub(info.blocks) > USUAL_HEADERS_AHEAD;
+        let downloading = info.initial_block_download || lacks_blocks;
+        if std::mem::replace(&mut state.downloading, downloading) == downloading {
             return;
         }
         let (url, blocks, headers) = (&self.url, info.blocks, info.headers);
-        if syncing {
+        if downloading {
             tracing::info!(
-                "the node at {url} is still downloading: it has blocks up to height {blocks} and headers up to {headers}; \
-                 following as it goes"
+                "the node at {url} is still downloading: it has blocks up to height {blocks} and headers up to height \
+                 {headers}; its blocks are indexed as they arrive"
             );
         } else {
-            tracing::info!("the node at {url} is done downloading, at height {blocks}");
+            tracing::info!("the node at {url} has finished downloading, at height {blocks}");
         }
     }
 
-    /// Whether the node's chain is a part of what was given: it ends at `theirs`, below `ours`.
-    pub(super) fn shorter(&self, shorter: Option<(u32, u32)>) {
+    /// Records whether the node is behind the caller on the same chain: the node's chain ends at height `theirs`, below the
+    /// caller's height `ours`.
+    pub(super) fn update_behind(&self, behind: Option<(u32, u32)>) {
         let mut state = self.lock();
-        if std::mem::replace(&mut state.shorter, shorter.is_some()) == shorter.is_some() {
+        if std::mem::replace(&mut state.behind, behind.is_some()) == behind.is_some() {
             return;
         }
-        match shorter {
+        match behind {
             Some((theirs, ours)) => tracing::warn!(
-                "the node at {} is at height {theirs}, below height {ours} that was indexed from the same chain; waiting \
-                 until it is there again",
+                "the node at {} is at height {theirs}, but the same chain is indexed up to height {ours}; waiting until the \
+                 node reaches height {ours}",
                 self.url
             ),
-            None => tracing::info!("the node at {} has caught up with what was indexed", self.url),
+            None => tracing::info!("the node at {} has caught up with the indexed chain", self.url),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ReporterState> {
+        lock(&self.state)
     }
 }
 
@@ -161,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    /// What is logged, and by what.
+    /// The log that a test reads.
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -175,8 +177,8 @@ mod tests {
         }
     }
 
-    /// The lines that `report` makes the log say.
-    fn said(report: impl FnOnce(&Reporter)) -> Vec<String> {
+    /// The lines that `report` logs.
+    fn logged(report: impl FnOnce(&Reporter)) -> Vec<String> {
         let log = Log::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -189,8 +191,8 @@ mod tests {
         text.lines().map(|line| line.trim().to_owned()).collect()
     }
 
-    fn starting(words: &str) -> Trouble {
-        Trouble::Starting(words.to_owned())
+    fn starting(step: &str) -> TransientError {
+        TransientError::Starting(step.to_owned())
     }
 
     fn info(blocks: u32, headers: u32) -> ChainInfo {
@@ -200,58 +202,58 @@ mod tests {
     }
 
     #[test]
-    fn a_trouble_is_said_once_and_so_is_its_end() {
-        let lines = said(|reporter| {
-            reporter.failed(Activity::Asking, &Trouble::Unreachable("connection refused".to_owned()));
-            reporter.failed(Activity::Fetching, &Trouble::Unreachable("connection reset".to_owned()));
+    fn a_failure_is_logged_once_and_so_is_its_end() {
+        let lines = logged(|reporter| {
+            reporter.failed(Activity::Polling, &TransientError::Unreachable("connection refused".to_owned()));
+            reporter.failed(Activity::Fetching, &TransientError::Unreachable("connection reset".to_owned()));
             for step in ["Loading block index...", "Verifying blocks..."] {
-                reporter.failed(Activity::Asking, &starting(step));
+                reporter.failed(Activity::Polling, &starting(step));
             }
             assert!(!reporter.status().connected);
-            reporter.worked(Activity::Asking);
-            reporter.worked(Activity::Asking);
-            reporter.worked(Activity::Fetching);
+            reporter.succeeded(Activity::Polling);
+            reporter.succeeded(Activity::Polling);
+            reporter.succeeded(Activity::Fetching);
             assert!(reporter.status().connected);
             let last = reporter.status().last_error.unwrap();
             assert_eq!(last, "the node at http://node is starting: Verifying blocks...");
         });
         let expected = [
-            "WARN the node at http://node cannot be reached: connection refused; trying again until it passes",
-            "WARN the node at http://node is starting: Loading block index...; trying again until it passes",
+            "WARN the node at http://node cannot be reached: connection refused; trying again until it succeeds",
+            "WARN the node at http://node is starting: Loading block index...; trying again until it succeeds",
             "INFO the node at http://node answers again",
         ];
         assert_eq!(lines, expected);
     }
 
     #[test]
-    fn a_trouble_with_blocks_is_not_over_because_questions_are_answered() {
-        let lines = said(|reporter| {
+    fn a_failure_to_fetch_is_not_over_because_polls_succeed() {
+        let lines = logged(|reporter| {
             let reason = "it gave block 00".to_owned();
-            reporter.failed(Activity::Fetching, &Trouble::WrongBlock { height: 7, reason });
-            reporter.worked(Activity::Asking);
+            reporter.failed(Activity::Fetching, &TransientError::WrongBlock { height: 7, reason });
+            reporter.succeeded(Activity::Polling);
             assert!(!reporter.status().connected);
-            reporter.worked(Activity::Fetching);
+            reporter.succeeded(Activity::Fetching);
             assert!(reporter.status().connected);
         });
         assert_eq!(lines.len(), 2, "{lines:?}");
     }
 
     #[test]
-    fn a_node_that_is_behind_is_told_from_one_that_has_just_heard_of_a_block() {
-        let lines = said(|reporter| {
-            reporter.informed(&info(100, 101));
-            reporter.informed(&info(100, 900));
-            reporter.informed(&info(500, 900));
-            reporter.informed(&info(900, 900));
-            reporter.shorter(Some((900, 950)));
-            reporter.shorter(Some((920, 950)));
-            reporter.shorter(None);
-            reporter.shorter(None);
+    fn a_downloading_node_is_distinguished_from_a_node_with_one_new_header() {
+        let lines = logged(|reporter| {
+            reporter.update_chain(&info(100, 101));
+            reporter.update_chain(&info(100, 900));
+            reporter.update_chain(&info(500, 900));
+            reporter.update_chain(&info(900, 900));
+            reporter.update_behind(Some((900, 950)));
+            reporter.update_behind(Some((920, 950)));
+            reporter.update_behind(None);
+            reporter.update_behind(None);
         });
         let starts = [
             "INFO the node at http://node is still downloading: it has blocks up to height 100",
-            "INFO the node at http://node is done downloading, at height 900",
-            "WARN the node at http://node is at height 900, below height 950",
+            "INFO the node at http://node has finished downloading, at height 900",
+            "WARN the node at http://node is at height 900, but the same chain is indexed up to height 950",
             "INFO the node at http://node has caught up",
         ];
         assert_eq!(lines.len(), starts.len(), "{lines:?}");

@@ -1,4 +1,4 @@
-//! What answers the calls: the node as its JSON-RPC face sees it, so that the face needs neither pool nor store.
+//! The interface between the JSON-RPC server and the node. With it, the server needs neither a pool nor a store.
 
 use std::future::Future;
 use std::time::Duration;
@@ -11,21 +11,21 @@ use thiserror::Error;
 use cofferdam_base::size::Bytes;
 use cofferdam_chain::blocks::{BlockHash, Network};
 
-/// The state that a call is about.
+/// Which state a call reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
-    /// After the newest indexed block at the moment of the call.
+pub enum StateAt {
+    /// The state after the newest indexed block at the moment of the call.
     Latest,
-    /// After the block at this height.
+    /// The state after the block at this height.
     Height(u32),
 }
 
-/// A node that is asked over JSON-RPC.
+/// A node that answers JSON-RPC calls.
 ///
-/// A call's future is dropped when its client has gone or its time is over. The methods that are not `async` read the
-/// store and may wait for the disk: they are called on a thread that may block.
+/// The server drops the future of a call when its client disconnects, or when the call takes too long. The methods without a
+/// future read the store, and may wait for the disk. The server calls them on a thread that may block.
 pub trait Backend: Send + Sync + 'static {
-    /// Runs the export `function` of the module on `input`, and returns what it returned.
+    /// Runs the module's export `function` on `input`, and returns the bytes that the export returns.
     ///
     /// # Errors
     /// [`CallError`]
@@ -33,19 +33,19 @@ pub trait Backend: Send + Sync + 'static {
         &self,
         function: String,
         input: Vec<u8>,
-        at: At,
+        at: StateAt,
     ) -> impl Future<Output = Result<Vec<u8>, CallError>> + Send;
 
-    /// Runs `block` on the state at `at`, then the view on the state after it, and keeps nothing of either.
+    /// Runs `block` on the state `at`, and then the view `function` on the state after the block. Nothing is stored.
     ///
     /// # Errors
-    /// [`CallError`]; [`CallError::NotEnabled`] where previews are switched off.
+    /// [`CallError`]; [`CallError::NotEnabled`] if the node does not allow previews.
     fn preview(
         &self,
         block: Vec<u8>,
         function: String,
         input: Vec<u8>,
-        at: At,
+        at: StateAt,
     ) -> impl Future<Output = Result<Vec<u8>, CallError>> + Send;
 
     /// The newest indexed height, if any block is indexed.
@@ -58,41 +58,41 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`CallError`]
-    fn block_hash(&self, at: At) -> Result<BlockHash, CallError>;
+    fn block_hash(&self, at: StateAt) -> Result<BlockHash, CallError>;
 
-    /// The root over the whole state.
+    /// The root over the whole state: the root of the state tree or, without a tree, the chain's digest.
     ///
     /// # Errors
     /// [`CallError`]
-    fn state_root(&self, at: At) -> Result<[u8; 32], CallError>;
+    fn state_root(&self, at: StateAt) -> Result<[u8; 32], CallError>;
 
-    /// The chain's digest and the block that it reaches to: two nodes agree on everything up to a height exactly when
-    /// their digests at that height are equal.
+    /// The chain's digest, and the last block in it. Two nodes agree on everything up to a height if, and only if, their
+    /// digests at that height are equal.
     ///
     /// # Errors
     /// [`CallError`]
-    fn digest(&self, at: At) -> Result<ChainDigest, CallError>;
+    fn digest(&self, at: StateAt) -> Result<ChainDigest, CallError>;
 
-    /// Figures of the store.
+    /// Figures about the store.
     ///
     /// # Errors
     /// [`CallError`]
-    fn snapshot(&self) -> Result<Snapshot, CallError>;
+    fn figures(&self) -> Result<StoreFigures, CallError>;
 
-    /// A proof of what is stored under `key`, or that nothing is, against the state root at `at`.
+    /// A proof, against the state root `at`, of the value under `key`, or of the absence of a value.
     ///
     /// # Errors
-    /// [`CallError`]; [`CallError::NotEnabled`] where no proofs are kept.
-    fn proof(&self, key: Vec<u8>, at: At) -> Result<Value, CallError>;
+    /// [`CallError`]; [`CallError::NotEnabled`] if the node keeps no state tree.
+    fn proof(&self, key: Vec<u8>, at: StateAt) -> Result<Value, CallError>;
 
-    /// What this node is and how far it is.
+    /// What this node is, and how far it has indexed.
     ///
     /// # Errors
     /// [`CallError`]
-    fn info(&self) -> Result<Info, CallError>;
+    fn info(&self) -> Result<NodeInfo, CallError>;
 }
 
-/// A digest at a height.
+/// The chain's digest at a height.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChainDigest {
     /// The height of the last block in it.
@@ -103,9 +103,9 @@ pub struct ChainDigest {
     pub digest: Hash,
 }
 
-/// What `metashrew_snapshot` tells of a store.
+/// Figures about a store, for `metashrew_snapshot`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct StoreFigures {
     /// The newest indexed height, if any block is indexed.
     pub indexed_height: Option<u32>,
     /// The height that is indexed next.
@@ -118,102 +118,106 @@ pub struct Snapshot {
     pub blocks: u64,
 }
 
-/// What `cofferdam_info` tells of a node.
+/// Facts about a node, for `cofferdam_info`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Info {
+pub struct NodeInfo {
     /// The program's version.
     pub version: String,
-    /// What results depend on.
+    /// The profile: everything that the results depend on.
     pub profile: Profile,
-    /// The network that the blocks are of, once that is known.
+    /// The network of the blocks, once it is known.
     pub network: Option<Network>,
     /// The first height that this node indexes.
     pub start_height: u32,
-    /// The newest indexed block, if any is.
+    /// The height and the hash of the newest indexed block, if any block is indexed.
     pub tip: Option<(u32, BlockHash)>,
-    /// The newest height of the daemon, if it has answered yet.
+    /// The newest height of the Bitcoin node, if it has answered yet.
     pub daemon_height: Option<u32>,
 }
 
-impl Info {
-    /// How many of the daemon's blocks are not indexed yet, if that is known.
+impl NodeInfo {
+    /// How many blocks of the Bitcoin node are not indexed yet, if that is known.
     pub fn lag(&self) -> Option<u32> {
         let next = self.tip.map_or(self.start_height, |(height, _)| height.saturating_add(1));
-        // The daemon's own blocks end at its height: there is one more of them than that says.
+        // Both are numbers of blocks: the chain up to height h has h + 1 blocks.
         Some(self.daemon_height?.saturating_add(1).saturating_sub(next))
     }
 }
 
-/// Why a call has no result. The codes that clients see are in the table of the [module](super).
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+/// Why a call has no result. The table in the [module](super) has the codes that clients receive.
+#[derive(Clone, Error, PartialEq, Eq)]
 pub enum CallError {
-    /// Nothing at all is indexed yet.
+    /// No block is indexed yet.
     #[error("no block is indexed yet")]
     NothingIndexed,
-    /// The height is above the newest indexed one.
+    /// The height is above the newest indexed height.
     #[error("height {height} is not indexed yet: the newest indexed height is {tip}")]
     NotYet {
-        /// The height that was asked for.
+        /// The requested height.
         height: u32,
         /// The newest indexed height.
         tip: u32,
     },
-    /// The height is below the first one.
+    /// The height is below the first height of this node.
     #[error("height {height} is not indexed: this node starts at height {start}")]
     BeforeStart {
-        /// The height that was asked for.
+        /// The requested height.
         height: u32,
         /// The first height that this node indexes.
         start: u32,
     },
-    /// A reorganisation took the block away while the call ran.
-    #[error("the block at height {height} was abandoned by a reorganisation while the call ran: ask again")]
+    /// A reorganisation rolled the block back while the call ran.
+    #[error(
+        "the block at height {height} was abandoned by a reorganisation while the call ran: repeat the call"
+    )]
     Abandoned {
-        /// The height that was asked for.
+        /// The requested height.
         height: u32,
     },
-    /// The guest did not do it. Every node says the same of the same call.
+    /// The guest failed. Every node gives the same verdict for the same call.
     #[error("{}: {detail}", verdict.name())]
     Guest {
-        /// What came of it.
+        /// The verdict.
         verdict: GuestVerdict,
-        /// What the guest or its runtime said.
+        /// The message of the guest or of the runtime.
         detail: String,
     },
-    /// This machine did not do it: the same call may well succeed elsewhere or later.
+    /// This machine failed. The same call may succeed on another machine, or later.
     #[error("{}: {detail}", verdict.name())]
     Host {
         /// What happened to the worker.
         verdict: HostVerdict,
-        /// What is known of it.
+        /// What is known about it.
         detail: String,
     },
-    /// The input is larger than any that is run.
+    /// The input is longer than the pool accepts.
     #[error("the input has {}, above the limit of {}", Bytes(*bytes), Bytes(*limit))]
     InputTooLarge {
-        /// The input's size in bytes.
+        /// The length of the input, in bytes.
         bytes: u64,
         /// The limit in bytes.
         limit: u64,
     },
-    /// It was not done in time.
+    /// The call took longer than its method may.
     #[error("Request timed out after {0:?}")]
     Deadline(Duration),
-    /// As many calls wait already as may.
+    /// The queue of waiting calls is full.
     #[error("view-runtime saturated, retry later")]
     Saturated,
-    /// The node does not answer this now: it starts, or it stops.
+    /// The node cannot answer now, because it is starting or stopping.
     #[error("{0}")]
     NotReady(String),
-    /// The operator has not switched this on.
+    /// The operator has not enabled this.
     #[error("{what} is not enabled on this node (start it with {how} to allow it)")]
     NotEnabled {
-        /// What was asked for.
+        /// The method.
         what: &'static str,
         /// The flag that enables it.
         how: &'static str,
     },
-    /// A defect, or a failure of the store.
+    /// A defect of the node, or a failure of its store.
     #[error("internal error: {0}")]
     Internal(String),
 }
+
+cofferdam_protocol::debug_as_display!(CallError);

@@ -1,81 +1,21 @@
-//! The methods: what they are called, what they take, and what they return.
+//! The calls: the parameters that each method takes, and the result that it returns.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::backend::{At, Backend, CallError, ChainDigest, Info, Snapshot};
+use super::backend::{Backend, CallError, ChainDigest, NodeInfo, StateAt, StoreFigures};
 use super::error::RpcError;
+use super::method::Method;
 use super::params::Params;
-use super::settings::RpcSettings;
 use cofferdam_pool::MAX_EXPORT_BYTES;
 
-/// A method that this node has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Method {
-    View,
-    Preview,
-    Height,
-    BlockHash,
-    StateRoot,
-    Snapshot,
-    Digest,
-    Proof,
-    Info,
-}
-
-impl Method {
-    const ALL: [Self; 9] = [
-        Self::View,
-        Self::Preview,
-        Self::Height,
-        Self::BlockHash,
-        Self::StateRoot,
-        Self::Snapshot,
-        Self::Digest,
-        Self::Proof,
-        Self::Info,
-    ];
-
-    pub(super) fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|method| method.name() == name)
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::View => "metashrew_view",
-            Self::Preview => "metashrew_preview",
-            Self::Height => "metashrew_height",
-            Self::BlockHash => "metashrew_getblockhash",
-            Self::StateRoot => "metashrew_stateroot",
-            Self::Snapshot => "metashrew_snapshot",
-            Self::Digest => "cofferdam_digest",
-            Self::Proof => "cofferdam_proof",
-            Self::Info => "cofferdam_info",
-        }
-    }
-
-    /// What it runs, in messages.
-    pub(super) fn what(self) -> &'static str {
-        if self == Self::Preview { "Preview function" } else { "View function" }
-    }
-
-    pub(super) fn timeout(self, settings: &RpcSettings) -> Duration {
-        match self {
-            Self::View => settings.view_timeout,
-            Self::Preview => settings.preview_timeout,
-            _ => settings.read_timeout,
-        }
-    }
-}
-
-/// A call that is understood. It holds nothing of its request.
+/// A call whose parameters were read. It borrows nothing from its request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Call {
-    View { function: String, input: Vec<u8>, at: At },
-    Preview { block: Vec<u8>, function: String, input: Vec<u8>, at: At },
+    View { function: String, input: Vec<u8>, at: StateAt },
+    Preview { block: Vec<u8>, function: String, input: Vec<u8>, at: StateAt },
     Read(Read),
 }
 
@@ -83,18 +23,18 @@ pub(super) enum Call {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Read {
     Height,
-    BlockHash(At),
-    StateRoot(At),
+    BlockHash(StateAt),
+    StateRoot(StateAt),
     Snapshot,
-    Digest(At),
-    Proof { key: Vec<u8>, at: At },
+    Digest(StateAt),
+    Proof { key: Vec<u8>, at: StateAt },
     Info,
 }
 
-/// What a call returned.
+/// The result of a call.
 #[derive(Debug)]
 pub(super) enum Returned {
-    /// Bytes, which are sent in hexadecimal.
+    /// Bytes. They are sent in hexadecimal.
     Bytes(Vec<u8>),
     Json(Value),
 }
@@ -110,7 +50,7 @@ impl Call {
             }
             Method::Preview => {
                 let params = Params::read(raw, &["block_data", "view_name", "input_data", "height"])?;
-                let (block, function) = (params.some_bytes(0)?, params.name(1, MAX_EXPORT_BYTES)?);
+                let (block, function) = (params.required_bytes(0)?, params.name(1, MAX_EXPORT_BYTES)?);
                 let input = params.bytes(2)?.unwrap_or_default();
                 Ok(Self::Preview { block, function, input, at: params.at(3)? })
             }
@@ -118,7 +58,7 @@ impl Call {
         }
     }
 
-    /// Has `backend` answer it.
+    /// Has `backend` answer the call.
     pub(super) async fn run<B: Backend>(self, backend: &Arc<B>) -> Result<Returned, CallError> {
         match self {
             Self::View { function, input, at } => {
@@ -129,7 +69,7 @@ impl Call {
             }
             Self::Read(read) => {
                 let backend = Arc::clone(backend);
-                // The disk may be slow, and this thread serves other connections.
+                // The disk may be slow, and this thread must go on to serve other connections.
                 let done = tokio::task::spawn_blocking(move || read.run(&*backend)).await;
                 done.unwrap_or_else(|error| Err(CallError::Internal(error.to_string())))
             }
@@ -143,12 +83,12 @@ impl Read {
         Ok(match method {
             Method::Height => Self::Height,
             Method::Snapshot => Self::Snapshot,
-            Method::BlockHash => Self::BlockHash(height()?.some_at(0)?),
+            Method::BlockHash => Self::BlockHash(height()?.required_at(0)?),
             Method::StateRoot => Self::StateRoot(height()?.at(0)?),
             Method::Digest => Self::Digest(height()?.at(0)?),
             Method::Proof => {
                 let params = Params::read(raw, &["key", "height"])?;
-                Self::Proof { key: params.some_bytes(0)?, at: params.at(1)? }
+                Self::Proof { key: params.required_bytes(0)?, at: params.at(1)? }
             }
             _ => Self::Info,
         })
@@ -156,11 +96,11 @@ impl Read {
 
     fn run<B: Backend>(self, backend: &B) -> Result<Returned, CallError> {
         Ok(Returned::Json(match self {
-            // The replaced node has no word for "no block yet".
+            // The replaced node returns "0", too, before any block is indexed.
             Self::Height => json!(backend.height()?.unwrap_or(0).to_string()),
             Self::BlockHash(at) => json!(format!("0x{}", backend.block_hash(at)?)),
             Self::StateRoot(at) => return backend.state_root(at).map(|root| Returned::Bytes(root.to_vec())),
-            Self::Snapshot => json!(snapshot(&backend.snapshot()?).to_string()),
+            Self::Snapshot => json!(figures(&backend.figures()?).to_string()),
             Self::Digest(at) => digest(&backend.digest(at)?),
             Self::Proof { key, at } => backend.proof(key, at)?,
             Self::Info => info(&backend.info()?),
@@ -168,19 +108,19 @@ impl Read {
     }
 }
 
-/// The members of the replaced node's answer. It cannot make or apply snapshots here, so nothing of that is ever counted.
-fn snapshot(snapshot: &Snapshot) -> Value {
+/// The members of the replaced node's answer. Its snapshots do not exist here, so that their counters stay 0.
+fn figures(figures: &StoreFigures) -> Value {
     json!({
         "enabled": true,
-        "current_height": snapshot.next_height,
-        "indexed_height": snapshot.indexed_height.unwrap_or(0),
-        "total_entries": snapshot.entries,
-        "storage_size_bytes": snapshot.storage_bytes,
+        "current_height": figures.next_height,
+        "indexed_height": figures.indexed_height.unwrap_or(0),
+        "total_entries": figures.entries,
+        "storage_size_bytes": figures.storage_bytes,
         "sync_mode": "Normal",
         "snapshots_created": 0,
         "snapshots_applied": 0,
         "last_snapshot_height": null,
-        "blocks_synced_normally": snapshot.blocks,
+        "blocks_synced_normally": figures.blocks,
         "blocks_synced_from_snapshots": 0,
     })
 }
@@ -193,7 +133,7 @@ fn digest(digest: &ChainDigest) -> Value {
     })
 }
 
-fn info(info: &Info) -> Value {
+fn info(info: &NodeInfo) -> Value {
     json!({
         "version": info.version,
         "profile": info.profile.hash().to_string(),

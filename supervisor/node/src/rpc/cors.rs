@@ -1,4 +1,5 @@
-//! Which web pages may call the node, as a browser asks it (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
+//! Which web pages may call the node, by the CORS protocol of browsers
+//! (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,10 +9,10 @@ use axum::http::{HeaderValue, Method, Uri};
 use thiserror::Error;
 use tower_http::cors::{Any, CorsLayer};
 
-/// Which web pages may call.
+/// Which web pages may call the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Cors {
-    /// None but those that this server itself serves.
+    /// Only the pages that this server itself serves.
     #[default]
     Off,
     /// Every page.
@@ -20,22 +21,24 @@ pub enum Cors {
     Origins(Vec<HeaderValue>),
 }
 
-/// Text that names no origins.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+/// Why a text cannot be read as origins.
+#[derive(Clone, Error, PartialEq, Eq)]
 pub enum CorsError {
-    /// Nothing was named.
-    #[error("no origin is named; write *, or origins such as https://example.org with commas between them")]
+    /// The text names no origin.
+    #[error("no origin is given; write *, or origins such as https://example.org, separated by commas")]
     Empty,
-    /// Something else than an origin.
-    #[error("{0:?} is no origin; write scheme, host and port only, as in https://example.org:8443")]
+    /// A part of the text is not an origin.
+    #[error("{0:?} is not an origin; write only scheme, host and port, as in https://example.org:8443")]
     NotAnOrigin(String),
 }
+
+cofferdam_protocol::debug_as_display!(CorsError);
 
 impl FromStr for Cors {
     type Err = CorsError;
 
-    /// Reads `*`, or origins with commas between them. A host without a scheme stands for the pages that it serves by
-    /// `http` and by `https`.
+    /// Reads `*`, or origins separated by commas. A host without a scheme means the pages that the host serves over `http` and
+    /// over `https`.
     fn from_str(text: &str) -> Result<Self, CorsError> {
         if text.trim() == "*" {
             return Ok(Self::Any);
@@ -55,7 +58,7 @@ impl FromStr for Cors {
     }
 }
 
-/// Reads `text`, for which the operator wrote `written`, into what a browser sends for it.
+/// Reads the origin `text` into the form that a browser sends. The error repeats `written`, the text that the operator wrote.
 fn read_origin(text: &str, written: &str) -> Result<HeaderValue, CorsError> {
     let wrong = || CorsError::NotAnOrigin(written.to_owned());
     let uri: Uri = text.parse().map_err(|_| wrong())?;
@@ -67,16 +70,16 @@ fn read_origin(text: &str, written: &str) -> Result<HeaderValue, CorsError> {
     HeaderValue::try_from(origin).map_err(|_| wrong())
 }
 
-/// Whether it is a host, and a port if anything behind it.
+/// Whether `authority` is a host, or a host and a port, without a user.
 fn is_host(authority: &Authority) -> bool {
     let host = authority.host();
-    // Where a user's name comes first, it does not begin with the host.
+    // An authority with a user name does not begin with the host.
     let rest = authority.as_str().strip_prefix(host);
     let has_end = rest.is_some_and(|rest| rest.is_empty() || authority.port_u16().is_some());
     has_end && !host.is_empty() && !host.contains('*')
 }
 
-/// As browsers write it: in lower case, and without the port that the scheme has anyway
+/// Writes an origin as browsers do: in lower case, and without the default port of the scheme
 /// (<https://html.spec.whatwg.org/#ascii-serialisation-of-an-origin>).
 fn serialize_origin(scheme: &Scheme, authority: &Authority) -> String {
     let host = authority.host().to_ascii_lowercase();
@@ -92,9 +95,9 @@ fn serialize_origin(scheme: &Scheme, authority: &Authority) -> String {
 }
 
 impl Cors {
-    /// What answers browsers, unless they need no answer.
+    /// The layer that answers browsers; `None` if no other pages may call.
     pub(super) fn layer(&self) -> Option<CorsLayer> {
-        /// How long a browser need not ask again.
+        /// How long a browser may keep the answer to a preflight request.
         const MAX_AGE: Duration = Duration::from_secs(3600);
         let layer = CorsLayer::new().allow_methods([Method::POST]).allow_headers(Any).max_age(MAX_AGE);
         match self {
@@ -129,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused() {
+    fn a_text_that_is_not_an_origin_is_refused() {
         for text in ["", " ", ","] {
             assert_eq!(text.parse::<Cors>(), Err(CorsError::Empty), "{text:?}");
         }

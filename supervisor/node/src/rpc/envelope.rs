@@ -7,10 +7,11 @@ use serde::{Deserialize as DeriveDeserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::call::{Call, Method};
+use super::call::Call;
 use super::error::RpcError;
+use super::method::Method;
 
-/// What a request's body asks for.
+/// The requests in the body of an HTTP request.
 #[derive(Debug)]
 pub(super) enum Requests {
     One(Request),
@@ -25,7 +26,7 @@ pub(super) enum Request {
         method: Method,
         call: Call,
     },
-    /// A request that nobody waits for. It would change nothing, so it is not run.
+    /// A request without an answer. No method changes anything, so that a notification need not be run.
     Notification,
     Refused {
         id: Id,
@@ -33,11 +34,11 @@ pub(super) enum Request {
     },
 }
 
-/// An id, as the client wrote it; `None` is null.
+/// An id, exactly as the client wrote it; `None` for null.
 pub(super) type Id = Option<Box<RawValue>>;
 
 impl Requests {
-    /// Reads a body with up to `limit` requests.
+    /// Reads a body with at most `limit` requests.
     pub(super) fn read(body: &[u8], limit: usize) -> Result<Self, RpcError> {
         let is_batch = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
         if !is_batch {
@@ -56,7 +57,7 @@ impl Requests {
     }
 }
 
-/// The first `limit` entries, and how many there are.
+/// Returns the first `limit` entries of a batch, and the number of all entries.
 fn read_batch(body: &[u8], limit: usize) -> serde_json::Result<(Vec<&RawValue>, usize)> {
     let mut source = serde_json::Deserializer::from_slice(body);
     let batch = Entries(limit).deserialize(&mut source)?;
@@ -64,7 +65,8 @@ fn read_batch(body: &[u8], limit: usize) -> serde_json::Result<(Vec<&RawValue>, 
     Ok(batch)
 }
 
-/// Reads an array and holds up to so many of its entries: a batch of a few bytes each would take many times its size.
+/// Reads an array, and keeps at most this many of its entries. A list of all entries of a batch could take many times the
+/// memory of the batch, if each entry has a few bytes.
 struct Entries(usize);
 
 impl<'de> DeserializeSeed<'de> for Entries {
@@ -90,7 +92,7 @@ impl<'de> Visitor<'de> for Entries {
             held.push(entry);
         }
         let mut count = held.len();
-        // Once the array has ended it is not to be asked again.
+        // After the end of the array, `next_element` must not be called again.
         while count >= self.0 && entries.next_element::<IgnoredAny>()?.is_some() {
             count += 1;
         }
@@ -98,7 +100,7 @@ impl<'de> Visitor<'de> for Entries {
     }
 }
 
-/// The members of a request. Each tells null from what is not there.
+/// The members of a request. A member that is null differs from a member that is missing.
 #[derive(DeriveDeserialize)]
 struct Members<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
@@ -119,9 +121,9 @@ impl Request {
     fn read(raw: &RawValue) -> Self {
         let refused =
             |id, why: &dyn fmt::Display| Self::Refused { id, error: RpcError::invalid_request(why) };
-        // An array would be taken for the members in their order.
+        // Without this check, an array would be read as the members in their order.
         if !raw.get().starts_with('{') {
-            return refused(None, &"a request is an object");
+            return refused(None, &"a request must be an object");
         }
         let members: Members<'_> = match serde_json::from_str(raw.get()) {
             Ok(members) => members,
@@ -131,7 +133,7 @@ impl Request {
             Ok(id) => id,
             Err(why) => return refused(None, &why),
         };
-        // Notifications came with version 2.0. A client that does not say so waits for its answer.
+        // Version 2.0 introduced notifications. A client that does not name version 2.0 waits for its answer.
         let is_notification = id.is_none() && members.jsonrpc.is_some_and(is_version_2);
         let id = id.flatten();
         if members.jsonrpc.is_some_and(|version| !is_version_2(version) && version.get() != r#""1.0""#) {
@@ -157,7 +159,7 @@ fn is_version_2(version: &RawValue) -> bool {
     version.get() == r#""2.0""#
 }
 
-/// Reads an id: a string, a number, or null. It is never decoded, so that a number of any size comes back as it was.
+/// Reads an id: a string, a number, or null. An id is not decoded, so that a number of any size is sent back unchanged.
 fn read_id(raw: &RawValue) -> Result<Id, &'static str> {
     const LIMIT_BYTES: usize = 1024;
     match raw.get().as_bytes().first() {
@@ -181,7 +183,7 @@ struct Response<'a> {
 /// The response to the request `id`, as JSON.
 pub(super) fn write(id: Option<&RawValue>, outcome: Result<&Value, &RpcError>) -> Vec<u8> {
     let response = Response { jsonrpc: "2.0", result: outcome.ok(), error: outcome.err(), id };
-    // Maps with keys that are no strings are all that cannot be written, and none of ours has any.
+    // Writing fails only for maps whose keys are not strings, and a response has no such map.
     serde_json::to_vec(&response).unwrap_or_default()
 }
 
@@ -197,13 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn no_more_of_a_batch_is_held_than_may_be() {
+    fn no_more_entries_of_a_batch_are_kept_than_the_limit() {
         let body = format!("[{}1]", "1,".repeat(999));
         let (held, count) = read_batch(body.as_bytes(), 10).unwrap();
         assert_eq!((held.len(), count), (10, 1000));
         let (held, count) = read_batch(b"[1,2]", 2).unwrap();
         assert_eq!((held.len(), count), (2, 2));
-        assert!(read_batch(b"[1,2,]", 1).is_err(), "what is not held must be JSON, too");
+        assert!(read_batch(b"[1,2,]", 1).is_err(), "entries that are not kept must be JSON, too");
         assert!(read_batch(b"[1] 2", 1).is_err());
     }
 
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_refused_with_its_id_if_it_has_one() {
+    fn a_wrong_request_is_refused_with_its_id_if_it_has_one() {
         for (json, id, part) in [
             ("1", None, "object"),
             (r#""x""#, None, "object"),

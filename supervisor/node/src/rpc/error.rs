@@ -1,4 +1,4 @@
-//! The error objects that clients see. Their codes are in the table of the [module](super).
+//! The error objects that clients receive. The table in the [module](super) explains their codes.
 
 use axum::http::StatusCode;
 use cofferdam_protocol::verdict::{GuestVerdict, HostVerdict};
@@ -6,23 +6,23 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::backend::CallError;
-use super::call::Method;
-use cofferdam_http::problem::Problem;
+use super::method::Method;
+use cofferdam_http::body::BodyError;
 
 const PARSE_ERROR: i32 = -32700;
 const INVALID_REQUEST: i32 = -32600;
 const METHOD_NOT_FOUND: i32 = -32601;
 const INVALID_PARAMS: i32 = -32602;
 const INTERNAL_ERROR: i32 = -32603;
-/// The call itself, and whoever asks again hears the same.
+/// The call failed.
 const CALL_FAILED: i32 = -32000;
-/// The node, at this moment.
+/// The node cannot answer at this moment.
 const UNAVAILABLE: i32 = -32001;
 /// The call needed more than the profile grants.
 const RESOURCE_EXHAUSTED: i32 = -32002;
-/// No state at that height.
+/// The node has no state at the requested height.
 const NOT_INDEXED: i32 = -32003;
-/// More than one request or response may have.
+/// The request or the response exceeds a limit.
 const LIMIT_EXCEEDED: i32 = -32005;
 
 /// An error object (JSON-RPC 2.0, section 5.1).
@@ -39,7 +39,7 @@ impl RpcError {
         Self { code, message: message.into(), data: None }
     }
 
-    /// An error of the application. `reason` tells those of one code apart.
+    /// An error of the application. `reason` distinguishes errors with the same code.
     fn of_call(code: i32, message: impl Into<String>, reason: &str, retryable: bool) -> Self {
         let data = json!({ "reason": reason, "retryable": retryable });
         Self { code, message: message.into(), data: Some(data) }
@@ -61,7 +61,7 @@ impl RpcError {
     }
 
     pub(super) fn method_not_found(name: &str) -> Self {
-        // A name is a client's word, and can be long.
+        // The client chooses the name, which may be long.
         let name: String = name.chars().take(100).collect();
         Self::new(METHOD_NOT_FOUND, format!("Method not found: {name}"))
     }
@@ -75,34 +75,37 @@ impl RpcError {
     }
 
     pub(super) fn batch_too_long(entries: usize, limit: usize) -> Self {
-        let message = format!("the batch has {entries} calls, above the limit of {limit}: send it in parts");
+        let message = format!(
+            "the batch has {entries} calls, above the limit of {limit}: send several smaller batches"
+        );
         Self::of_call(LIMIT_EXCEEDED, message, "batch-too-long", false)
     }
 
     pub(super) fn response_too_large(bytes: u64, limit: u64) -> Self {
-        let message =
-            format!("the response has more than the {limit} bytes that are sent: it would have {bytes}");
+        let message = format!("the response would have {bytes} bytes, above the limit of {limit}");
         Self::of_call(LIMIT_EXCEEDED, message, "response-too-large", false)
     }
 
-    /// The status of a response that is this error alone.
+    /// The HTTP status of a response that holds only this error.
     pub(super) fn status(&self) -> StatusCode {
-        // As of the replaced node. Whatever is JSON was understood, as far as HTTP goes.
+        // The replaced node does the same: a request that is JSON is answered with status 200.
         if self.code == PARSE_ERROR { StatusCode::BAD_REQUEST } else { StatusCode::OK }
     }
 
-    /// What is said of a request whose body was not taken.
-    pub(super) fn of_body(problem: &Problem) -> Self {
-        match problem {
-            Problem::TooLarge { .. } => {
-                Self::of_call(LIMIT_EXCEEDED, problem.to_string(), problem.kind(), false)
+    /// The error for a request whose body was refused.
+    pub(super) fn of_body(refused: &BodyError) -> Self {
+        match refused {
+            BodyError::TooLarge { .. } => {
+                Self::of_call(LIMIT_EXCEEDED, refused.to_string(), refused.kind(), false)
             }
-            Problem::NoRoom { .. } => Self::of_call(UNAVAILABLE, problem.to_string(), problem.kind(), true),
-            _ => Self::invalid_request(problem),
+            BodyError::NoMemory { .. } => {
+                Self::of_call(UNAVAILABLE, refused.to_string(), refused.kind(), true)
+            }
+            _ => Self::invalid_request(refused),
         }
     }
 
-    /// What is said of a call to `method` that failed so.
+    /// The error for a call of `method` that failed.
     pub(super) fn of_failure(method: Method, error: &CallError) -> Self {
         let message = || error.to_string();
         match error {
@@ -122,7 +125,7 @@ impl RpcError {
                 Self::of_call(NOT_INDEXED, message(), "abandoned", true).with("height", *height)
             }
             CallError::Guest { verdict, detail } => {
-                let message = format!("View function error: {} failed: {error}", method.what());
+                let message = format!("View function error: {} failed: {error}", method.runs());
                 let error = Self::of_call(guest_code(*verdict), message, "guest", false);
                 error.with("verdict", verdict.name()).with("detail", detail.as_str())
             }
@@ -141,7 +144,7 @@ impl RpcError {
     }
 }
 
-/// The message for a height that has no state. Where the replaced node has words for it, they come first.
+/// The message for a height without state. It begins as the message of the replaced node, if that node has one.
 fn not_found(method: Method, height: Option<u32>, error: &CallError) -> String {
     let what = match method {
         Method::BlockHash => "Block hash",

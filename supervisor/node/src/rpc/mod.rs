@@ -1,103 +1,112 @@
-//! JSON-RPC 2.0 over HTTP, as clients of a metashrew node (`rockshrew-mono`) speak it.
+//! The JSON-RPC 2.0 server of the node, over HTTP. It speaks to the clients of a metashrew node (`rockshrew-mono`).
 //!
 //! ```no_run
-//! # async fn example<B: cofferdam_node::rpc::Backend>(node: B, service: cofferdam_http::Service)
+//! # async fn example<B: cofferdam_node::rpc::Backend>(backend: B, service: cofferdam_http::Service)
 //! # -> Result<(), Box<dyn std::error::Error>> {
 //! use std::sync::Arc;
 //!
 //! use cofferdam_node::rpc::{self, RpcSettings};
 //!
-//! let calls = rpc::router(Arc::new(node), RpcSettings::default());
-//! // `GET /` is the status page, and `POST /` is here: they are one route of two methods.
-//! let app = cofferdam_http::router_of(service).merge(calls);
+//! let calls = rpc::router(Arc::new(backend), RpcSettings::default());
+//! // `GET /` is the status page, and `POST /` is this server: one route with two methods.
+//! let app = cofferdam_http::job_router(service).merge(calls);
 //! axum::serve(tokio::net::TcpListener::bind("127.0.0.1:8080").await?, app).await?;
 //! # Ok(()) }
 //! ```
 //!
 //! # Methods
 //!
-//! A request is a `POST /` with a JSON content type. Parameters come by position, or by these names; those in brackets
-//! can be left out or null.
+//! A request is a `POST /` with a JSON content type. Parameters are sent by position, or by the names in this table. A
+//! parameter in brackets may be missing or null.
 //!
 //! | method | parameters | result |
 //! |---|---|---|
-//! | `metashrew_view` | `view_name`, \[`input_data`\], \[`height`\] | what the export returned, hexadecimal |
-//! | `metashrew_preview` | `block_data`, `view_name`, \[`input_data`\], \[`height`\] | the same, after the block was run on the state at that height |
-//! | `metashrew_height` | | the newest indexed height, as a *string* of digits; `"0"` also before any |
-//! | `metashrew_getblockhash` | `height` | the block's hash, hexadecimal, in the order that explorers show |
-//! | `metashrew_stateroot` | \[`height`\] | the root over the state, hexadecimal |
-//! | `metashrew_snapshot` | | figures of the store, as a *string* that is a JSON object |
+//! | `metashrew_view` | `view_name`, \[`input_data`\], \[`height`\] | the bytes that the export returned, hexadecimal |
+//! | `metashrew_preview` | `block_data`, `view_name`, \[`input_data`\], \[`height`\] | the same, on the state after the block, which runs on the state at `height` |
+//! | `metashrew_height` | | the newest indexed height, as a *string* of digits; `"0"` also while no block is indexed |
+//! | `metashrew_getblockhash` | `height` | the hash of the block, hexadecimal, in the byte order that block explorers show |
+//! | `metashrew_stateroot` | \[`height`\] | the root of the state tree or, without `--state-tree`, the digest of the chain; hexadecimal |
+//! | `metashrew_snapshot` | | figures about the store, as a *string* that holds a JSON object |
 //! | `cofferdam_digest` | \[`height`\] | `{height, block, digest}`: nodes that agree have the same digest |
-//! | `cofferdam_proof` | `key`, \[`height`\] | a proof of what is stored under the key |
-//! | `cofferdam_info` | | `{version, profile, module, memory_bytes, fuel, output_bytes, engine, network, start_height, tip: {height, block}, daemon_height, lag}`; `profile` is the hash of the five after it |
+//! | `cofferdam_proof` | `key`, \[`height`\] | a proof of the value under the key, or of its absence |
+//! | `cofferdam_info` | | `{version, profile, module, memory_bytes, fuel, output_bytes, engine, network, start_height, tip: {height, block}, daemon_height, lag}`; `profile` is the hash of the five fields after it |
 //!
-//! A height is a number, the same as a string, or `"latest"`, which it also is where it is left out. Behind a colon a
-//! string may go on with a block's hash, which is not looked at. Input and results of `metashrew_` methods are
-//! hexadecimal with `0x`, which may be missing from input. Hashes in results of `cofferdam_` methods are without, as in
-//! everything else that this program prints.
+//! A height is a number, a string of its digits, or `"latest"`. A missing height means `"latest"`. After the digits, a string
+//! may have a colon and a block hash, which are ignored. Inputs and results of `metashrew_` methods are hexadecimal with the
+//! prefix `0x`, which inputs may omit. Hashes in results of `cofferdam_` methods have no prefix, like all hashes that Cofferdam
+//! prints.
 //!
 //! # Errors
 //!
-//! Whatever is JSON is answered with status 200, and what is not with 400 and -32700. Application errors have
-//! `data: {reason, retryable, ...}`: `retryable` means that the same call may do better later or on another node.
+//! A request that is JSON is answered with HTTP status 200. A request that is not JSON is answered with status 400 and the
+//! code -32700. Errors of the application have `data: {reason, retryable, ...}`. If `retryable` is true, the same call may
+//! succeed later or on another node.
 //!
-//! | code | reason | meaning, and what else is in `data` |
+//! | code | reason | meaning, and further members of `data` |
 //! |---|---|---|
 //! | -32700 | | the body is not JSON |
-//! | -32600 | | not a request; a content type that is not JSON (with status 415); a body that broke off (400) or did not come in time (408) |
-//! | -32601 | | there is no such method |
-//! | -32602 | | which parameter is wrong, and why |
-//! | -32603 | | a defect of the node, or of its store |
-//! | -32000 | `guest` | the view, or the previewed block, ended otherwise than it should: `verdict` (`trap`, `abort`, `incomplete`, `bad-output`, `no-such-export`) and `detail` |
-//! | -32000 | `deadline` | not done in the time that the method has |
-//! | -32000 | `host` | `verdict` is `deadline`: the worker did not answer in its time; `detail` |
-//! | -32000 | `not-enabled` | the operator has not switched it on |
-//! | -32001 | `host` | the worker was lost, and others after it: `verdict` and `detail` |
-//! | -32001 | `saturated` | as many calls wait already as may |
-//! | -32001 | `not-ready` | the node starts or stops |
-//! | -32001 | `no-room` | too many bytes of requests are held (with status 503) |
-//! | -32002 | `guest` | more than the profile grants: `verdict` (`memory-exhausted`, `fuel-exhausted`, `output-too-large`) and `detail` |
-//! | -32003 | `not-yet` | `height` is above `tip`, the newest indexed one |
-//! | -32003 | `before-start` | `height` is below `start`, the first one of this node |
+//! | -32600 | | not a request; a content type that is not JSON (with status 415); a body that is incomplete (400) or did not arrive in time (408) |
+//! | -32601 | | the method does not exist |
+//! | -32602 | | a parameter is wrong: the message names it, and says why |
+//! | -32603 | | a defect of the node, or a failure of its store |
+//! | -32000 | `guest` | the view, or the previewed block, failed: `verdict` (`trap`, `abort`, `incomplete`, `bad-output`, `no-such-export`) and `detail` |
+//! | -32000 | `deadline` | the call took longer than its method may |
+//! | -32000 | `host` | the worker did not answer in time: `verdict` is `deadline`; `detail` |
+//! | -32000 | `not-enabled` | the operator has not enabled this |
+//! | -32001 | `host` | the worker died, and the workers that tried again died, too: `verdict` and `detail` |
+//! | -32001 | `saturated` | the queue of waiting calls is full |
+//! | -32001 | `not-ready` | the node is starting or stopping |
+//! | -32001 | `no-room` | there is no room for the request: too many bytes of other requests are held (with status 503) |
+//! | -32002 | `guest` | the guest needed more than its profile grants: `verdict` (`memory-exhausted`, `fuel-exhausted`, `output-too-large`) and `detail` |
+//! | -32003 | `not-yet` | `height` is above `tip`, the newest indexed height |
+//! | -32003 | `before-start` | `height` is below `start`, the first height of this node |
 //! | -32003 | `nothing-indexed` | no block is indexed yet |
-//! | -32003 | `abandoned` | a reorganisation took the block at `height` away while the call ran |
-//! | -32005 | `batch-too-long` | more calls than one batch may have |
-//! | -32005 | `too-large` | more bytes than one request may have (with status 413) |
-//! | -32005 | `response-too-large` | more bytes than one response may have |
+//! | -32003 | `abandoned` | a reorganisation rolled the block at `height` back while the call ran |
+//! | -32005 | `batch-too-long` | the batch has more calls than the limit |
+//! | -32005 | `too-large` | the request has more bytes than the limit (with status 413) |
+//! | -32005 | `response-too-large` | the response would have more bytes than the limit |
 //!
-//! -32000, -32001 and -32002 are the replaced node's own codes for these things, with its messages where it has any.
+//! The replaced node uses the codes -32000, -32001 and -32002 in the same way. Where it has a message, the message here begins
+//! the same.
 //!
-//! # Where it differs from the node that it replaces
+//! # Differences from the replaced node
 //!
-//! That node's handler takes any JSON value for one request and reads what it can. Every call that it answers rightly is
-//! answered the same here. What it answers wrongly, or not at all:
+//! The replaced node takes any JSON value as one request, and reads what it can. Every call that it answers correctly is
+//! answered the same here. These calls are answered differently, because the replaced node answers them wrongly or not at all:
 //!
-//! - a batch is "Method not found" there. So is an unknown method, but with -32000; here it is -32601;
-//! - a notification is answered there. Here it is by the specification: no answer, status 204. It is not run either, as
-//!   no method changes anything. A request without an id that does not say `"jsonrpc": "2.0"` is answered, as there;
-//! - an id is echoed there whatever it is. Here it must be a string, a number or null, and is echoed digit by digit;
-//! - `metashrew_getblockhash` takes a height that is missing or a string for 0, and `metashrew_stateroot` takes a number
-//!   for `"latest"`. Both are read as they are documented there; a parameter of another type is -32602 instead of empty;
-//! - a view at a height that is not indexed runs on the newest state there. Here it is -32003;
-//! - a body above 2 MiB is refused there, and with it the preview of a block above 1 MiB. Here it is a setting;
-//! - origins in `--cors` are only of use there to requests without preflight, so never to JSON; and a host without a
-//!   scheme matches nothing. [`Cors`] reads the same value to what is meant by it.
+//! - A batch: the replaced node answers "Method not found". Here it is answered as a batch.
+//! - An unknown method: the replaced node answers with the code -32000. Here the code is -32601.
+//! - A notification: the replaced node answers it. Here it has no answer, as the specification says, and the status is 204. It
+//!   is not run either, because no method changes anything. A request without an id that does not say `"jsonrpc": "2.0"` is
+//!   answered in both.
+//! - An id: the replaced node sends back any value. Here an id must be a string, a number or null, and is sent back digit by
+//!   digit.
+//! - A height of `metashrew_getblockhash` that is missing or a string: the replaced node reads it as 0. A height of
+//!   `metashrew_stateroot` that is a number: the replaced node reads it as `"latest"`. Here both are read as that node documents
+//!   them. A parameter of another type is the error -32602 instead of an empty value.
+//! - A view at a height that is not indexed: the replaced node runs it on the newest state. Here it is the error -32003.
+//! - A body above 2 MiB, and with it the preview of a block above 1 MiB: the replaced node refuses it. Here the limit is a
+//!   setting.
+//! - Origins in `--cors`: in the replaced node they only serve requests without a preflight request, so never JSON; and a host
+//!   without a scheme matches no page. [`Cors`] gives the same value the meaning that the operator intends.
 //!
-//! A body whose content type is not JSON, such as of `curl -d` alone, is refused there, too, with status 400.
+//! Both refuse a body whose content type is not JSON, such as the body of a plain `curl -d`. The replaced node does so with
+//! status 400, this server with status 415.
 //!
-//! # Why the envelope is ours
+//! # Why the envelope is not a library's
 //!
-//! `jsonrpsee` is the kept server for this. It refuses what clients of the replaced node send: requests without
-//! `jsonrpc` (or with `"1.0"`), ids that are negative or fractional, and content types such as
-//! `application/json; charset=UTF8`; and it runs a batch one call after the other. Its types cannot be told otherwise, and
-//! without them what is left is less than what would stand around it: some 200 lines in `envelope`. JSON, HTTP, limits of
-//! bodies and CORS are of serde, axum, http-body and tower-http.
+//! The maintained library for a JSON-RPC server is `jsonrpsee`. It refuses requests that clients of the replaced node send:
+//! requests without `jsonrpc` (or with `"1.0"`), ids that are negative or fractional, and content types such as
+//! `application/json; charset=UTF8`. It also runs the calls of a batch one after the other. Its types cannot be configured
+//! otherwise, and the rest of the library is smaller than the code that would adapt it: about 200 lines in `envelope`. JSON,
+//! HTTP, body limits and CORS come from serde, axum, http-body and tower-http.
 
-pub mod backend;
+mod backend;
 mod call;
 mod cors;
 mod envelope;
 mod error;
+mod method;
 mod params;
 mod server;
 mod settings;
@@ -109,18 +118,19 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::post;
 
-pub use backend::{At, Backend, CallError, ChainDigest, Info, Snapshot};
+pub use backend::{Backend, CallError, ChainDigest, NodeInfo, StateAt, StoreFigures};
 pub use cors::{Cors, CorsError};
 pub use settings::RpcSettings;
 
 use server::Server;
 
-/// `POST /`, answered by `backend`. To be merged with routes for other methods and paths; it has no fallback.
+/// A router whose `POST /` is answered by `backend`. It has no fallback, so that it can be merged with a router for other
+/// methods and paths.
 pub fn router<B: Backend>(backend: Arc<B>, settings: RpcSettings) -> Router {
     let layer = settings.cors.layer();
     let calls = post(server::post::<B>).with_state(Arc::new(Server::new(backend, settings)));
     let calls = match layer {
-        // With a handler for OPTIONS of its own, because routes that it is merged with may have a fallback for that.
+        // OPTIONS needs a handler here, because a router that is merged with this one may have a fallback for OPTIONS.
         Some(layer) => calls.options(server::options).layer(layer),
         None => calls,
     };

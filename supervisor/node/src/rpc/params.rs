@@ -6,10 +6,10 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::backend::At;
+use super::backend::StateAt;
 use super::error::RpcError;
 
-/// The parameters of one call, as its method names them. Nothing is decoded before it is asked for.
+/// The parameters of one call, in the order of the method's names. A parameter is decoded when it is read.
 #[derive(Debug)]
 pub(super) struct Params<'a> {
     names: &'static [&'static str],
@@ -17,8 +17,8 @@ pub(super) struct Params<'a> {
 }
 
 impl<'a> Params<'a> {
-    /// Reads `raw`, of a method whose parameters are called `names`. What comes behind the last of them by position is
-    /// not looked at.
+    /// Reads `raw` as the parameters of a method whose parameters have the names `names`. Further parameters by position are
+    /// ignored.
     pub(super) fn read(raw: Option<&'a RawValue>, names: &'static [&'static str]) -> Result<Self, RpcError> {
         let text = raw.map_or("null", RawValue::get);
         let values = match text.as_bytes().first() {
@@ -32,7 +32,7 @@ impl<'a> Params<'a> {
         Ok(Self { names, values })
     }
 
-    /// A parameter that is there and is not null.
+    /// The parameter at `index`, if it was sent and is not null.
     fn get(&self, index: usize) -> Option<&'a RawValue> {
         self.values.get(index).copied().flatten().filter(|raw| raw.get() != "null")
     }
@@ -44,7 +44,7 @@ impl<'a> Params<'a> {
 
     fn text(&self, index: usize) -> Result<Option<Cow<'a, str>>, RpcError> {
         let Some(raw) = self.get(index) else { return Ok(None) };
-        // Text without escapes, such as a block of megabytes, need not be copied.
+        // A text without escapes, such as a block of several megabytes, need not be copied.
         if let Ok(text) = serde_json::from_str::<&str>(raw.get()) {
             return Ok(Some(Cow::Borrowed(text)));
         }
@@ -54,7 +54,7 @@ impl<'a> Params<'a> {
         }
     }
 
-    /// The text at `index`, which must be there and not empty.
+    /// The text at `index`. It must not be missing or empty, nor longer than `limit` bytes.
     pub(super) fn name(&self, index: usize, limit: usize) -> Result<String, RpcError> {
         let text = self.text(index)?.filter(|text| !text.is_empty());
         let text = text.ok_or_else(|| self.wrong(index, "it is missing"))?;
@@ -64,7 +64,7 @@ impl<'a> Params<'a> {
         Ok(text.into_owned())
     }
 
-    /// The bytes at `index`, in hexadecimal with or without `0x`, if they are there.
+    /// The bytes at `index`, if they were sent: hexadecimal, with or without `0x`.
     pub(super) fn bytes(&self, index: usize) -> Result<Option<Vec<u8>>, RpcError> {
         let Some(text) = self.text(index)? else { return Ok(None) };
         let digits = text.strip_prefix("0x").unwrap_or(&text);
@@ -72,19 +72,19 @@ impl<'a> Params<'a> {
         bytes.map(Some).map_err(|error| self.wrong(index, format_args!("Invalid hex input: {error}")))
     }
 
-    /// The bytes at `index`, which must be there.
-    pub(super) fn some_bytes(&self, index: usize) -> Result<Vec<u8>, RpcError> {
+    /// The bytes at `index`, which must not be missing.
+    pub(super) fn required_bytes(&self, index: usize) -> Result<Vec<u8>, RpcError> {
         self.bytes(index)?.ok_or_else(|| self.wrong(index, "it is missing"))
     }
 
-    /// The height at `index`, or the latest where there is none.
-    pub(super) fn at(&self, index: usize) -> Result<At, RpcError> {
-        let Some(raw) = self.get(index) else { return Ok(At::Latest) };
+    /// The state at the height at `index`; the latest state if no height was sent.
+    pub(super) fn at(&self, index: usize) -> Result<StateAt, RpcError> {
+        let Some(raw) = self.get(index) else { return Ok(StateAt::Latest) };
         read_at(raw.get()).map_err(|why| self.wrong(index, why))
     }
 
-    /// The height at `index`, which must be there.
-    pub(super) fn some_at(&self, index: usize) -> Result<At, RpcError> {
+    /// The state at the height at `index`, which must not be missing.
+    pub(super) fn required_at(&self, index: usize) -> Result<StateAt, RpcError> {
         if self.get(index).is_none() {
             return Err(self.wrong(index, "it is missing"));
         }
@@ -92,23 +92,24 @@ impl<'a> Params<'a> {
     }
 }
 
-/// Reads a height: a number, its digits as a string, or "latest". A hash behind the digits and a colon says nothing more.
-fn read_at(json: &str) -> Result<At, &'static str> {
+/// Reads a height: a number, a string of its digits, or "latest". After the digits, a string may have a colon and a hash, which
+/// are ignored.
+fn read_at(json: &str) -> Result<StateAt, &'static str> {
     const WRONG: &str =
         "Invalid height: it must be a whole number from 0 to 4294967295, the same as a string, or \"latest\"";
     if let Ok(height) = serde_json::from_str(json) {
-        return Ok(At::Height(height));
+        return Ok(StateAt::Height(height));
     }
     let text: Cow<'_, str> = serde_json::from_str(json).map_err(|_| WRONG)?;
     if text == "latest" {
-        return Ok(At::Latest);
+        return Ok(StateAt::Latest);
     }
     let digits = text.split(':').next().unwrap_or_default();
     let is_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|_| is_digits).map(At::Height).ok_or(WRONG)
+    digits.parse().ok().filter(|_| is_digits).map(StateAt::Height).ok_or(WRONG)
 }
 
-/// Reads parameters into the places of their names, and holds no more of them than there are names.
+/// Reads parameters in the order of their names, and keeps at most one for each name.
 struct Slots(&'static [&'static str]);
 
 impl<'de> DeserializeSeed<'de> for Slots {
@@ -142,14 +143,14 @@ impl<'de> Visitor<'de> for Slots {
             let slot =
                 index.and_then(|index| values.get_mut(index)).ok_or_else(|| unknown(&name.0, self.0))?;
             if slot.replace(entries.next_value()?).is_some() {
-                return Err(de::Error::custom(format_args!("{} is there twice", name.0)));
+                return Err(de::Error::custom(format_args!("{} was sent twice", name.0)));
             }
         }
         Ok(values)
     }
 }
 
-/// A parameter's name.
+/// The name of a parameter.
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -165,18 +166,18 @@ fn unknown<E: de::Error>(name: &str, known: &[&str]) -> E {
 mod tests {
     use super::*;
 
-    fn at(json: &str) -> Result<At, &'static str> {
+    fn at(json: &str) -> Result<StateAt, &'static str> {
         read_at(json)
     }
 
     #[test]
     fn heights_are_read_as_the_replaced_node_reads_them() {
-        assert_eq!(at("0"), Ok(At::Height(0)));
-        assert_eq!(at("4294967295"), Ok(At::Height(u32::MAX)));
-        assert_eq!(at(r#""840000""#), Ok(At::Height(840_000)));
-        assert_eq!(at(r#""840000:00ab""#), Ok(At::Height(840_000)));
-        assert_eq!(at(r#""latest""#), Ok(At::Latest));
-        assert_eq!(at(r#""\u006catest""#), Ok(At::Latest), "escapes are text, too");
+        assert_eq!(at("0"), Ok(StateAt::Height(0)));
+        assert_eq!(at("4294967295"), Ok(StateAt::Height(u32::MAX)));
+        assert_eq!(at(r#""840000""#), Ok(StateAt::Height(840_000)));
+        assert_eq!(at(r#""840000:00ab""#), Ok(StateAt::Height(840_000)));
+        assert_eq!(at(r#""latest""#), Ok(StateAt::Latest));
+        assert_eq!(at(r#""\u006catest""#), Ok(StateAt::Latest), "escapes are decoded");
         let wrong = [
             "-1",
             "1.5",
@@ -198,15 +199,15 @@ mod tests {
     }
 
     #[test]
-    fn parameters_by_name_find_their_places() {
+    fn parameters_by_name_are_put_in_order() {
         let raw: &RawValue = serde_json::from_str(r#"{"height":7,"view_name":"f"}"#).unwrap();
         let params = Params::read(Some(raw), &["view_name", "input_data", "height"]).unwrap();
         assert_eq!(params.name(0, 10), Ok("f".to_owned()));
         assert_eq!(params.bytes(1), Ok(None));
-        assert_eq!(params.at(2), Ok(At::Height(7)));
+        assert_eq!(params.at(2), Ok(StateAt::Height(7)));
         for (json, part) in [
             (r#"{"heigth":7}"#, "\"heigth\" is unknown: the parameters are height"),
-            (r#"{"height":7,"height":8}"#, "height is there twice"),
+            (r#"{"height":7,"height":8}"#, "height was sent twice"),
             (r#""height""#, "must be an array or an object"),
         ] {
             let raw: &RawValue = serde_json::from_str(json).unwrap();

@@ -1,4 +1,4 @@
-//! The way of a request: its headers and its body, its calls, at most so many at a time, and the response.
+//! Handles one HTTP request: checks its headers, reads its body, runs its calls, and writes the response.
 
 use std::sync::Arc;
 
@@ -14,24 +14,24 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::backend::{Backend, CallError};
-use super::call::{Call, Method, Returned};
+use super::call::{Call, Returned};
 use super::envelope::{self, Request, Requests};
 use super::error::RpcError;
+use super::method::Method;
 use super::settings::RpcSettings;
-use cofferdam_http::body::{Bounds, Held, Room, read};
-use cofferdam_http::problem::Problem;
+use cofferdam_http::body::{BodyError, BodyLimits, MemoryBudget, Reservation, read_body};
 
-/// What all requests share.
+/// The state that all requests share.
 pub(super) struct Server<B> {
     backend: Arc<B>,
     settings: RpcSettings,
-    room: Room,
+    budget: MemoryBudget,
 }
 
 impl<B: Backend> Server<B> {
     pub(super) fn new(backend: Arc<B>, settings: RpcSettings) -> Self {
-        let room = Room::new(settings.buffered_bytes);
-        Self { backend, settings, room }
+        let budget = MemoryBudget::new(settings.buffered_bytes);
+        Self { backend, settings, budget }
     }
 
     /// Answers one request.
@@ -55,7 +55,7 @@ impl<B: Backend> Server<B> {
         }
     }
 
-    /// Runs `call` for as long as its method may take.
+    /// Runs `call`, for at most as long as its method may take.
     async fn run(&self, method: Method, call: Call) -> Result<Value, RpcError> {
         let limit = method.timeout(&self.settings);
         let began = Instant::now();
@@ -72,34 +72,35 @@ impl<B: Backend> Server<B> {
 
     async fn hexadecimal(&self, bytes: Vec<u8>) -> Result<Value, RpcError> {
         let digits = 2 + 2 * bytes.len();
-        // Before they are written: that takes twice what the guest could return.
-        self.check(digits)?;
+        // The length is checked before the digits are written: they take twice as much memory as the bytes.
+        self.check_length(digits)?;
         let text = off_thread(digits, move || format!("0x{}", hex::encode(bytes))).await?;
         Ok(Value::String(text))
     }
 
-    fn check(&self, bytes: usize) -> Result<(), RpcError> {
+    /// Checks that a response of `bytes` bytes may be sent.
+    fn check_length(&self, bytes: usize) -> Result<(), RpcError> {
         let (bytes, limit) = (bytes as u64, self.settings.response_bytes);
         if bytes > limit { Err(RpcError::response_too_large(bytes, limit)) } else { Ok(()) }
     }
 
-    /// What is sent for `written`.
+    /// Returns `written`, or an error if `written` is too long.
     fn within_limit(&self, id: Option<&RawValue>, written: Vec<u8>) -> Vec<u8> {
-        match self.check(written.len()) {
+        match self.check_length(written.len()) {
             Ok(()) => written,
             Err(error) => envelope::write(id, Err(&error)),
         }
     }
 
-    /// Answers a batch, in its order. Where its answers together are too large, it has one error for an answer.
+    /// Answers a batch, in its order. If the answers together are too long, the answer is one error.
     async fn answer_batch(&self, requests: Vec<Request>) -> Option<Vec<u8>> {
         let answers = stream::iter(requests).map(|request| self.answer(request));
         let mut answers = std::pin::pin!(answers.buffered(self.settings.batch_concurrency.max(1)));
         let mut all = Vec::new();
         while let Some(answer) = answers.next().await {
             let Some(answer) = answer else { continue };
-            // With the bracket or comma before it, and the bracket at the end.
-            if let Err(error) = self.check(all.len() + answer.len() + 2) {
+            // Two more bytes: the bracket or the comma before the answer, and the bracket at the end.
+            if let Err(error) = self.check_length(all.len() + answer.len() + 2) {
                 return Some(envelope::write(None, Err(&error)));
             }
             all.push(if all.is_empty() { b'[' } else { b',' });
@@ -112,16 +113,17 @@ impl<B: Backend> Server<B> {
         Some(all)
     }
 
-    async fn receive(&self, body: Body) -> Result<(Vec<u8>, Vec<Held>), Problem> {
-        let bounds = Bounds {
-            bytes: self.settings.request_bytes,
-            time: self.settings.body_timeout,
-            patience: self.settings.body_timeout,
+    async fn receive(&self, body: Body) -> Result<(Vec<u8>, Reservation), BodyError> {
+        let limits = BodyLimits {
+            max_bytes: self.settings.request_bytes,
+            receive_timeout: self.settings.body_timeout,
+            memory_wait: self.settings.body_timeout,
             retry_after: 1,
         };
         let mut whole = Vec::new();
-        let held = read(body, &bounds, &self.room, |part| whole.extend_from_slice(&part)).await?;
-        Ok((whole, held))
+        let reservation =
+            read_body(body, &limits, &self.budget, |piece| whole.extend_from_slice(&piece)).await?;
+        Ok((whole, reservation))
     }
 }
 
@@ -134,10 +136,10 @@ pub(super) async fn post<B: Backend>(
     if let Err(why) = check_headers(&headers) {
         return refuse_headers(why);
     }
-    // The room is given back when the response is there: what was decoded takes less than the body did.
-    let (body, _held) = match server.receive(body).await {
+    // The reservation ends with the response: the decoded request takes less memory than the body did.
+    let (body, _reservation) = match server.receive(body).await {
         Ok(received) => received,
-        Err(problem) => return refuse_body(problem),
+        Err(error) => return refuse_body(error),
     };
     let limit = server.settings.batch_entries;
     let requests = off_thread(body.len(), move || Requests::read(&body, limit)).await;
@@ -152,13 +154,13 @@ pub(super) async fn post<B: Backend>(
     }
 }
 
-/// `OPTIONS /`, where no layer has answered it.
+/// `OPTIONS /`, if no layer has answered the request.
 pub(super) async fn options() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// Refuses what is not JSON by its headers. A web page can send other types, or none, to any server without being asked
-/// whether it may, and so could have this one work; and the replaced node refuses the same.
+/// Refuses a request whose headers do not announce JSON. A web page can send other content types, or none, to any server
+/// without a preflight request, and could so make this server work. The replaced node refuses the same requests.
 fn check_headers(headers: &HeaderMap) -> Result<(), &'static str> {
     if !headers.get(header::CONTENT_TYPE).is_some_and(is_json) {
         return Err(
@@ -173,7 +175,7 @@ fn check_headers(headers: &HeaderMap) -> Result<(), &'static str> {
 
 fn refuse_headers(why: &str) -> Response {
     let mut response = refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &RpcError::invalid_request(why));
-    // The body was not read.
+    // The connection cannot be used further, because the body was not read.
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
@@ -188,10 +190,10 @@ fn is_json(value: &HeaderValue) -> bool {
     }
 }
 
-fn refuse_body(problem: Problem) -> Response {
-    let error = RpcError::of_body(&problem);
-    // With its status, and its headers for clients that go on.
-    let mut response = problem.into_response();
+fn refuse_body(refused: BodyError) -> Response {
+    let error = RpcError::of_body(&refused);
+    // The status and the headers of the refusal stay. The headers tell clients when to send the request again.
+    let mut response = refused.into_response();
     *response.body_mut() = Body::from(envelope::write(None, Err(&error)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
     response
@@ -207,12 +209,12 @@ fn json(status: StatusCode, body: Vec<u8>) -> Response {
     (status, [(header::CONTENT_TYPE, JSON)], body).into_response()
 }
 
-/// Does `work` on `bytes` bytes where it keeps no connection waiting.
+/// Does `work` on `bytes` bytes. Much work is done on a thread of its own, so that no connection waits for it.
 async fn off_thread<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, RpcError> {
-    /// From so much on it takes longer than to hand it over.
+    /// From this length on, the work takes longer than handing it to another thread.
     const MUCH_BYTES: usize = 1 << 20;
     if bytes < MUCH_BYTES {
         return Ok(work());

@@ -1,32 +1,30 @@
-//! What the JSON-RPC server allows its clients.
+//! The limits of the JSON-RPC server.
 
 use std::time::Duration;
 
 use super::cors::Cors;
 use cofferdam_base::size::Bytes;
 
-/// What calls may cost, and which web pages may make them.
+/// What calls may cost, and which web pages may call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RpcSettings {
-    /// Bytes that one request may have. A block that is previewed comes in hexadecimal, at twice its size. Default
-    /// 64 MiB.
+    /// The longest request, in bytes. A block to preview arrives in hexadecimal, which takes two bytes for each. Default 64 MiB.
     pub request_bytes: u64,
-    /// Bytes that one response may have; results are in hexadecimal, too. Default 64 MiB.
+    /// The longest response, in bytes. Results are sent in hexadecimal, too. Default 64 MiB.
     pub response_bytes: u64,
-    /// Bytes of requests that are held at a time. What is decoded from them takes up to half as much again. Default
-    /// 256 MiB.
+    /// How many bytes of requests are held at a time. The decoded requests take up to half as much in addition. Default 256 MiB.
     pub buffered_bytes: u64,
-    /// How long a request may take to arrive, and how long it may wait for others to make room for it. Default 30 s.
+    /// How long a request may take to arrive, and how long it may wait for room in `buffered_bytes`. Default 30 s.
     pub body_timeout: Duration,
     /// How many calls one batch may have. Default 100.
     pub batch_entries: usize,
     /// How many calls of one batch run at a time. Default 8.
     pub batch_concurrency: usize,
-    /// How long a view may take, with the time that it waits for a worker. Default 60 s.
+    /// How long a view may take. The wait for a worker counts. Default 60 s.
     pub view_timeout: Duration,
-    /// How long a preview may take, with the time that it waits for a worker. Default 120 s.
+    /// How long a preview may take. The waits for workers count. Default 120 s.
     pub preview_timeout: Duration,
-    /// How long everything else may take. Default 10 s.
+    /// How long a call of any other method may take. Default 10 s.
     pub read_timeout: Duration,
     /// Which web pages may call. Default none.
     pub cors: Cors,

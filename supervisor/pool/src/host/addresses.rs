@@ -1,10 +1,10 @@
 //! Whether processes may reserve the addresses that workers and the store map (RLIMIT_AS, `ulimit -v`).
 
 use cofferdam_protocol::state::MAP_BYTES;
-use cofferdam_worker::memory::addresses::{WORKER_ADDRESSES, limit};
+use cofferdam_worker::memory::address_space::{WORKER_ADDRESS_BYTES, limit};
 
 use super::report::{Finding, Level};
-use cofferdam_base::addresses::too_low;
+use cofferdam_base::address_limit::too_low;
 use cofferdam_base::size::Bytes;
 
 /// The limit on addresses.
@@ -20,10 +20,10 @@ fn of(limit: Option<u64>) -> Finding {
     };
     let store = MAP_BYTES as u64;
     let value = format!("limited to {} (RLIMIT_AS)", Bytes(limit));
-    if limit < WORKER_ADDRESSES {
-        return Finding::new(topic, Level::Bad, value, too_low("a worker", WORKER_ADDRESSES, limit));
+    if limit < WORKER_ADDRESS_BYTES {
+        return Finding::new(topic, Level::Bad, value, too_low("a worker", WORKER_ADDRESS_BYTES, limit));
     }
-    if limit < store + WORKER_ADDRESSES {
+    if limit < store + WORKER_ADDRESS_BYTES {
         let meaning = format!("the store cannot be opened: {}", too_low("it", store, limit));
         return Finding::new(topic, Level::Bad, value, meaning);
     }

@@ -88,7 +88,7 @@ pub struct Budget {
 }
 
 /// There is not enough memory, so the workers are not started.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AdmissionError {
     /// The cgroup, for example a container's, has too little memory left.
     #[error(
@@ -119,6 +119,8 @@ pub enum AdmissionError {
         available: Bytes,
     },
 }
+
+cofferdam_protocol::debug_as_display!(AdmissionError);
 
 impl Budget {
     /// Reads /proc/meminfo and `cgroup`, by default the cgroup of this process. What cannot be read does not limit: the pool must not

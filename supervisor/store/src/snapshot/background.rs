@@ -1,4 +1,4 @@
-//! Snapshots that are taken while a chain is being indexed, by a thread of their own.
+//! Takes snapshots in a background thread while a chain is being indexed.
 
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
@@ -8,50 +8,55 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-
-use super::{SnapshotError, Step, Taken, Taking, take};
-use crate::{Store, Trouble};
 use cofferdam_base::size::Bytes;
 use cofferdam_base::sync::lock;
+use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// Where and how often.
+use super::error::SnapshotError;
+use super::progress::Step;
+use super::repository::Repository;
+use super::take::{TakeOptions, TakenSnapshot, take};
+use crate::failure::FailureKind;
+use crate::store::Store;
+
+/// Where and how often snapshots are taken.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     /// The directory of snapshots.
     pub directory: PathBuf,
-    /// One is due at each height that is a multiple of this, or at the first that is committed after it.
+    /// A snapshot is due at each height that is a multiple of this number of blocks. If that height is not reported, it is due
+    /// at the first reported height above.
     pub interval_blocks: NonZeroU32,
-    /// What to know and to do beside.
-    pub taking: Taking,
+    /// Options for each snapshot.
+    pub options: TakeOptions,
 }
 
-/// What became of the snapshots so far.
+/// The snapshots that were taken so far, and the one that is being written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// The height at which the one that is being written was begun.
+    /// The height at which the snapshot that is being written was started; none if no snapshot is being written.
     pub writing: Option<u32>,
-    /// Bytes that are written of it, and that it will have.
+    /// Bytes of that snapshot that are written, and its expected size in bytes.
     pub bytes: (u64, u64),
-    /// Height and directory of the newest one.
+    /// Height and directory of the newest snapshot.
     pub newest: Option<(u32, PathBuf)>,
-    /// How many were taken.
+    /// How many snapshots were taken.
     pub taken: u64,
-    /// How many were due while another was being written, and so were not taken.
+    /// How many snapshots were due while another one was being written, and so were skipped.
     pub skipped: u64,
-    /// How many failed.
+    /// How many snapshots failed.
     pub failed: u64,
-    /// Why the last one that failed did.
+    /// The error of the last snapshot that failed.
     pub last_error: Option<String>,
 }
 
-/// Takes snapshots of a store as blocks are committed. Dropped, it gives up one that is being written, and waits for the
-/// megabyte in hand.
+/// Takes snapshots of a store as blocks are committed. Dropping it cancels a snapshot that is being written, and waits until the
+/// current megabyte is written.
 #[derive(Debug)]
 pub struct Snapshots {
     shared: Arc<Shared>,
     interval: NonZeroU32,
-    // None once no more are wanted.
+    // None once this is being dropped.
     due: Option<Sender<u32>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -60,29 +65,30 @@ pub struct Snapshots {
 struct Shared {
     status: Mutex<Status>,
     stop: AtomicBool,
-    /// How many intervals lie below the tip. Less after a reorganisation, so that the heights it took back are due again.
+    /// How many whole intervals are below the tip. A reorganisation makes the number smaller, so that the heights that were
+    /// rolled back become due again.
     interval: Mutex<u32>,
 }
 
 impl Snapshots {
     /// Starts the thread. The first snapshot is due at the first multiple of the interval above the store's tip.
     ///
-    /// The store stays open for as long as this exists.
+    /// The store stays open while this exists.
     ///
     /// # Errors
-    /// [`SnapshotError`] if the directory cannot be written (unless its disk is full), the store cannot be read, or there is no
-    /// thread to be had.
+    /// [`SnapshotError`] if the directory cannot be written (unless the reason is a full disk), the store cannot be read, or the
+    /// thread cannot be created.
     pub fn start(store: Arc<Store>, schedule: Schedule) -> Result<Self, SnapshotError> {
-        // Better now than at the first one that is due: whether it can be written at all. On a full disk there may be room by
-        // then.
-        match super::directory::Directory::lock(&schedule.directory) {
-            Err(error) if error.trouble() == Trouble::NoRoom => tracing::error!("snapshots: {error}"),
+        // Whether the directory can be written is checked now, not when the first snapshot is due. A full disk is no error here,
+        // because there may be space by then.
+        match Repository::lock(&schedule.directory) {
+            Err(error) if error.kind() == FailureKind::NoSpace => tracing::error!("snapshots: {error}"),
             locked => drop(locked?),
         }
         let interval = schedule.interval_blocks;
         let shared = Arc::new(Shared::default());
         *lock(&shared.interval) = store.tip()?.map_or(0, |tip| tip.height / interval);
-        // One that is due waits for the thread at most: `writing` lets no second one in.
+        // One place is enough: `Status::writing` admits no second snapshot before the first has ended.
         let (due, heights) = bounded(1);
         let directory = schedule.directory.clone();
         let thread = {
@@ -90,11 +96,12 @@ impl Snapshots {
             let run = move || shared.run(&store, &schedule, &heights);
             thread::Builder::new().name("cofferdam-snapshots".to_owned()).spawn(run)
         };
-        let thread = thread.map_err(SnapshotError::file(&directory, "there is no thread to write it"))?;
+        let thread = thread
+            .map_err(SnapshotError::file(&directory, "the thread that writes snapshots cannot be created"))?;
         Ok(Self { shared, interval, due: Some(due), thread: Some(thread) })
     }
 
-    /// Says that the store's tip is now the block at `height`. Does not wait for anything.
+    /// Reports that the store's tip is now the block at `height`. Starts a snapshot if one is due. Does not block.
     pub fn committed(&self, height: u32) {
         let passed = height / self.interval;
         let seen = std::mem::replace(&mut *lock(&self.shared.interval), passed);
@@ -103,15 +110,15 @@ impl Snapshots {
         }
         if let Err(writing) = self.shared.begin(height) {
             tracing::warn!(
-                "no snapshot at block {height}: the one that was begun at block {writing} is still being written"
+                "snapshot at block {height} skipped: the snapshot from block {writing} is still being written"
             );
             return;
         }
-        // It waits for this one alone, so there is room; a thread that has ended has said why.
+        // The channel has space, because no other snapshot is due. If the thread has ended, it has logged why.
         let _sent = self.due.as_ref().map(|due| due.try_send(height));
     }
 
-    /// What became of them so far.
+    /// The snapshots that were taken so far, and the one that is being written.
     pub fn status(&self) -> Status {
         lock(&self.shared.status).clone()
     }
@@ -128,7 +135,7 @@ impl Drop for Snapshots {
 }
 
 impl Shared {
-    /// Notes that one is begun, unless another is being written.
+    /// Records that a snapshot is started at `height`. Fails with the height of another snapshot that is still being written.
     fn begin(&self, height: u32) -> Result<(), u32> {
         let mut status = lock(&self.status);
         if let Some(writing) = status.writing {
@@ -144,27 +151,29 @@ impl Shared {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            tracing::info!("snapshot: begun at block {height}, into {}", schedule.directory.display());
+            tracing::info!("snapshot: started at block {height}, into {}", schedule.directory.display());
             let started = Instant::now();
             let taken =
-                take(&store.reader(), &schedule.directory, &schedule.taking, &mut |step| self.watch(step));
+                take(&store.reader(), &schedule.directory, &schedule.options, &mut |step| self.observe(step));
             match &taken {
-                Ok(taken) => say(taken, started),
-                Err(SnapshotError::GivenUp) => tracing::info!("snapshot: given up, because this ends"),
-                Err(error) => tracing::error!("snapshot: not taken: {error}"),
+                Ok(taken) => log(taken, started),
+                Err(SnapshotError::Cancelled) => {
+                    tracing::info!("snapshot: cancelled, because the program ends");
+                }
+                Err(error) => tracing::error!("snapshot: failed: {error}"),
             }
             self.end(taken);
         }
     }
 
-    fn watch(&self, step: Step) -> ControlFlow<()> {
+    fn observe(&self, step: Step) -> ControlFlow<()> {
         if let Step::Data { done, total } = step {
             lock(&self.status).bytes = (done, total);
         }
         if self.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    fn end(&self, taken: Result<Taken, SnapshotError>) {
+    fn end(&self, taken: Result<TakenSnapshot, SnapshotError>) {
         let mut status = lock(&self.status);
         (status.writing, status.bytes) = (None, (0, 0));
         match taken {
@@ -172,7 +181,7 @@ impl Shared {
                 status.taken += u64::from(taken.is_new);
                 status.newest = Some((taken.manifest.height, taken.path));
             }
-            Err(SnapshotError::GivenUp) => {}
+            Err(SnapshotError::Cancelled) => {}
             Err(error) => {
                 status.failed += 1;
                 status.last_error = Some(error.to_string());
@@ -181,7 +190,7 @@ impl Shared {
     }
 }
 
-fn say(taken: &Taken, started: Instant) {
+fn log(taken: &TakenSnapshot, started: Instant) {
     let manifest = &taken.manifest;
     tracing::info!(
         "snapshot: block {} is in {} ({}, {:.1} s)",
@@ -191,7 +200,7 @@ fn say(taken: &Taken, started: Instant) {
         started.elapsed().as_secs_f64()
     );
     for path in &taken.removed {
-        tracing::info!("snapshot: removed {}, as only the newest are kept", path.display());
+        tracing::info!("snapshot: removed {}, because only the newest snapshots are kept", path.display());
     }
 }
 
@@ -200,8 +209,10 @@ mod tests {
     use cofferdam_protocol::profile::Hash;
 
     use super::*;
-    use crate::tests::commit;
-    use crate::{Durability, Identity};
+    use crate::identity::{Durability, Identity};
+    use crate::snapshot::inspection::inspect_in_process;
+    use crate::snapshot::verification::verify;
+    use crate::test_support::commit;
 
     struct Scene {
         home: tempfile::TempDir,
@@ -217,10 +228,10 @@ mod tests {
             Self { home, store: Arc::new(store) }
         }
 
-        fn start(&self, interval: u32, taking: Taking) -> Snapshots {
+        fn start(&self, interval: u32, options: TakeOptions) -> Snapshots {
             let directory = self.home.path().join("snapshots");
             let interval_blocks = NonZeroU32::new(interval).unwrap();
-            Snapshots::start(Arc::clone(&self.store), Schedule { directory, interval_blocks, taking })
+            Snapshots::start(Arc::clone(&self.store), Schedule { directory, interval_blocks, options })
                 .unwrap()
         }
 
@@ -230,6 +241,7 @@ mod tests {
         }
     }
 
+    /// Waits until no snapshot is being written.
     fn settled(snapshots: &Snapshots) -> Status {
         loop {
             let status = snapshots.status();
@@ -241,11 +253,11 @@ mod tests {
     }
 
     #[test]
-    fn one_is_taken_at_every_multiple_of_the_interval() {
+    fn a_snapshot_is_taken_at_every_multiple_of_the_interval() {
         let scene = Scene::new(19, 10);
-        let snapshots = scene.start(10, Taking { keep: std::num::NonZeroUsize::new(2), module: None });
+        let snapshots = scene.start(10, TakeOptions { keep: std::num::NonZeroUsize::new(2), module: None });
         let mut heights = Vec::new();
-        // Several blocks may be committed at once, and the multiple may be none of them that is told.
+        // Several blocks may be committed at once, so the multiple itself may not be reported.
         for height in [20, 21, 29, 33, 39, 40, 41] {
             scene.put(&snapshots, height);
             let status = settled(&snapshots);
@@ -259,23 +271,23 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_due_while_another_is_written_is_skipped() {
+    fn a_snapshot_that_is_due_while_another_is_written_is_skipped() {
         let scene = Scene::new(1, 10);
-        let snapshots = scene.start(10, Taking::default());
+        let snapshots = scene.start(10, TakeOptions::default());
         snapshots.shared.begin(7).unwrap();
         scene.put(&snapshots, 10);
         assert_eq!((snapshots.status().skipped, snapshots.status().writing), (1, Some(7)));
-        snapshots.shared.end(Err(SnapshotError::GivenUp));
+        snapshots.shared.end(Err(SnapshotError::Cancelled));
         scene.put(&snapshots, 20);
         assert_eq!(settled(&snapshots).newest.unwrap().0, 20);
     }
 
     #[test]
-    fn one_that_fails_is_said_and_the_next_is_taken() {
+    fn a_failed_snapshot_is_reported_and_the_next_is_taken() {
         let scene = Scene::new(1, 10);
-        let snapshots = scene.start(10, Taking::default());
+        let snapshots = scene.start(10, TakeOptions::default());
         let directory = scene.home.path().join("snapshots");
-        let other = super::super::directory::Directory::lock(&directory).unwrap();
+        let other = Repository::lock(&directory).unwrap();
         scene.put(&snapshots, 10);
         let status = settled(&snapshots);
         assert_eq!(status.failed, 1);
@@ -286,10 +298,10 @@ mod tests {
     }
 
     #[test]
-    fn dropped_it_leaves_a_whole_one_or_none() {
+    fn dropping_leaves_a_complete_snapshot_or_none() {
         for _ in 0..5 {
             let scene = Scene::new(9, 50 << 20);
-            let snapshots = scene.start(10, Taking::default());
+            let snapshots = scene.start(10, TakeOptions::default());
             scene.put(&snapshots, 10);
             drop(snapshots);
             assert_eq!(Arc::strong_count(&scene.store), 1, "the thread has ended");
@@ -297,11 +309,9 @@ mod tests {
             for entry in std::fs::read_dir(directory).unwrap() {
                 let entry = entry.unwrap();
                 if entry.file_name() != ".lock" {
-                    let whole =
-                        super::super::verify(&entry.path(), false, &super::super::look_here, &mut |_| {
-                            ControlFlow::Continue(())
-                        });
-                    assert_eq!(whole.unwrap().manifest.height, 10);
+                    let verified =
+                        verify(&entry.path(), false, &inspect_in_process, &mut |_| ControlFlow::Continue(()));
+                    assert_eq!(verified.unwrap().manifest.height, 10);
                 }
             }
         }

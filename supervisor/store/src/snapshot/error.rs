@@ -1,189 +1,199 @@
-//! What can be wrong with a snapshot, or with taking one, said so that an operator can act on it.
+//! What can be wrong with a snapshot, or with taking one. Every text names the path, the cause and what the operator can do.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cofferdam_base::size::Bytes;
 use cofferdam_worker::state::StateError;
 use thiserror::Error;
 
-use crate::{ContentsError, StoreError, Trouble, advice_io};
-use cofferdam_base::size::Bytes;
+use super::format::FORMAT;
+use crate::data_file::DataFileError;
+use crate::error::StoreError;
+use crate::failure::{FailureKind, advice_io};
 
-/// Why a snapshot was not taken, not found good, or not restored.
-#[derive(Debug, Error)]
+/// Why a snapshot was not taken, not verified, or not restored.
+#[derive(Error)]
 pub enum SnapshotError {
-    /// Somebody asked to stop.
-    #[error("given up before the end; nothing of it is left that could be taken for whole")]
-    GivenUp,
-    /// There is nothing to take a snapshot of.
+    /// The caller cancelled the work.
+    #[error("cancelled; no incomplete snapshot or store is left")]
+    Cancelled,
+    /// The store has no block.
     #[error("the store in {} holds no block yet: there is nothing to take a snapshot of", path.display())]
-    NothingYet {
+    EmptyStore {
         /// The store's directory.
         path: PathBuf,
     },
-    /// Two snapshots at a time in one directory.
+    /// Another process is writing a snapshot into the same directory.
     #[error(
-        "another process is writing a snapshot into {path}: wait for it (`fuser {path}/.lock` names it), or name another \
-         directory",
+        "another process is writing a snapshot into {path}: wait until it ends (`fuser {path}/.lock` names the process), or \
+         name another directory",
         path = path.display()
     )]
     Busy {
         /// The directory of snapshots.
         path: PathBuf,
     },
-    /// It would not fit.
+    /// The disk has too little space.
     #[error(
-        "{} needs {} and has {}: make room, or name a directory on another disk",
+        "{} needs {} of disk space and has {}: make room, or name a directory on another disk",
         path.display(),
         Bytes(*needed),
         Bytes(*available)
     )]
-    NoRoom {
-        /// Where it was to be written.
+    NoSpace {
+        /// The directory to write into.
         path: PathBuf,
-        /// Bytes that it takes.
+        /// Bytes that are needed.
         needed: u64,
-        /// Bytes that there are.
+        /// Bytes that are free.
         available: u64,
     },
-    /// A file or directory cannot be read, written, made or removed.
-    #[error("{}: {doing}: {source}{}", path.display(), remedy(source))]
+    /// A file or directory cannot be read, written, created or removed.
+    #[error("{}: {problem}: {source}{}", path.display(), file_advice(source))]
     File {
         /// The file or directory.
         path: PathBuf,
-        /// What was tried.
-        doing: &'static str,
-        /// What the kernel said.
+        /// What is wrong.
+        problem: &'static str,
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A directory without a manifest.
-    #[error("{} is no snapshot: it has no manifest.json, which every whole one has", path.display())]
+    /// The directory has no manifest.
+    #[error("{} is not a snapshot: it has no manifest.json, which every complete snapshot has", path.display())]
     NoSnapshot {
         /// The directory.
         path: PathBuf,
     },
-    /// Something else stands where a file should.
-    #[error("{} is {found}, and a snapshot holds plain files only: it was not made by Cofferdam, do not use it", path.display())]
+    /// A file of the snapshot is not a plain file.
+    #[error(
+        "{} is {found}, and a snapshot holds only plain files: it was not made by Cofferdam, do not use it",
+        path.display()
+    )]
     NotAFile {
         /// The path.
         path: PathBuf,
-        /// What it is.
+        /// What is at the path.
         found: &'static str,
     },
-    /// A manifest that cannot be taken at its word.
+    /// The manifest is not valid.
     #[error("{}: {reason}: the snapshot is damaged, or was not made by Cofferdam; get it again", path.display())]
     Manifest {
         /// The manifest.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the manifest.
         reason: String,
     },
-    /// A snapshot of another format.
+    /// The snapshot has another format.
     #[error(
-        "{} has the format {found}, this build knows format {known}: use the build that made it, or a newer one",
-        path.display(),
-        known = super::FORMAT
+        "{} has the format {found}, but this build reads format {FORMAT}: use the build that made the snapshot, or a newer one",
+        path.display()
     )]
     Format {
         /// The manifest.
         path: PathBuf,
-        /// The format found.
+        /// The format that was found.
         found: u32,
     },
-    /// The data is not as long as its manifest says.
-    #[error("{} has {found} bytes and should have {wanted}: it was cut short or changed; get the snapshot again", path.display())]
+    /// The length of the data differs from the manifest.
+    #[error(
+        "{} has {found} bytes and should have {wanted}: it was cut short or changed; get the snapshot again",
+        path.display()
+    )]
     Length {
         /// The data file.
         path: PathBuf,
-        /// Bytes found.
+        /// Length of the file in bytes.
         found: u64,
-        /// Bytes by the manifest.
+        /// Length in the manifest, in bytes.
         wanted: u64,
     },
-    /// The data is not what its manifest says.
+    /// The hash of the data differs from the manifest.
     #[error("{} has the SHA-256 {found} and should have {wanted}: it is damaged; get the snapshot again", path.display())]
     Hash {
         /// The data file.
         path: PathBuf,
-        /// The hash found.
+        /// The hash of the file.
         found: String,
-        /// The hash by the manifest.
+        /// The hash in the manifest.
         wanted: String,
     },
-    /// The data is no store's.
+    /// The data is not the data of a store.
     #[error("{} is not the data of a store: {source}; do not use this snapshot", path.display())]
-    Contents {
+    Data {
         /// The data file.
         path: PathBuf,
-        /// What is wrong with it.
-        source: ContentsError,
+        /// What is wrong with the data.
+        source: DataFileError,
     },
-    /// Looking into the data ended the process that did.
+    /// The process that inspected the data refused the data, or was ended by it.
     #[error("{} cannot be read as the data of a store: {reason}; do not use this snapshot", path.display())]
     Unreadable {
         /// The data file.
         path: PathBuf,
-        /// How it ended.
+        /// What happened.
         reason: String,
     },
-    /// The manifest says one thing, and the data another.
-    #[error("{}: the manifest says {what} {manifest}, the data {data}; do not use this snapshot", path.display())]
+    /// The data differs from the manifest.
+    #[error("{}: the manifest says {what} {manifest}, but the data says {data}; do not use this snapshot", path.display())]
     Differs {
         /// The snapshot.
         path: PathBuf,
-        /// What it is about.
+        /// What differs.
         what: &'static str,
-        /// What the manifest says.
+        /// The value in the manifest.
         manifest: String,
-        /// What the data says.
+        /// The value in the data.
         data: String,
     },
-    /// It is not the one that was asked for.
-    #[error("{} has the {what} {found}, and {wanted} was asked for: it is another state; nothing was restored", path.display())]
-    Unwanted {
+    /// The snapshot is not the one that was asked for.
+    #[error("{} has the {what} {found}, but {wanted} was asked for; nothing was restored", path.display())]
+    Unexpected {
         /// The snapshot.
         path: PathBuf,
-        /// What it is about.
+        /// What differs.
         what: &'static str,
-        /// What it has.
+        /// The value of the snapshot.
         found: String,
-        /// What was asked for.
+        /// The value that was asked for.
         wanted: String,
     },
     /// The store to copy cannot be opened for reading.
     #[error(transparent)]
     Reader(#[from] StateError),
-    /// The store to copy, or the directory of the new one.
+    /// The store to copy, or the directory for the restored store.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
+cofferdam_protocol::debug_as_display!(SnapshotError);
+
 impl SnapshotError {
-    /// Whether it passes once somebody makes room.
-    pub fn trouble(&self) -> Trouble {
+    /// Whether the failed call can succeed when it is tried again.
+    pub fn kind(&self) -> FailureKind {
         match self {
-            Self::NoRoom { .. } => Trouble::NoRoom,
-            Self::File { source, .. } => Trouble::of_io(source),
-            Self::Store(error) => error.trouble(),
-            _ => Trouble::Lasting,
+            Self::NoSpace { .. } => FailureKind::NoSpace,
+            Self::File { source, .. } => FailureKind::of_io(source),
+            Self::Store(error) => error.kind(),
+            _ => FailureKind::Permanent,
         }
     }
 
-    /// For `map_err`: what was being done with which file.
-    pub(super) fn file(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> Self {
-        move |source| Self::File { path: path.to_owned(), doing, source }
+    /// For `map_err`: what is wrong with the file or directory `path`.
+    pub(super) fn file(path: &Path, problem: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::File { path: path.to_owned(), problem, source }
     }
 }
 
-/// What to do about a failed write, where that is known.
-fn remedy(source: &io::Error) -> &'static str {
+/// What to do about a failed write, as the end of a message. Empty for errors without known advice.
+fn file_advice(source: &io::Error) -> &'static str {
     use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     match source.kind() {
-        _ if Trouble::of_io(source) == Trouble::NoRoom => {
-            ". What was written of it is removed; make room, raise the quota or file size limit, or name a directory on \
+        _ if FailureKind::of_io(source) == FailureKind::NoSpace => {
+            ". The part that was written is removed; make room, raise the quota or file size limit, or name a directory on \
              another disk"
         }
-        PermissionDenied | ReadOnlyFilesystem => ". Name a directory that this user may write, and read",
+        PermissionDenied | ReadOnlyFilesystem => ". Name a directory that this user may read and write",
         _ => advice_io(source),
     }
 }

@@ -1,5 +1,5 @@
-//! `manifest.json`: what a snapshot is. It comes from outside, so nothing in it is taken at its word: its length is capped,
-//! it names no file, and every number in it is held against what is there.
+//! `manifest.json`, the description of a snapshot. A manifest may come from an untrusted party, so it is not trusted: its length
+//! is limited, it names no file, and every number in it is compared with the data.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -10,77 +10,82 @@ use std::time::SystemTime;
 use cofferdam_protocol::profile::Hash;
 use serde::{Deserialize, Serialize};
 
-use super::{Inside, SnapshotError, hexadecimal};
+use super::error::SnapshotError;
+use super::format::{FORMAT, MANIFEST_FILE};
+use super::hex_hash;
+use super::inspection::Inspection;
 
-/// Version of the manifest, of the names of the files, and of what is in them.
-pub const FORMAT: u32 = 1;
-
-pub(super) const MANIFEST_FILE: &str = "manifest.json";
-pub(super) const DATA_FILE: &str = "data.mdb";
-
-/// The longest manifest that is read; one has some 700 bytes.
+/// The longest manifest that is accepted, in bytes. An ordinary manifest has some 700 bytes.
 const MAX_BYTES: u64 = 16 << 10;
 
-/// What a snapshot is.
+/// The description of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT`].
+    /// The format, [`FORMAT`].
     pub format: u32,
-    /// Version of the program that took it.
+    /// Version of the program that took the snapshot.
     pub cofferdam: String,
-    /// Hash of the profile that the results are of.
-    #[serde(with = "hexadecimal")]
+    /// Hash of the profile that the results belong to.
+    #[serde(with = "hex_hash")]
     pub profile: Hash,
-    /// SHA-256 of the module, if whoever took it knew.
-    #[serde(with = "hexadecimal::option")]
+    /// SHA-256 of the module, if the program that took the snapshot knew it.
+    #[serde(
+        serialize_with = "hex_hash::serialize_option",
+        deserialize_with = "hex_hash::deserialize_option"
+    )]
     pub module: Option<Hash>,
-    /// The network that the blocks are of, if that is known.
+    /// The network that the blocks come from, if the store knows it.
     pub network: Option<String>,
     /// Height of the newest block.
     pub height: u32,
-    /// Its hash, as block explorers show it.
+    /// Hash of the newest block, in the form that block explorers show.
     pub block_hash: String,
-    /// The chain's digest up to and with it.
-    #[serde(with = "hexadecimal")]
+    /// Digest of the chain up to and including the newest block.
+    #[serde(with = "hex_hash")]
     pub digest: Hash,
-    /// Bytes of the data file.
+    /// Length of the data file in bytes.
     pub data_bytes: u64,
     /// SHA-256 of the data file.
-    #[serde(with = "hexadecimal")]
+    #[serde(with = "hex_hash")]
     pub data_sha256: Hash,
-    /// When it was made: RFC 3339, in UTC and to the millisecond.
+    /// The time at which the snapshot was made: RFC 3339, in UTC, to the millisecond.
     pub made: String,
 }
 
-/// What every format has.
+/// The part of a manifest that every format has.
 #[derive(Deserialize)]
 struct AnyFormat {
     format: u32,
 }
 
 impl Manifest {
-    /// That of data which was just written.
-    pub(super) fn of(inside: Inside, module: Option<Hash>, data_bytes: u64, data_sha256: Hash) -> Self {
+    /// The manifest for data that was just written.
+    pub(super) fn new(
+        inspection: Inspection,
+        module: Option<Hash>,
+        data_bytes: u64,
+        data_sha256: Hash,
+    ) -> Self {
         Self {
             format: FORMAT,
             cofferdam: env!("CARGO_PKG_VERSION").to_owned(),
-            profile: inside.profile,
+            profile: inspection.profile,
             module,
-            network: inside.network,
-            height: inside.height,
-            block_hash: inside.block_hash,
-            digest: inside.digest,
+            network: inspection.network,
+            height: inspection.height,
+            block_hash: inspection.block_hash,
+            digest: inspection.digest,
             data_bytes,
             data_sha256,
             made: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
         }
     }
 
-    /// The manifest of the snapshot in `snapshot`.
+    /// Reads the manifest of the snapshot in the directory `snapshot`.
     ///
     /// # Errors
-    /// [`SnapshotError`] if there is none that makes sense.
+    /// [`SnapshotError`] if there is no manifest, or the manifest is not valid.
     pub fn read(snapshot: &Path) -> Result<Self, SnapshotError> {
         let path = snapshot.join(MANIFEST_FILE);
         let file = match open_plain(&path) {
@@ -100,28 +105,28 @@ impl Manifest {
         if bytes.len() as u64 > MAX_BYTES {
             return Err(wrong(format!("it is longer than {MAX_BYTES} bytes")));
         }
-        let AnyFormat { format } =
-            serde_json::from_slice(bytes).map_err(|error| wrong(format!("no manifest ({error})")))?;
+        let AnyFormat { format } = serde_json::from_slice(bytes)
+            .map_err(|error| wrong(format!("it is not a manifest ({error})")))?;
         if format != FORMAT {
             return Err(SnapshotError::Format { path: path.to_owned(), found: format });
         }
-        let manifest: Self =
-            serde_json::from_slice(bytes).map_err(|error| wrong(format!("no manifest ({error})")))?;
-        // It may be shown on a terminal.
+        let manifest: Self = serde_json::from_slice(bytes)
+            .map_err(|error| wrong(format!("it is not a manifest ({error})")))?;
+        // The manifest may be printed on a terminal, so it must not contain control characters.
         let texts = [&manifest.cofferdam, &manifest.block_hash, &manifest.made];
         if texts
             .into_iter()
             .chain(&manifest.network)
             .any(|text| !text.bytes().all(|byte| byte.is_ascii_graphic()))
         {
-            return Err(wrong("it has other than plain characters in it".to_owned()));
+            return Err(wrong("it contains characters other than printable ASCII".to_owned()));
         }
         humantime::parse_rfc3339(&manifest.made)
-            .map_err(|error| wrong(format!("made at no time ({error})")))?;
+            .map_err(|error| wrong(format!("its time is not valid ({error})")))?;
         Ok(manifest)
     }
 
-    /// Writes it into the snapshot, and onto the disk.
+    /// Writes the manifest into the directory `snapshot`, and syncs it to disk.
     pub(super) fn write(&self, snapshot: &Path) -> Result<(), SnapshotError> {
         let path = snapshot.join(MANIFEST_FILE);
         let write = || {
@@ -134,17 +139,17 @@ impl Manifest {
         write().map_err(SnapshotError::file(&path, "it cannot be written"))
     }
 
-    /// Holds it against what the data says.
-    pub(super) fn check(&self, inside: &Inside, snapshot: &Path) -> Result<(), SnapshotError> {
+    /// Compares the manifest with what the data says about itself.
+    pub(super) fn check(&self, inspection: &Inspection, snapshot: &Path) -> Result<(), SnapshotError> {
         let network = |name: &Option<String>| {
             name.as_ref().map_or_else(|| "unknown".to_owned(), |name| format!("{name:?}"))
         };
         let pairs = [
-            ("profile", self.profile.to_string(), inside.profile.to_string()),
-            ("network", network(&self.network), network(&inside.network)),
-            ("height", self.height.to_string(), inside.height.to_string()),
-            ("block", self.block_hash.clone(), inside.block_hash.clone()),
-            ("digest", self.digest.to_string(), inside.digest.to_string()),
+            ("profile", self.profile.to_string(), inspection.profile.to_string()),
+            ("network", network(&self.network), network(&inspection.network)),
+            ("height", self.height.to_string(), inspection.height.to_string()),
+            ("block", self.block_hash.clone(), inspection.block_hash.clone()),
+            ("digest", self.digest.to_string(), inspection.digest.to_string()),
         ];
         match pairs.into_iter().find(|(_, manifest, data)| manifest != data) {
             None => Ok(()),
@@ -155,16 +160,16 @@ impl Manifest {
     }
 }
 
-/// Opens a plain file of a snapshot, and nothing that it may be mistaken for.
+/// Opens a plain file of a snapshot. Refuses links, directories, pipes, sockets and devices.
 pub(super) fn open_plain(path: &Path) -> Result<File, SnapshotError> {
     let mut options = File::options();
-    // Without waiting for whoever would write into a FIFO.
+    // O_NONBLOCK: opening a FIFO must not wait for a writer.
     options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC);
     let other = |found| SnapshotError::NotAFile { path: path.to_owned(), found };
     let file = options.open(path).map_err(|source| match source.raw_os_error() {
         Some(libc::ELOOP) => other("a symbolic link"),
         Some(libc::ENXIO) => other("a socket"),
-        _ => SnapshotError::File { path: path.to_owned(), doing: "it cannot be opened", source },
+        _ => SnapshotError::File { path: path.to_owned(), problem: "it cannot be opened", source },
     })?;
     let kind = file.metadata().map_err(SnapshotError::file(path, "it cannot be examined"))?.file_type();
     match kind {
@@ -181,7 +186,7 @@ mod tests {
     use super::*;
 
     fn manifest() -> Manifest {
-        let inside = Inside {
+        let inspection = Inspection {
             height: 7,
             block_hash: "00".repeat(32),
             digest: Hash::of(b"digest"),
@@ -189,7 +194,7 @@ mod tests {
             network: Some("bitcoin".to_owned()),
             content: None,
         };
-        Manifest::of(inside, Some(Hash::of(b"module")), 4096, Hash::of(b"data"))
+        Manifest::new(inspection, Some(Hash::of(b"module")), 4096, Hash::of(b"data"))
     }
 
     fn parse(text: &str) -> Result<Manifest, String> {
@@ -197,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_written_manifest_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         for manifest in [manifest(), Manifest { module: None, network: None, ..manifest() }] {
             manifest.write(dir.path()).unwrap();
@@ -207,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn another_format_is_told_from_damage() {
+    fn another_format_is_distinguished_from_damage() {
         let text = serde_json::to_string(&manifest()).unwrap();
         assert!(parse(&text).is_ok());
         let newer = r#"{"format":2,"files":["of","another","kind"]}"#;
@@ -233,7 +238,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_are_a_reason_to_panic(bytes: Vec<u8>, at: prop::sample::Index, byte: u8) {
+        fn no_bytes_make_the_parser_panic(bytes: Vec<u8>, at: prop::sample::Index, byte: u8) {
             let _ = Manifest::parse(&bytes, Path::new("m"));
             let mut text = serde_json::to_vec(&manifest()).unwrap();
             let at = at.index(text.len());

@@ -7,76 +7,82 @@ use std::path::{Path, PathBuf};
 use cofferdam_protocol::profile::Hash;
 use cofferdam_worker::state::StateReader;
 
-use super::directory::{Directory, Unfinished, name};
-use super::manifest::{DATA_FILE, Manifest};
-use super::transfer::{Transfer, check_room};
-use super::{SnapshotError, Step, Watch, look_here, tell};
-use crate::StoreCopy;
+use super::error::SnapshotError;
+use super::format::DATA_FILE;
+use super::inspection::inspect_in_process;
+use super::manifest::Manifest;
+use super::progress::{Observer, Step, report};
+use super::repository::{IncompleteSnapshot, Repository, name};
+use super::transfer::{Transfer, check_space};
+use crate::copy::StoreCopy;
+use crate::data_file::newest_block;
 
-/// What to know and to do beside.
+/// Options for [`take`].
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Taking {
-    /// SHA-256 of the module, if it is known, for the manifest.
+pub struct TakeOptions {
+    /// SHA-256 of the module for the manifest, if the caller knows it.
     pub module: Option<Hash>,
-    /// How many of the newest snapshots of this profile are to be in the directory afterwards; none leaves all there.
+    /// How many of the newest snapshots of this profile to keep in the directory; none keeps all of them.
     pub keep: Option<NonZeroUsize>,
 }
 
-/// A snapshot that is there.
+/// A snapshot that was taken, or that existed already.
 #[derive(Clone, Debug)]
-pub struct Taken {
-    /// Its directory, absolute.
+pub struct TakenSnapshot {
+    /// The directory of the snapshot, absolute.
     pub path: PathBuf,
-    /// What it is.
+    /// The manifest.
     pub manifest: Manifest,
-    /// Whether it was made now. There is no second one of the same state.
+    /// Whether the snapshot was taken now. False if a snapshot of the same state existed already.
     pub is_new: bool,
-    /// Older ones that were removed.
+    /// Older snapshots that were removed.
     pub removed: Vec<PathBuf>,
 }
 
-/// Takes a snapshot of what `reader` reads, as of now, into `directory`, which is made if there is none. Whatever goes
-/// wrong, no part of a snapshot is left with the name of one, and the store is as it was.
+/// Takes a snapshot of the current state of the store that `reader` reads. The snapshot is written into `directory`, which is
+/// created if it does not exist. If anything fails, no incomplete snapshot is left under a final name, and the store is
+/// unchanged.
 ///
-/// The store's writer goes on meanwhile; the file grows by what it frees until the copy has ended.
+/// The writer of the store continues meanwhile. Until the copy has ended, the data file grows by the pages that the writer
+/// frees.
 ///
 /// # Errors
 /// [`SnapshotError`].
 pub fn take(
     reader: &StateReader,
     directory: &Path,
-    taking: &Taking,
-    watch: Watch<'_>,
-) -> Result<Taken, SnapshotError> {
-    let directory = Directory::lock(directory)?;
-    // One who was killed while copying would keep the store from using pages again for ever.
+    options: &TakeOptions,
+    observer: Observer<'_>,
+) -> Result<TakenSnapshot, SnapshotError> {
+    let repository = Repository::lock(directory)?;
+    // If a process was killed while it copied the store, its reader slot would keep the store from reusing pages for ever.
     let cleared = reader.environment().clear_stale_readers();
     if let Err(error) = cleared {
-        tracing::warn!("{}: slots of dead readers were not cleared: {error}", reader.path().display());
+        tracing::warn!("{}: the slots of dead readers were not freed: {error}", reader.path().display());
     }
-    let (path, manifest, is_new) = match existing(reader, &directory)? {
+    let (path, manifest, is_new) = match existing(reader, &repository)? {
         Some((path, manifest)) => (path, manifest, false),
         None => {
-            let unfinished = directory.begin()?;
-            let manifest = write(reader, &unfinished, taking, watch)?;
-            tell(watch, Step::Naming)?;
-            (unfinished.finish(&manifest)?, manifest, true)
+            let incomplete = repository.begin()?;
+            let manifest = write(reader, &incomplete, options, observer)?;
+            report(observer, Step::Renaming)?;
+            (incomplete.finish(&manifest)?, manifest, true)
         }
     };
-    tell(watch, Step::Done)?;
-    let removed = taking.keep.map(|keep| directory.prune(&path, keep)).transpose()?.unwrap_or_default();
-    Ok(Taken { path, manifest, is_new, removed })
+    report(observer, Step::Done)?;
+    let removed = options.keep.map(|keep| repository.prune(&path, keep)).transpose()?.unwrap_or_default();
+    Ok(TakenSnapshot { path, manifest, is_new, removed })
 }
 
-/// The snapshot of the state that the store is in, if there is one.
+/// The snapshot of the store's current state, if there is one already.
 fn existing(
     reader: &StateReader,
-    directory: &Directory,
+    repository: &Repository,
 ) -> Result<Option<(PathBuf, Manifest)>, SnapshotError> {
     let path = reader.path().to_owned();
-    let tip = crate::tip(reader).map_err(|source| SnapshotError::Contents { path: path.clone(), source })?;
-    let tip = tip.ok_or(SnapshotError::NothingYet { path })?;
-    let path = directory.path().join(name(tip.height, &tip.digest.short()));
+    let tip = newest_block(reader).map_err(|source| SnapshotError::Data { path: path.clone(), source })?;
+    let tip = tip.ok_or(SnapshotError::EmptyStore { path })?;
+    let path = repository.path().join(name(tip.height, &tip.digest.short()));
     match Manifest::read(&path) {
         Ok(manifest) => Ok((manifest.digest == tip.digest).then_some((path, manifest))),
         Err(SnapshotError::NoSnapshot { .. }) if !path.exists() => Ok(None),
@@ -84,25 +90,25 @@ fn existing(
     }
 }
 
-/// Writes data and manifest, and has both on the disk.
+/// Writes the data and the manifest, and syncs both to disk.
 fn write(
     reader: &StateReader,
-    unfinished: &Unfinished<'_>,
-    taking: &Taking,
-    watch: Watch<'_>,
+    incomplete: &IncompleteSnapshot<'_>,
+    options: &TakeOptions,
+    observer: Observer<'_>,
 ) -> Result<Manifest, SnapshotError> {
     let mut copy = StoreCopy::begin(reader)?;
     let total = copy.expected_bytes();
-    check_room(unfinished.path(), total)?;
-    let path = unfinished.path().join(DATA_FILE);
-    let file = File::create_new(&path).map_err(SnapshotError::file(&path, "it cannot be made"))?;
+    check_space(incomplete.path(), total)?;
+    let path = incomplete.path().join(DATA_FILE);
+    let file = File::create_new(&path).map_err(SnapshotError::file(&path, "it cannot be created"))?;
     let transfer = Transfer { source: &mut copy, from: reader.path(), target: Some((&file, &path)), total };
-    let data = transfer.run(watch)?;
+    let data = transfer.run(observer)?;
     copy.finish()?;
-    tell(watch, Step::Looking)?;
-    // In this process: it is our own store that was copied.
-    let inside = look_here(&path, false, watch)?;
-    let manifest = Manifest::of(inside, taking.module, data.bytes, data.sha256);
-    manifest.write(unfinished.path())?;
+    report(observer, Step::Inspecting)?;
+    // The data is a copy of our own store, so it can be inspected in this process.
+    let inspection = inspect_in_process(&path, false, observer)?;
+    let manifest = Manifest::new(inspection, options.module, data.bytes, data.sha256);
+    manifest.write(incomplete.path())?;
     Ok(manifest)
 }

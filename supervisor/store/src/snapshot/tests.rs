@@ -1,20 +1,23 @@
-//! Tests in one process; what is left by processes that are killed is tested with the real command.
+//! Tests in one process. What a killed process leaves behind is tested with the real command, in the workspace's tests.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use cofferdam_protocol::profile::Hash;
 use tempfile::TempDir;
 
-use super::directory::Directory;
+use super::repository::Repository;
+use super::transfer::check_space;
 use super::*;
-use crate::tests::commit;
-use crate::{Durability, Identity, Store};
+use crate::identity::{Durability, Identity};
+use crate::store::Store;
+use crate::test_support::commit;
 
-/// A store of some blocks, and a place for everything else.
+/// A store with some blocks, and a directory for everything else.
 struct Scene {
     store: Store,
     home: TempDir,
@@ -37,20 +40,20 @@ impl Scene {
         self.home.path().join(name)
     }
 
-    fn take(&self, keep: usize) -> Result<Taken, SnapshotError> {
-        self.take_watched(keep, &mut go_on)
+    fn take(&self, keep: usize) -> Result<TakenSnapshot, SnapshotError> {
+        self.take_observed(keep, &mut go_on)
     }
 
-    fn take_watched(&self, keep: usize, watch: Watch<'_>) -> Result<Taken, SnapshotError> {
-        let taking = Taking { module: Some(Hash::of(b"module")), keep: NonZeroUsize::new(keep) };
-        take(&self.store.reader(), &self.at("snapshots"), &taking, watch)
+    fn take_observed(&self, keep: usize, observer: Observer<'_>) -> Result<TakenSnapshot, SnapshotError> {
+        let options = TakeOptions { module: Some(Hash::of(b"module")), keep: NonZeroUsize::new(keep) };
+        take(&self.store.reader(), &self.at("snapshots"), &options, observer)
     }
 
-    fn restore(&self, snapshot: &Path, wanted: &Wanted) -> Result<Restored, SnapshotError> {
-        restore(snapshot, &self.at("restored"), wanted, &look_here, &mut go_on)
+    fn restore(&self, snapshot: &Path, expected: &Expected) -> Result<RestoredStore, SnapshotError> {
+        restore(snapshot, &self.at("restored"), expected, &inspect_in_process, &mut go_on)
     }
 
-    /// What is in the directory of snapshots.
+    /// The names of the entries in the directory of snapshots.
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.at("snapshots")).unwrap();
         let mut names: Vec<_> =
@@ -71,10 +74,10 @@ fn go_on(_: Step) -> ControlFlow<()> {
 }
 
 #[test]
-fn a_restored_store_is_the_one_that_was_taken() {
+fn a_restored_store_equals_the_store_at_the_snapshot() {
     let scene = Scene::new(5);
     let mut steps = Vec::new();
-    let taken = scene.take_watched(0, &mut |step| {
+    let taken = scene.take_observed(0, &mut |step| {
         steps.push(step);
         go_on(step)
     });
@@ -92,20 +95,20 @@ fn a_restored_store_is_the_one_that_was_taken() {
         steps.contains(&Step::Data { done: manifest.data_bytes, total: manifest.data_bytes }),
         "{steps:?}"
     );
-    assert_eq!(steps[steps.len() - 3..], [Step::Looking, Step::Naming, Step::Done]);
+    assert_eq!(steps[steps.len() - 3..], [Step::Inspecting, Step::Renaming, Step::Done]);
 
-    // The store goes on, and the snapshot stays as it is.
+    // The store continues, and the snapshot does not change.
     let content = scene.store.content_hash().unwrap();
     scene.put(5);
-    let verified = verify(&taken.path, true, &look_here, &mut go_on).unwrap();
-    assert_eq!((&verified.manifest, verified.inside.content), (manifest, Some(content)));
-    let wanted = Wanted {
+    let verified = verify(&taken.path, true, &inspect_in_process, &mut go_on).unwrap();
+    assert_eq!((&verified.manifest, verified.inspection.content), (manifest, Some(content)));
+    let expected = Expected {
         height: Some(4),
         digest: Some(tip.digest),
         sha256: Some(manifest.data_sha256),
         content: Some(content),
     };
-    let restored = scene.restore(&taken.path, &wanted).unwrap();
+    let restored = scene.restore(&taken.path, &expected).unwrap();
     let copy = open(&restored.path, b"profile");
     assert_eq!(copy.content_hash().unwrap(), content);
     assert_eq!((copy.tip().unwrap(), copy.block(2).unwrap()), (Some(tip), scene.store.block(2).unwrap()));
@@ -128,8 +131,8 @@ fn the_newest_of_this_profile_are_kept() {
     let scene = Scene::new(1);
     let other = open(&scene.at("other"), b"another profile");
     commit(&other, 9000, &[("key", "value")]).unwrap();
-    let taking = Taking { keep: NonZeroUsize::new(1), ..Taking::default() };
-    take(&other.reader(), &scene.at("snapshots"), &taking, &mut go_on).unwrap();
+    let options = TakeOptions { keep: NonZeroUsize::new(1), ..TakeOptions::default() };
+    take(&other.reader(), &scene.at("snapshots"), &options, &mut go_on).unwrap();
     fs::create_dir(scene.at("snapshots/snapshot-0000000000-of-somebody")).unwrap();
     for height in 1..5 {
         let taken = scene.take(2).unwrap();
@@ -146,58 +149,58 @@ fn the_newest_of_this_profile_are_kept() {
         ["snapshot-0000000002", "snapshot-0000000003"]
     );
     assert_eq!(scene.names().len(), 4, "nothing else was touched: {:?}", scene.names());
-    // After a rollback the lower one is the newer one.
+    // After a rollback the snapshot with the lower height is the newer one.
     scene.store.roll_back(Some(1), 100).unwrap();
     let taken = scene.take(1).unwrap();
     assert_eq!((taken.manifest.height, taken.removed.len()), (1, 2));
 }
 
 #[test]
-fn what_is_given_up_leaves_nothing_behind() {
+fn cancelled_work_leaves_nothing_behind() {
     let scene = Scene::new(30);
     let fits = |step: Step, at: usize| match step {
         Step::Data { done, .. } => at == 0 || at == 1 && done > 1 << 20,
-        Step::Looking => at == 2,
-        Step::Naming => at == 3,
+        Step::Inspecting => at == 2,
+        Step::Renaming => at == 3,
         Step::Done => false,
     };
     for at in 0..4 {
-        let mut give_up = |step| if fits(step, at) { ControlFlow::Break(()) } else { go_on(step) };
-        let error = scene.take_watched(1, &mut give_up).unwrap_err();
-        assert!(matches!(error, SnapshotError::GivenUp), "{error}");
+        let mut cancel = |step| if fits(step, at) { ControlFlow::Break(()) } else { go_on(step) };
+        let error = scene.take_observed(1, &mut cancel).unwrap_err();
+        assert!(matches!(error, SnapshotError::Cancelled), "{error}");
         assert!(scene.names().is_empty(), "{:?}", scene.names());
     }
     let taken = scene.take(1).unwrap();
     for at in 0..4 {
-        let mut give_up = |step| if fits(step, at) { ControlFlow::Break(()) } else { go_on(step) };
-        let wanted = Wanted::default();
-        let error =
-            restore(&taken.path, &scene.at("restored"), &wanted, &look_here, &mut give_up).unwrap_err();
-        assert!(matches!(error, SnapshotError::GivenUp), "{error}");
+        let mut cancel = |step| if fits(step, at) { ControlFlow::Break(()) } else { go_on(step) };
+        let expected = Expected::default();
+        let error = restore(&taken.path, &scene.at("restored"), &expected, &inspect_in_process, &mut cancel)
+            .unwrap_err();
+        assert!(matches!(error, SnapshotError::Cancelled), "{error}");
         let left: Vec<_> =
             fs::read_dir(scene.at("restored")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["writer.lock"]);
     }
-    // Which is as good as an empty one.
-    scene.restore(&taken.path, &Wanted::default()).unwrap();
+    // Such a directory counts as empty.
+    scene.restore(&taken.path, &Expected::default()).unwrap();
 }
 
 #[test]
-fn what_a_killed_one_left_is_removed_and_a_living_one_is_not_disturbed() {
+fn leftovers_of_a_killed_writer_are_removed_and_a_running_writer_is_not_disturbed() {
     let scene = Scene::new(2);
     let snapshots = scene.at("snapshots");
     for name in [".taking", ".removing"] {
         fs::create_dir_all(snapshots.join(name)).unwrap();
         fs::write(snapshots.join(name).join("data.mdb"), "half").unwrap();
     }
-    let directory = Directory::lock(&snapshots).unwrap();
+    let repository = Repository::lock(&snapshots).unwrap();
     assert!(scene.names().is_empty(), "{:?}", scene.names());
-    let unfinished = directory.begin().unwrap();
+    let incomplete = repository.begin().unwrap();
     let error = scene.take(1).unwrap_err();
     assert!(matches!(error, SnapshotError::Busy { .. }), "{error}");
     assert_eq!(scene.names(), [".taking"]);
-    drop(unfinished);
-    drop(directory);
+    drop(incomplete);
+    drop(repository);
     scene.take(1).unwrap();
 }
 
@@ -205,38 +208,38 @@ fn what_a_killed_one_left_is_removed_and_a_living_one_is_not_disturbed() {
 fn a_store_without_a_block_has_no_snapshot() {
     let scene = Scene::new(0);
     let error = scene.take(1).unwrap_err();
-    assert!(matches!(error, SnapshotError::NothingYet { .. }), "{error}");
+    assert!(matches!(error, SnapshotError::EmptyStore { .. }), "{error}");
     assert!(scene.names().is_empty());
 }
 
 #[test]
-fn too_little_room_is_said_before_it_is_used_up() {
+fn too_little_space_is_reported_before_it_is_used_up() {
     let home = tempfile::tempdir().unwrap();
-    transfer::check_room(home.path(), 1).unwrap();
-    let error = transfer::check_room(home.path(), u64::MAX).unwrap_err().to_string();
+    check_space(home.path(), 1).unwrap();
+    let error = check_space(home.path(), u64::MAX).unwrap_err().to_string();
     assert!(error.contains("make room") && error.contains(home.path().to_str().unwrap()), "{error}");
 }
 
 #[test]
-fn another_state_than_was_asked_for_is_refused() {
+fn a_snapshot_of_another_state_is_refused() {
     let scene = Scene::new(2);
     let taken = scene.take(0).unwrap();
     let other = Some(Hash::of(b"other"));
     let cases = [
-        ("height", Wanted { height: Some(2), ..Wanted::default() }),
-        ("digest", Wanted { digest: other, ..Wanted::default() }),
-        ("SHA-256", Wanted { sha256: other, ..Wanted::default() }),
-        ("content hash", Wanted { content: other, ..Wanted::default() }),
+        ("height", Expected { height: Some(2), ..Expected::default() }),
+        ("digest", Expected { digest: other, ..Expected::default() }),
+        ("SHA-256", Expected { sha256: other, ..Expected::default() }),
+        ("content hash", Expected { content: other, ..Expected::default() }),
     ];
-    for (what, wanted) in cases {
-        let error = scene.restore(&taken.path, &wanted).unwrap_err();
+    for (what, expected) in cases {
+        let error = scene.restore(&taken.path, &expected).unwrap_err();
         assert!(error.to_string().contains(what), "{error}");
-        assert!(matches!(error, SnapshotError::Unwanted { .. }), "{error}");
+        assert!(matches!(error, SnapshotError::Unexpected { .. }), "{error}");
         assert!(!scene.at("restored/data.mdb").exists());
     }
 }
 
-/// Does something bad to the snapshot at this path.
+/// Damages the snapshot at this path.
 type Damage = fn(&Path);
 
 fn change_manifest(snapshot: &Path, change: impl FnOnce(&mut Manifest)) {
@@ -259,7 +262,7 @@ fn flip(path: &Path, at: u64) {
     file.write_all(&[byte[0] ^ 1]).unwrap();
 }
 
-/// Data that is not a store's, with a manifest that says just that.
+/// Replaces the data by `data`, with a manifest that matches it.
 fn forge(snapshot: &Path, data: &[u8]) {
     fs::write(snapshot.join("data.mdb"), data).unwrap();
     change_manifest(snapshot, |manifest| {
@@ -302,19 +305,19 @@ fn a_damaged_or_forged_snapshot_is_refused() {
         ("the manifest says block", |path| {
             change_manifest(path, |manifest| manifest.block_hash.push('0'));
         }),
-        ("no LMDB data", |path| {
+        ("not LMDB data", |path| {
             forge(path, &[]);
         }),
-        ("no LMDB data", |path| {
+        ("not LMDB data", |path| {
             forge(path, &[7; 50_000]);
         }),
         ("has no manifest.json", |path| {
             fs::remove_file(path.join("manifest.json")).unwrap();
         }),
-        ("no manifest", |path| {
+        ("not a manifest", |path| {
             fs::write(path.join("manifest.json"), [0xff; 100]).unwrap();
         }),
-        ("no manifest", |path| {
+        ("not a manifest", |path| {
             fs::write(path.join("manifest.json"), "[".repeat(9000)).unwrap();
         }),
         ("longer than", |path| {
@@ -346,24 +349,25 @@ fn a_damaged_or_forged_snapshot_is_refused() {
         }
         damage(&path);
         let errors = [
-            verify(&path, true, &look_here, &mut go_on).unwrap_err(),
-            scene.restore(&path, &Wanted::default()).unwrap_err(),
+            verify(&path, true, &inspect_in_process, &mut go_on).unwrap_err(),
+            scene.restore(&path, &Expected::default()).unwrap_err(),
         ];
         for error in errors {
             assert!(error.to_string().contains(said), "no {said:?} in {error}");
         }
         assert!(!scene.at("restored/data.mdb").exists() && !scene.at("restored/restoring.mdb").exists());
     }
-    scene.restore(&good, &Wanted::default()).unwrap();
+    scene.restore(&good, &Expected::default()).unwrap();
 }
 
 #[test]
-fn nothing_is_restored_over_something() {
+fn a_snapshot_is_restored_only_into_an_empty_directory() {
     let scene = Scene::new(1);
     let taken = scene.take(0).unwrap();
-    let error = restore(&taken.path, scene.store.path(), &Wanted::default(), &look_here, &mut go_on);
+    let error =
+        restore(&taken.path, scene.store.path(), &Expected::default(), &inspect_in_process, &mut go_on);
     assert!(error.unwrap_err().to_string().contains("give an empty directory"));
-    scene.restore(&taken.path, &Wanted::default()).unwrap();
-    let again = scene.restore(&taken.path, &Wanted::default()).unwrap_err();
+    scene.restore(&taken.path, &Expected::default()).unwrap();
+    let again = scene.restore(&taken.path, &Expected::default()).unwrap_err();
     assert!(again.to_string().contains("data.mdb"), "{again}");
 }

@@ -1,4 +1,4 @@
-//! Bytes of a snapshot from one place to another, hashed and counted on the way.
+//! Copies or reads the data of a snapshot, and hashes and counts the bytes at the same time.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -10,42 +10,43 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
 
-use super::{SnapshotError, Step, Watch, tell};
+use super::error::SnapshotError;
+use super::progress::{Observer, Step, report};
 
-/// Bytes at a time: after each, the transfer can be given up.
+/// Bytes per step. The transfer can be cancelled after each step.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Bytes after which what was written is synced. Otherwise gigabytes would wait in memory for one sync at the end, which
-/// cannot be given up, and which everybody else's syncs to this disk, such as a node's commits, wait for.
+/// Bytes after which the written data is synced. Otherwise gigabytes would wait in memory for one sync at the end. That sync
+/// could not be cancelled, and all other syncs to the same disk, such as a node's commits, would wait for it.
 const SYNC_BYTES: u64 = 32 << 20;
 
-/// Room to be left on the disk, for whoever else writes there.
+/// Bytes of disk space that are left free for other programs.
 const SPARE_BYTES: u64 = 16 << 20;
 
-/// What was transferred.
+/// The length and hash of the transferred data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Transferred {
     pub(super) bytes: u64,
     pub(super) sha256: Hash,
 }
 
-/// Where the bytes come from and go to, with the paths for messages.
+/// The source and target of the bytes, with their paths for messages.
 pub(super) struct Transfer<'t> {
     pub(super) source: &'t mut dyn Read,
     pub(super) from: &'t Path,
-    /// None if they are only to be hashed.
+    /// None if the bytes are only hashed.
     pub(super) target: Option<(&'t File, &'t Path)>,
-    /// Bytes to expect.
+    /// The expected number of bytes.
     pub(super) total: u64,
 }
 
 impl Transfer<'_> {
-    /// Reads to the end. What was written is then on the disk.
-    pub(super) fn run(self, watch: Watch<'_>) -> Result<Transferred, SnapshotError> {
+    /// Reads the source to its end. Afterwards the written data is synced to disk.
+    pub(super) fn run(self, observer: Observer<'_>) -> Result<Transferred, SnapshotError> {
         let (mut hasher, mut bytes, mut synced) = (Sha256::new(), 0, 0);
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
-            tell(watch, Step::Data { done: bytes, total: self.total.max(bytes) })?;
+            report(observer, Step::Data { done: bytes, total: self.total.max(bytes) })?;
             let read = match self.source.read(&mut chunk) {
                 Ok(0) => break,
                 Ok(read) => read,
@@ -72,29 +73,29 @@ impl Transfer<'_> {
 
 fn sync(file: &File, path: &Path) -> Result<(), SnapshotError> {
     file.sync_all().map_err(SnapshotError::file(path, "it cannot be synced to disk"))?;
-    // Nobody reads it soon, and the store that is in use wants the memory. A hint.
+    // Nothing reads the snapshot soon, and the store that is in use needs the page cache. This is only a hint.
     let _hint = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     Ok(())
 }
 
-/// Makes sure that `needed` bytes fit into the directory `path`, before the disk is filled to find out.
-pub(super) fn check_room(path: &Path, needed: u64) -> Result<(), SnapshotError> {
-    let room = statvfs(path)
-        .map_err(|error| SnapshotError::file(path, "its free space cannot be found out")(error.into()))?;
-    let available = room.blocks_available().saturating_mul(room.fragment_size());
+/// Checks that `needed` bytes fit into the directory `path`, before writing fills the disk.
+pub(super) fn check_space(path: &Path, needed: u64) -> Result<(), SnapshotError> {
+    let space = statvfs(path)
+        .map_err(|error| SnapshotError::file(path, "its free space cannot be determined")(error.into()))?;
+    let available = space.blocks_available().saturating_mul(space.fragment_size());
     let needed = needed.saturating_add(SPARE_BYTES);
     if available >= needed {
         return Ok(());
     }
-    Err(SnapshotError::NoRoom { path: path.to_owned(), needed, available })
+    Err(SnapshotError::NoSpace { path: path.to_owned(), needed, available })
 }
 
-/// Bytes of a file that is open.
+/// The length of an open file in bytes.
 pub(super) fn length(file: &File, path: &Path) -> Result<u64, SnapshotError> {
     Ok(file.metadata().map_err(SnapshotError::file(path, "it cannot be examined"))?.size())
 }
 
-/// Makes the names in a directory last.
+/// Syncs the names in a directory.
 pub(super) fn sync_directory(path: &Path) -> Result<(), SnapshotError> {
     File::open(path)
         .and_then(|directory| directory.sync_all())

@@ -1,62 +1,64 @@
-//! Why the tree could not be written or read.
+//! The errors of the state tree.
 
 use thiserror::Error;
 
-/// Why the tree could not be written or read. The write transaction that saw one must be dropped, not committed.
-#[derive(Debug, Error)]
+/// Why the tree could not be written or read. A write transaction in which this error occurred must be dropped, not committed.
+#[derive(Error)]
 pub enum TreeError {
-    /// A version that does not come after all others.
+    /// There is a version at or above the height of the block.
     #[error(
-        "the state tree cannot take block {height}: its newest version is already {newest}; roll it back first"
+        "block {height} cannot be added to the state tree: the newest version is already {newest}; roll the tree back first"
     )]
     NotAbove {
-        /// The block.
+        /// Height of the block.
         height: u32,
-        /// The newest version.
+        /// Height of the newest version.
         newest: u32,
     },
-    /// Nothing was applied at or below the height.
+    /// No block was applied at or below the height.
     #[error(
-        "the state tree has no version at or below block {height}: ask for a height that was indexed with it"
+        "the state tree has no version at or below block {height}: ask for a height that was indexed with a tree"
     )]
     NoVersion {
-        /// The height asked for.
+        /// The height that was asked for.
         height: u32,
     },
-    /// A stored node is not what was written.
+    /// A stored node is missing, or its bytes are not what was written.
     #[error(
         "the state tree is damaged: its node {path:?} of block {height} {reason}; index into a new directory"
     )]
     Damaged {
-        /// The block that wrote the node.
+        /// Height of the block that wrote the node.
         height: u32,
-        /// The node's place: the first hexadecimal digits of the key hashes below it.
+        /// The path of the node: the hexadecimal digits that all key hashes below the node begin with.
         path: String,
-        /// What is wrong.
+        /// What is wrong with the node.
         reason: &'static str,
     },
-    /// A key in the table of nodes that is none of a node.
+    /// The table of nodes has a key that is not the key of a node.
     #[error(
-        "the state tree is damaged: a key of {length} bytes stands in its table; index into a new directory"
+        "the state tree is damaged: its table has an invalid key of {length} bytes; index into a new directory"
     )]
     Key {
-        /// Bytes of the key.
+        /// Length of the key in bytes.
         length: usize,
     },
-    /// The tree's library refused an update.
-    #[error("the state tree cannot take block {height}: {source}; index into a new directory")]
+    /// The `jmt` library refused an update.
+    #[error("block {height} cannot be added to the state tree: {source}; index into a new directory")]
     Refused {
-        /// The block.
+        /// Height of the block.
         height: u32,
-        /// What the library said.
+        /// The error of the library.
         source: anyhow::Error,
     },
     /// LMDB failed.
-    #[error("the state tree: {doing}: {source}")]
+    #[error("the state tree: {operation} failed: {source}")]
     Lmdb {
-        /// What was tried.
-        doing: &'static str,
-        /// What LMDB said.
+        /// What was being done.
+        operation: &'static str,
+        /// The error of LMDB.
         source: heed::Error,
     },
 }
+
+cofferdam_protocol::debug_as_display!(TreeError);

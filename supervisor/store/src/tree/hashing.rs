@@ -1,21 +1,22 @@
-//! How the tree's hashes are made: the rules that a prover and a verifier must share, and nothing else.
+//! The hashes of the tree: the rules that a prover and a verifier must share, and nothing else.
 //!
-//! They are those of the `jmt` crate with SHA-256, so that other verifiers of Jellyfish Merkle trees agree with them.
+//! The rules are those of the `jmt` crate with SHA-256, so that other verifiers of Jellyfish Merkle trees compute the same
+//! hashes.
 
 use cofferdam_protocol::profile::Hash;
 use sha2::{Digest, Sha256};
 
-/// Bits of a key's hash, and so the most siblings that a proof can have.
+/// The number of bits in a key's hash, and so the greatest number of siblings in a proof.
 pub(super) const DEPTH: usize = 256;
 
-/// Stands for a subtree without leaves. It is text, so nothing is known that hashes to it.
+/// The hash of a subtree without leaves. It is a text and not the hash of anything known.
 pub(super) const EMPTY: Hash = Hash(*b"SPARSE_MERKLE_PLACEHOLDER_HASH__");
 
 const LEAF_TAG: &[u8] = b"JMT::LeafNode";
-// Spelt as in `jmt`, which left a letter out.
+// The spelling is that of `jmt`, in which one letter is missing.
 const INNER_TAG: &[u8] = b"JMT::IntrnalNode";
 
-/// A key and its value, as the tree holds them.
+/// A key and its value, as the tree stores them: by their hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Leaf {
     pub(super) key_hash: Hash,
@@ -28,17 +29,17 @@ impl Leaf {
     }
 }
 
-/// The hash of a subtree with more than one leaf, from those of its halves.
+/// The hash of a subtree with more than one leaf, from the hashes of its two halves.
 pub(super) fn inner(left: &Hash, right: &Hash) -> Hash {
     tagged(INNER_TAG, left, right)
 }
 
-/// The bit of a key's hash that decides at `depth` (0 to 255, from the root): whether the way goes to the right.
+/// Whether the path of a key turns right at `depth` (0 to 255, counted from the root). One bit of the key's hash decides that.
 pub(super) fn goes_right(key_hash: &Hash, depth: usize) -> bool {
     key_hash.0[depth / 8] >> (7 - depth % 8) & 1 == 1
 }
 
-/// How many bits two hashes have in common from the beginning.
+/// How many bits at the beginning of two hashes are equal.
 pub(super) fn common_bits(a: &Hash, b: &Hash) -> usize {
     (0..DEPTH).take_while(|&depth| goes_right(a, depth) == goes_right(b, depth)).count()
 }

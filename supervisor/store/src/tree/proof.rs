@@ -1,22 +1,27 @@
-//! What the tree holds for a key, with what it takes to check that; and its JSON.
+//! A proof of what the tree holds for a key, and its JSON form.
 //!
 //! ```json
 //! {"leaf":{"key_hash":"0x…","value_hash":"0x…"},"siblings":["0x…","0x…"]}
 //! ```
 //!
-//! - `siblings`: the hashes beside the way from the root to where the key belongs, the one next to the root first. There
-//!   are 256 at most.
-//! - `leaf`: what stands at the way's end. With the hash of the key asked for, it proves presence; with another one, which
-//!   must begin with as many equal bits as there are siblings, or `null`, it proves absence.
+//! - `siblings`: the hashes beside the path from the root to the place of the key, beginning next to the root. There are at
+//!   most 256.
+//! - `leaf`: the leaf at the end of the path. If it has the hash of the key that was asked for, the proof shows that the key has
+//!   a value. If it is `null`, or has another key hash whose first bits (as many as there are siblings) equal those of the
+//!   key's hash, the proof shows that the key has no value.
 //!
-//! Both fields are always there, no other is, and every hash is `0x` and 64 digits in lower case: one proof has one form.
+//! There are always exactly these two fields, and every hash is `0x` and 64 digits in lower case, so a proof has only one form.
 //!
-//! # How it is checked
-//! [`verify`](super::verify) is the whole of it, and short enough to write again in another language. Let `H` be SHA-256
-//! and start with `H("JMT::LeafNode" ‖ key_hash ‖ value_hash)`, or with the 32 bytes `SPARSE_MERKLE_PLACEHOLDER_HASH__`
-//! if `leaf` is `null`. Then for the siblings from the last to the first, number `i` from 0, replace the hash `h` by
-//! `H("JMT::IntrnalNode" ‖ h ‖ sibling)`, or, if bit `i` of `H(key)` is set (the highest bit of the first byte is bit
-//! 0), by `H("JMT::IntrnalNode" ‖ sibling ‖ h)`. What comes out must be the root.
+//! # How a proof is checked
+//! [`verify`](super::verify) does all of it, and is short enough to be written again in another language. Let `H` be SHA-256.
+//!
+//! 1. Check that `leaf` shows what is claimed, as described above; for a value, `value_hash` must be `H(value)`.
+//! 2. Start with `h = H("JMT::LeafNode" ‖ key_hash ‖ value_hash)`, or with the 32 bytes `SPARSE_MERKLE_PLACEHOLDER_HASH__` if
+//!    `leaf` is `null`.
+//! 3. For each sibling, from the last to the first, where the first has the number `i = 0`: if bit `i` of `H(key)` is set (bit 0
+//!    is the highest bit of the first byte), set `h = H("JMT::IntrnalNode" ‖ sibling ‖ h)`; otherwise set
+//!    `h = H("JMT::IntrnalNode" ‖ h ‖ sibling)`.
+//! 4. `h` must be the root.
 
 use std::fmt;
 
@@ -27,43 +32,45 @@ use thiserror::Error;
 
 use super::hashing::{DEPTH, Leaf};
 
-/// The most bytes that a proof is read from: the longest one takes some 18 KiB, and may have spaces in it.
+/// The most bytes of JSON that are accepted as a proof. The longest proof takes some 18 KiB; the rest leaves room for spaces.
 pub const MAX_PROOF_BYTES: usize = 64 << 10;
 
-/// What the tree holds for a key: a value, by its hash, or nothing. See [`verify`](super::verify).
+/// What the tree holds for a key: the hash of a value, or no value. See [`verify`](super::verify).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Proof {
-    // Without a function of its own, a missing field would be taken for `null`.
+    // Without its own function, serde would take a missing field for `null`.
     #[serde(serialize_with = "write_leaf", deserialize_with = "read_leaf")]
     pub(super) leaf: Option<Leaf>,
     #[serde(serialize_with = "write_siblings", deserialize_with = "read_siblings")]
     pub(super) siblings: Vec<Hash>,
 }
 
-/// Why bytes are no proof.
-#[derive(Debug, Error)]
+/// Why bytes are not a proof.
+#[derive(Error)]
 pub enum ProofError {
-    /// More than any proof has.
-    #[error("a proof has {MAX_PROOF_BYTES} bytes at most, and these are {bytes}")]
+    /// There are more bytes than a proof can have.
+    #[error("this is not a proof: it has {bytes} bytes, and a proof has at most {MAX_PROOF_BYTES} bytes")]
     TooLong {
-        /// How many there are.
+        /// The number of bytes.
         bytes: usize,
     },
-    /// Not JSON, or not that of a proof.
-    #[error("this is no proof: {0}")]
+    /// The bytes are not JSON, or the JSON is not a proof.
+    #[error("this is not a proof: {0}")]
     Malformed(#[from] serde_json::Error),
 }
+
+cofferdam_protocol::debug_as_display!(ProofError);
 
 impl Proof {
     pub(super) fn new(leaf: Option<Leaf>, siblings: Vec<Hash>) -> Self {
         Self { leaf, siblings }
     }
 
-    /// Reads a proof, which may come from anybody.
+    /// Parses a proof. The bytes may come from an untrusted party.
     ///
     /// # Errors
-    /// [`ProofError`] if it is longer than [`MAX_PROOF_BYTES`], or not of the form that the tree writes.
+    /// [`ProofError`] if there are more than [`MAX_PROOF_BYTES`] bytes, or they do not have the form that the tree writes.
     pub fn from_json(json: &[u8]) -> Result<Self, ProofError> {
         if json.len() > MAX_PROOF_BYTES {
             return Err(ProofError::TooLong { bytes: json.len() });
@@ -101,7 +108,7 @@ impl Visitor<'_> for HexVisitor {
         let digits = text.strip_prefix("0x").ok_or_else(invalid)?;
         let mut hash = Hash::default();
         hex::decode_to_slice(digits, &mut hash.0).map_err(|_| invalid())?;
-        // Upper case would be a second form of the same proof.
+        // Upper case is refused because it would be a second form of the same proof.
         if digits.bytes().any(|digit| digit.is_ascii_uppercase()) {
             return Err(invalid());
         }

@@ -1,4 +1,4 @@
-//! Tests of the tree: an environment of its own, and a second way to work out a root.
+//! Tests of the tree, in an LMDB environment of their own and with a second way to compute a root.
 
 #![allow(unsafe_code, reason = "heed's open is unsafe: LMDB maps a file into memory")]
 
@@ -9,7 +9,8 @@ mod proofs;
 
 use std::collections::BTreeMap;
 
-use heed::{EnvFlags, EnvOpenOptions};
+use cofferdam_protocol::profile::Hash;
+use heed::{Env, EnvFlags, EnvOpenOptions, WithoutTls};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -33,9 +34,9 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(1 << 34).max_dbs(1);
-        // SAFETY: a directory of this test's, which is thrown away.
+        // SAFETY: a directory of this test's own, which is deleted afterwards.
         unsafe { options.flags(EnvFlags::NO_SYNC) };
-        // SAFETY: nobody else opens it.
+        // SAFETY: nobody else opens the directory.
         let env = unsafe { options.open(dir.path()) }.unwrap();
         let mut txn = env.write_txn().unwrap();
         let tree = Tree::open(&env, &mut txn).unwrap();
@@ -51,9 +52,9 @@ impl Fixture {
         Ok(root)
     }
 
-    fn rollback(&self, height: Option<u32>) {
+    fn roll_back(&self, height: Option<u32>) {
         let mut txn = self.env.write_txn().unwrap();
-        self.tree.rollback(&mut txn, height).unwrap();
+        self.tree.roll_back(&mut txn, height).unwrap();
         txn.commit().unwrap();
     }
 
@@ -68,12 +69,12 @@ impl Fixture {
     /// Every stored byte.
     fn entries(&self) -> Pairs {
         let txn = self.env.read_txn().unwrap();
-        let entries = self.tree.nodes.iter(&txn).unwrap().map(Result::unwrap);
+        let entries = self.tree.nodes.0.iter(&txn).unwrap().map(Result::unwrap);
         entries.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
     }
 }
 
-/// The root of a state from the tree's definition alone: bit by bit, and without nodes.
+/// The root of a state, computed from the definition of the tree: bit by bit, and without stored nodes.
 fn plain_root(state: &State) -> Hash {
     let leaf =
         |(key, value): (&Vec<u8>, &Vec<u8>)| Leaf { key_hash: Hash::of(key), value_hash: Hash::of(value) };
@@ -93,7 +94,7 @@ fn plain_subtree(leaves: &[Leaf], depth: usize) -> Hash {
     }
 }
 
-/// Numbered keys, few enough to be overwritten; the lengths of keys and of values matter at none and beyond LMDB's 511.
+/// Numbered keys, so few that keys are overwritten. The lengths that matter are zero and above LMDB's limit of 511.
 fn key(number: u32) -> Vec<u8> {
     match number {
         0 => Vec::new(),
@@ -109,7 +110,7 @@ fn pairs(keys: u32, most: usize) -> impl Strategy<Value = Pairs> {
         .prop_map(|pairs| pairs.into_iter().collect())
 }
 
-/// Blocks with heights that may start anywhere and have gaps.
+/// Blocks whose heights start anywhere and have gaps.
 fn blocks(keys: u32, most: usize, count: usize) -> impl Strategy<Value = Vec<(u32, Pairs)>> {
     let block = (1u32..4, pairs(keys, most));
     let first = prop_oneof![Just(0u32), 1..10u32, Just(u32::MAX - 100)];
@@ -133,7 +134,7 @@ fn states(blocks: &[(u32, Pairs)]) -> Vec<(u32, State)> {
     blocks.iter().map(apply).collect()
 }
 
-/// Two keys whose hashes begin with the same four nibbles, and so are a chain of inner nodes below the root.
+/// Two keys whose hashes begin with the same four nibbles, so that the tree has a chain of inner nodes below the root.
 fn close_keys() -> [Vec<u8>; 2] {
     let mut seen = BTreeMap::new();
     for number in 100u32.. {

@@ -1,41 +1,42 @@
-//! New nodes for a block's pairs, worked out by the `jmt` crate.
+//! Computes the new nodes for a block's pairs with the `jmt` crate.
 //!
-//! The crate reads and gives nodes as its own types, whose parts cannot all be named outside of it but have a documented
-//! encoding, `borsh`; [`to_jmt`] and [`from_jmt`] go through that. Its encoding is not what is stored, because it is
-//! larger by two fifths and may decode to nodes on which the crate panics.
+//! `jmt` reads and returns nodes in its own types. Not all parts of these types can be named outside of `jmt`, but they have a
+//! documented encoding, `borsh`, and [`to_jmt`] and [`from_jmt`] use that encoding. The store does not use it, because it is
+//! larger by two fifths, and damaged bytes may decode to nodes on which `jmt` panics.
 
 use anyhow::bail;
 use cofferdam_protocol::profile::Hash;
 use heed::RoTxn;
-use jmt::storage::{LeafNode, Node as JmtNode, NodeKey, TreeReader};
+use jmt::storage::{LeafNode, Node as JmtNode, NodeKey as JmtNodeKey, TreeReader};
 use jmt::{JellyfishMerkleTree, KeyHash, OwnedValue, SimpleHasher, ValueHash, Version};
 use sha2::{Digest, Sha256};
 
+use super::error::TreeError;
 use super::hashing::Leaf;
-use super::node::{Child, Children, Node, Path, Place, WIDTH};
-use super::{Tree, TreeError};
+use super::node_table::NodeTable;
+use super::stored_node::{Child, Children, NibblePath, Node, NodeKey, WIDTH};
 
-/// What a block makes of the tree.
+/// The change that a block makes to the tree.
 pub(super) struct Update {
     pub(super) root: Hash,
     /// The new nodes, in the order of their keys.
-    pub(super) nodes: Vec<(Place, Node)>,
+    pub(super) nodes: Vec<(NodeKey, Node)>,
 }
 
-/// The update that `pairs`, of which there must be some, are to the tree with the root node `root`.
+/// Computes the update that `pairs` make to the tree with the root node `root`. There must be at least one pair.
 pub(super) fn update(
-    tree: &Tree,
+    nodes: &NodeTable,
     txn: &RoTxn<'_>,
     root: &Node,
     height: u32,
     pairs: &[(&[u8], &[u8])],
 ) -> Result<Update, TreeError> {
-    // An error of the reader's comes back through the crate as it was.
+    // `jmt` passes an error of our reader on unchanged.
     let refused = |source: anyhow::Error| match source.downcast() {
         Ok(own) => own,
         Err(source) => TreeError::Refused { height, source },
     };
-    let reader = Reader { tree, txn, root: to_jmt(root).map_err(refused)? };
+    let reader = Reader { nodes, txn, root: to_jmt(root).map_err(refused)? };
     let pairs = pairs.iter().map(|(key, value)| (KeyHash(Hash::of(key).0), value.to_vec())).collect();
     let jmt = JellyfishMerkleTree::<_, JmtSha256>::new(&reader);
     let (roots, batch) =
@@ -43,39 +44,39 @@ pub(super) fn update(
     let [root] = roots.as_slice() else {
         return Err(refused(anyhow::anyhow!("{} roots for one block", roots.len())));
     };
-    let new = |(key, node): (&NodeKey, &JmtNode)| anyhow::Ok((place(key)?, from_jmt(node)?));
+    let new = |(key, node): (&JmtNodeKey, &JmtNode)| anyhow::Ok((node_key(key)?, from_jmt(node)?));
     let nodes = batch.node_batch.nodes().iter().map(new).collect::<anyhow::Result<_>>().map_err(refused)?;
     Ok(Update { root: Hash(root.0), nodes })
 }
 
-/// What `jmt` sees of the tree while it works out one block.
+/// The part of the tree that `jmt` reads while it computes the update of one block.
 struct Reader<'r> {
-    tree: &'r Tree,
+    nodes: &'r NodeTable,
     txn: &'r RoTxn<'r>,
     root: JmtNode,
 }
 
 impl TreeReader for Reader<'_> {
-    /// For `jmt` every version has the one before it, whose root it starts from. Heights have gaps, and a first one;
-    /// so whichever root it asks for, it is given the newest.
-    fn get_node_option(&self, key: &NodeKey) -> anyhow::Result<Option<JmtNode>> {
+    /// `jmt` starts from the root of the version `height - 1`. Heights have gaps, and the first block has no version before it.
+    /// So the reader returns the newest root, whichever root `jmt` asks for.
+    fn get_node_option(&self, key: &JmtNodeKey) -> anyhow::Result<Option<JmtNode>> {
         if key.nibble_path().is_empty() {
             return Ok(Some(self.root.clone()));
         }
-        // No other node is asked for but those that a stored one names, so one that is missing is damage.
-        to_jmt(&self.tree.get(self.txn, &place(key)?)?).map(Some)
+        // `jmt` asks only for nodes that a stored node refers to, so a missing node means that the tree is damaged.
+        to_jmt(&self.nodes.get(self.txn, &node_key(key)?)?).map(Some)
     }
 
     fn get_value_option(&self, _: Version, _: KeyHash) -> anyhow::Result<Option<OwnedValue>> {
         bail!("an update reads no values")
     }
 
-    fn get_rightmost_leaf(&self) -> anyhow::Result<Option<(NodeKey, LeafNode)>> {
+    fn get_rightmost_leaf(&self) -> anyhow::Result<Option<(JmtNodeKey, LeafNode)>> {
         bail!("an update does not restore a tree")
     }
 }
 
-/// SHA-256 by the release of `sha2` that everything else here uses.
+/// SHA-256 from the version of `sha2` that the rest of Cofferdam uses.
 struct JmtSha256(Sha256);
 
 impl SimpleHasher for JmtSha256 {
@@ -92,9 +93,10 @@ impl SimpleHasher for JmtSha256 {
     }
 }
 
-fn place(key: &NodeKey) -> anyhow::Result<Place> {
-    let path = key.nibble_path().nibbles().fold(Path::default(), |path, nibble| path.child(nibble.into()));
-    Ok(Place { height: u32::try_from(key.version())?, path })
+fn node_key(key: &JmtNodeKey) -> anyhow::Result<NodeKey> {
+    let path =
+        key.nibble_path().nibbles().fold(NibblePath::default(), |path, nibble| path.child(nibble.into()));
+    Ok(NodeKey { height: u32::try_from(key.version())?, path })
 }
 
 fn to_jmt(node: &Node) -> anyhow::Result<JmtNode> {
@@ -107,8 +109,8 @@ fn to_jmt(node: &Node) -> anyhow::Result<JmtNode> {
     })
 }
 
-/// An inner node as `borsh` encodes jmt's `InternalNode`: 16 optional children, how many there are, and how many leaves
-/// are below. No hash depends on the leaves' number, and nothing here asks for it, so it is left at zero.
+/// An inner node in the `borsh` encoding of jmt's `InternalNode`: 16 optional children, the number of children, and the number
+/// of leaves below. No hash depends on the number of leaves, and nothing here reads it, so it is always zero.
 fn borsh_inner(children: &Children) -> Vec<u8> {
     const NO_COUNT: [u8; 8] = [0; 8];
     let mut bytes = Vec::with_capacity(WIDTH * 50 + 16);

@@ -1,4 +1,4 @@
-//! One cell of the matrix: a `cofferdam run` in a memory cgroup of its own, and what it came to.
+//! One cell of the matrix: a `cofferdam run` in its own memory cgroup, and how the run ended.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,10 +15,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Bytes, CliError, Stop};
+use crate::cli::variables;
 use cofferdam_pool::host::cgroup::{ChildCgroup, ChildError};
 
-/// The longest line and the most of standard error that is read of a cell, in bytes.
+/// The longest line of a cell's standard output that is read, in bytes.
 const MAX_LINE_BYTES: u64 = 1 << 20;
+/// The number of last bytes of a cell's standard error that are read.
 const MAX_STDERR_BYTES: u64 = 64 << 10;
 
 /// What a cell runs.
@@ -37,7 +39,7 @@ pub(super) struct Cell {
     #[serde(flatten)]
     pub(super) end: End,
     pub(super) seconds: f64,
-    /// Kills by the kernel for want of memory.
+    /// How many processes of the cell the kernel killed because memory was short; none if the kernel does not say.
     pub(super) oom_kills: Option<u64>,
 }
 
@@ -45,57 +47,60 @@ pub(super) struct Cell {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
 pub(super) enum End {
-    /// Every block that was run came to a verdict of its own.
+    /// Every block that was run has a guest verdict.
     Indexed {
-        /// Blocks that were run.
+        /// The number of blocks that were run.
         blocks: u64,
-        /// How many of them came to which verdict.
+        /// The number of blocks for each verdict.
         verdicts: BTreeMap<String, u64>,
         /// The chain's digest.
         digest: String,
     },
-    /// 137 before the first block.
+    /// The run ended with 137 before the first block: memory could not be committed.
     NotCommitted {
-        /// What it said.
+        /// The last line of its standard error.
         reason: String,
     },
-    /// In the middle of a block, for a reason that is not the block's.
+    /// The run ended in the middle of a block, for a reason that is no property of the block.
     InBlock {
         /// The block's height, if it is known.
         height: Option<u64>,
         /// What happened.
         reason: String,
     },
-    /// In any other way.
+    /// The run ended in any other way.
     Failed {
         /// What happened.
         reason: String,
     },
 }
 
-/// Makes sure that limits can be set here, rather than find out after the first cell, or pretend.
+/// Checks that limits can be set here, before the first cell runs.
 pub(super) fn check_cgroups() -> Result<(), CliError> {
     ChildCgroup::limited_to(Bytes::mib(64).0).map(drop).map_err(|error| no_cgroup(&error))
 }
 
 fn no_cgroup(error: &ChildError) -> CliError {
     CliError::Usage(format!(
-        "no memory cgroup with a limit can be made here, and without one there is nothing to check: {error}. It takes \
-         root, or a cgroup that was delegated to this user (`systemd-run --user --scope -p Delegate=yes …`)"
+        "a memory cgroup with a limit cannot be made here: {error}. Without a limit there is nothing to check. Run the \
+         command as root, or in a cgroup that is delegated to this user (`systemd-run --user --scope -p Delegate=yes …`)"
     ))
 }
 
-/// Runs one cell; none if somebody asked to stop before its end.
+/// Runs one cell. Returns none if `stop` was asked before the end of the cell.
 pub(super) fn run(host: Bytes, pool: String, runs: &Runs, stop: &Stop) -> Result<Option<Cell>, CliError> {
     let cgroup = ChildCgroup::limited_to(host.0).map_err(|error| no_cgroup(&error))?;
     let mut stderr = tempfile::tempfile().map_err(CliError::io("a file for the messages of a cell"))?;
     let messages = stderr.try_clone().map_err(CliError::io("a file for the messages of a cell"))?;
     let started = Instant::now();
     let mut child = Command::new("/proc/self/exe")
-        // It moves by itself, before it has allocated anything to speak of.
+        // The process moves itself to the cgroup, before it allocates memory.
         .args(["--log=warn", "--join-cgroup"])
         .arg(cgroup.cgroup().procs())
         .args(&runs.arguments)
+        // The arguments say everything. A variable such as COFFERDAM_DB_PATH is meant for other commands.
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| !variables::is_ours(name)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(messages)
@@ -104,7 +109,7 @@ pub(super) fn run(host: Bytes, pool: String, runs: &Runs, stop: &Stop) -> Result
     let stdout = child.stdout.take();
     let reader = thread::spawn(move || stdout.map(Transcript::read).unwrap_or_default());
     let ended = wait(&mut child, runs.timeout, stop).map_err(CliError::io("waiting for a cell"))?;
-    // The end of its output has been reached, for it has ended and its workers with it.
+    // The process and its workers have ended, so the reader reaches the end of the output.
     let transcript = reader.join().unwrap_or_default();
     let Some(status) = ended else { return Ok(None) };
     let oom_kills = cgroup.cgroup().oom_kills();
@@ -142,7 +147,7 @@ fn wait(child: &mut Child, timeout: Duration, stop: &Stop) -> std::io::Result<Op
     }
 }
 
-/// The last line that is not empty, without the command's name.
+/// The last line of `file` that is not empty, without the name of the command.
 fn last_line(file: &mut File) -> String {
     let mut bytes = Vec::new();
     let length = file.metadata().map_or(0, |metadata| metadata.len());
@@ -154,13 +159,13 @@ fn last_line(file: &mut File) -> String {
     line.map(|line| line.trim_start_matches("cofferdam: ").to_owned()).unwrap_or_default()
 }
 
-/// What a run has printed.
+/// What a run has printed to standard output.
 #[derive(Debug, Default)]
 struct Transcript {
     blocks: u64,
-    /// The block that was begun last, if nothing has been heard of it since.
+    /// The height of the block that was begun last, if its line was not printed.
     running: Option<u64>,
-    /// The first block that was lost to the host, and how.
+    /// The height of the first block with a host verdict, and the verdict.
     lost: Option<(Option<u64>, String)>,
     summary: Option<Value>,
 }
@@ -170,7 +175,7 @@ impl Transcript {
         let mut transcript = Self::default();
         let mut reader = BufReader::new(stdout);
         let mut line = Vec::new();
-        // A line that is torn, or none of ours, says nothing.
+        // A line that is cut off or is no JSON is skipped.
         while reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
             if let Ok(value) = serde_json::from_slice(&line) {
                 transcript.add(value);
@@ -187,7 +192,7 @@ impl Transcript {
             self.summary = Some(line["summary"].take());
         } else if line.get("verdict").is_some() {
             self.blocks += 1;
-            // Lines come late, after the reset: the next one may have begun.
+            // A line is printed after the commit and the reset. Later blocks may have begun before it.
             if self.running == line["height"].as_u64() {
                 self.running = None;
             }
@@ -199,13 +204,14 @@ impl Transcript {
         }
     }
 
-    /// What it means, with how the process ended, what it said last, and how often the kernel killed.
+    /// How the cell ended. `last_words` is the last line of its standard error, and `oom_kills` the number of its processes
+    /// that the kernel killed.
     fn end(self, status: ExitStatus, last_words: String, oom_kills: u64) -> End {
         let not_committed = i32::from(CommandExit::NotCommitted.code());
         let how = match status.signal() {
             Some(signal) => {
                 let name = Signal::try_from(signal).map_or("a signal", Signal::as_str);
-                let by = if oom_kills > 0 { ", by the kernel for want of memory" } else { "" };
+                let by = if oom_kills > 0 { ", by the kernel because memory was short" } else { "" };
                 format!("killed by {name}{by}")
             }
             None => format!("exit code {}: {last_words}", status.code().unwrap_or(-1)),
@@ -219,7 +225,7 @@ impl Transcript {
                 End::NotCommitted { reason: last_words }
             }
             (None, None, None) if killed_for_memory => End::NotCommitted { reason: how },
-            // What ended early for a reason that is no verdict has a digest, too, of less than all.
+            // A run that ended early with an error has a digest, too: that of the blocks before the end.
             (None, _, Some(summary)) => match summary["error"].as_str() {
                 Some(error) => End::Failed { reason: error.to_owned() },
                 None if summary["interrupted"] == true => {
@@ -232,7 +238,7 @@ impl Transcript {
     }
 }
 
-/// What a summary says; none if it is none.
+/// The end that a summary describes; none if it is no summary of blocks.
 fn indexed(summary: &Value) -> Option<End> {
     let verdicts = summary["verdicts"].as_object()?.iter();
     Some(End::Indexed {
@@ -302,7 +308,7 @@ mod tests {
     #[test]
     fn after_that_it_is_in_the_middle_of_a_block() {
         let running = json!({ "running": 3 });
-        let reason = "killed by SIGKILL, by the kernel for want of memory".to_owned();
+        let reason = "killed by SIGKILL, by the kernel because memory was short".to_owned();
         let expected = End::InBlock { height: Some(3), reason };
         assert_eq!(end(&[block(2, Some("ab")), running], killed(), 1), expected);
         assert!(matches!(end(&[block(2, Some("ab"))], exited(137), 0), End::InBlock { height: None, .. }));

@@ -1,4 +1,4 @@
-//! The matrix as JUnit XML: what test reporters of CI systems read.
+//! The matrix as JUnit XML, for the test reporters of CI systems.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use super::cell::{Cell, End};
 use super::matrix::Matrix;
 
-/// The report. A cell that agrees, or died before its first block, is a success; one more case stands for the whole.
+/// The report, with a test case for each cell and one for the whole matrix. A cell succeeds if it agrees, or if it ended with
+/// 137 before its first block.
 pub(super) fn report(matrix: &Matrix) -> String {
     let mut suite = TestSuite::new("cofferdam check");
     suite.set_system_out(matrix.conclusion());
@@ -18,7 +19,7 @@ pub(super) fn report(matrix: &Matrix) -> String {
     suite.add_test_case(agreement(matrix));
     let mut report = Report::new("cofferdam check");
     report.add_test_suite(suite);
-    // It fails only where a writer does, and this one is memory.
+    // Only the writer can fail, and writing to memory does not fail.
     report.to_string().unwrap_or_default()
 }
 
@@ -26,10 +27,7 @@ fn case(matrix: &Matrix, cell: &Cell) -> TestCase {
     let status = match &cell.end {
         End::Indexed { digest, .. } if matrix.differs(cell) => {
             let other = matrix.digest.as_deref().unwrap_or("none");
-            failure(
-                "differs",
-                format!("another result than most cells: digest {digest}, and theirs is {other}"),
-            )
+            failure("differs", format!("the digest is {digest}, and the digest of most cells is {other}"))
         }
         End::Indexed { .. } | End::NotCommitted { .. } => TestCaseStatus::success(),
         End::InBlock { height, reason } => {
@@ -49,7 +47,7 @@ fn case(matrix: &Matrix, cell: &Cell) -> TestCase {
     case
 }
 
-/// Whether memory made no difference: fails whenever the command does, also where every cell for itself is in order.
+/// The test case of the whole matrix. It fails if the command fails, even if the test case of every cell succeeds.
 fn agreement(matrix: &Matrix) -> TestCase {
     let status = match matrix.exit() {
         CommandExit::Success => TestCaseStatus::success(),

@@ -1,4 +1,4 @@
-//! The matrix as a whole: whether memory made a difference, in a table and in words.
+//! The matrix of all cells: whether memory made a difference, as a table and as text.
 
 use std::collections::BTreeMap;
 
@@ -9,21 +9,21 @@ use serde::Serialize;
 use super::cell::{Cell, End};
 use crate::cli::report::table;
 
-/// Digits of a digest that a table shows.
+/// The number of digits of a digest that the table shows.
 const SHOWN_DIGITS: usize = 16;
 
-/// Every cell, and what they say together.
+/// All cells, and the conclusion from them.
 #[derive(Debug, Serialize)]
 pub(super) struct Matrix {
     profile: String,
     pub(super) cells: Vec<Cell>,
     /// Whether all cells were run.
     complete: bool,
-    /// Whether every cell has the same result or died before its first block.
+    /// Whether every cell has the same result, or ended with 137 before its first block.
     agreed: bool,
-    /// The digest of most cells.
+    /// The digest that most cells have.
     pub(super) digest: Option<String>,
-    /// The result of most cells, verdicts included.
+    /// The result that most cells have, with the verdicts.
     #[serde(skip)]
     result: Option<End>,
 }
@@ -40,8 +40,8 @@ impl Matrix {
         Self { profile, cells, complete, agreed, digest, result }
     }
 
-    /// 0 if memory made no difference, 1 if it did, or not all was checked, or no block completed; 137 if no cell could commit
-    /// its memory.
+    /// The exit code: 0 if memory made no difference; 1 if it made one, if a cell was not run, or if no block completed; 137
+    /// if no cell could commit its memory.
     pub(super) fn exit(&self) -> CommandExit {
         match self.agreed {
             true if self.failed_blocks().is_some() => CommandExit::Failure,
@@ -53,11 +53,11 @@ impl Matrix {
         }
     }
 
-    /// For people.
+    /// The matrix as text.
     pub(super) fn to_text(&self) -> String {
         let mut text = self.table();
         for (index, cell) in self.cells.iter().enumerate() {
-            // Why memory was not committed is much the same for all settings on one host: once is enough.
+            // The reason why memory was not committed is printed once for each limit: all settings have the same.
             let said = self.cells[..index].iter().any(|earlier| earlier.is_refused_like(cell));
             if let Some(reason) = cell.reason().filter(|_| !said) {
                 text.push_str(&format!("\n{}, {}: {reason}", cell.host_memory_bytes, cell.pool));
@@ -75,7 +75,7 @@ impl Matrix {
                 columns.push(&cell.pool);
             }
         }
-        // Long names take a line for each of their parts.
+        // Each part of a long name has its own line.
         let header: Vec<String> = columns.iter().map(|name| name.replace(',', "\n")).collect();
         let mut header: Vec<&str> = header.iter().map(String::as_str).collect();
         header.insert(0, "host memory");
@@ -87,7 +87,7 @@ impl Matrix {
         table.to_string()
     }
 
-    /// What a cell says in the table.
+    /// The text of a cell in the table.
     fn shown(&self, cell: &Cell) -> String {
         match &cell.end {
             End::Indexed { verdicts, digest, .. } => {
@@ -115,14 +115,14 @@ impl Matrix {
         }
         if let Some(verdicts) = self.failed_blocks().filter(|_| self.agreed) {
             return format!(
-                "NOT checked: every cell failed every block in the same way ({verdicts}), so nothing is known of a block that \
-                 completes. Cells with digest {digest}: {indexed}; ended with 137 before their first block: {refused}"
+                "NOT checked: no block completed in any cell ({verdicts}), so nothing is known about blocks that complete. \
+                 Cells with digest {digest}: {indexed}; cells that ended with 137 before their first block: {refused}"
             );
         }
         if self.agreed {
             return format!(
-                "agreed: memory makes no difference. Cells with digest {digest}: {indexed}; ended with 137 before their \
-                 first block: {refused}"
+                "agreed: memory makes no difference. Cells with digest {digest}: {indexed}; cells that ended with 137 before \
+                 their first block: {refused}"
             );
         }
         if indexed + rest == 0 {
@@ -130,8 +130,8 @@ impl Matrix {
         }
         let differ = self.cells.iter().filter(|cell| self.differs(cell)).count();
         format!(
-            "NOT agreed: memory makes a difference. Cells with digest {digest}: {}; with another result: {differ}; ended \
-             where no cell may: {rest}; ended with 137 before their first block: {refused}",
+            "NOT agreed: memory makes a difference. Cells with digest {digest}: {}; cells with another result: {differ}; \
+             cells that ended in a block or failed: {rest}; cells that ended with 137 before their first block: {refused}",
             indexed - differ
         )
     }
@@ -144,7 +144,7 @@ impl Matrix {
         failed.then(|| shown_verdicts(verdicts))
     }
 
-    /// Whether a cell has a result, and not that of most.
+    /// Whether a cell has a result that differs from the result of most cells.
     pub(super) fn differs(&self, cell: &Cell) -> bool {
         matches!(cell.end, End::Indexed { .. }) && Some(&cell.end) != self.result.as_ref()
     }
@@ -160,7 +160,7 @@ impl Cell {
         same_host && self.is_not_committed() && other.is_not_committed()
     }
 
-    /// Why it has no result, if it has none.
+    /// Why the cell has no result; none if it has one.
     pub(super) fn reason(&self) -> Option<&str> {
         match &self.end {
             End::Indexed { .. } => None,
@@ -176,14 +176,15 @@ fn shown_verdicts(verdicts: &BTreeMap<String, u64>) -> String {
     each.join(", ")
 }
 
-/// The result that most cells have; of several, the one that more cells of committed memory have, and then the first.
+/// The result that most cells have. If there are several, the one that more cells with committed memory have, and then the
+/// first one.
 fn most_common(cells: &[Cell]) -> Option<&End> {
     let results = cells.iter().filter(|cell| matches!(cell.end, End::Indexed { .. }));
     let votes = |end: &End| {
         let same = cells.iter().filter(|cell| cell.end == *end);
         (same.clone().count(), same.filter(|cell| cell.committed).count())
     };
-    // The last of equals is taken, so they are gone through from the end.
+    // `max_by_key` returns the last of equal elements, so the order is reversed.
     results.rev().map(|cell| &cell.end).max_by_key(|end| votes(end))
 }
 

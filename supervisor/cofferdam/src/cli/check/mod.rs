@@ -1,8 +1,8 @@
-//! `cofferdam check`: the same blocks under several limits of host memory and several settings of the pool, each in a
-//! process and a memory cgroup of its own; and whether memory made a difference.
+//! `cofferdam check`: runs the same blocks under several limits of host memory and several settings of the pool, and says
+//! whether memory made a difference.
 //!
-//! Every cell of the matrix is a real `cofferdam run` under a real limit: `cell` starts it and reads what it prints,
-//! `matrix` compares, `junit` tells test reporters.
+//! Each cell of the matrix is a `cofferdam run` in its own process and its own memory cgroup. `cell` starts the run and reads
+//! its output, `matrix` compares the cells, and `junit` writes the matrix for test reporters.
 
 mod cell;
 mod junit;
@@ -21,7 +21,7 @@ use cofferdam_protocol::exit::CommandExit;
 use self::cell::{Cell, Runs};
 use self::matrix::Matrix;
 use self::setting::Setting;
-use super::args::{self, BlockArgs, LimitArgs, Policy};
+use super::args::{BlockArgs, LimitArgs, ModuleArgs, Policy};
 use super::error::CliError;
 use super::logging;
 use super::output;
@@ -33,50 +33,49 @@ use cofferdam_pool::host::admission::Budget;
 /// Arguments of `cofferdam check`.
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// The indexer, as .wasm or .wat [default: the bundled sample indexer].
-    #[arg(value_name = "MODULE")]
-    module: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) module: ModuleArgs,
 
     #[command(flatten)]
     blocks: BlockArgs,
 
-    /// Memory that the host has, one row each.
+    /// Limits of host memory. Each limit is a row of the matrix.
     #[arg(long, value_name = "SIZE,…", value_delimiter = ',', default_value = "512MiB,3GiB,5GiB,8GiB")]
     host_memory: Vec<Bytes>,
 
-    /// Memory that each worker commits and a guest may grow to, up to 4GiB.
+    /// Memory that each worker commits, and that a guest may grow to: at most 4GiB.
     #[arg(long, value_name = "SIZE", default_value = "4GiB")]
     memory: Bytes,
 
-    /// A setting of the pool, one column each: any of workers, spares, commit, huge-pages and reset, with values as
-    /// `run` takes them. May be given several times.
+    /// A setting of the pool: any of workers, spares, commit, huge-pages and reset, with the values that `run` takes. Each
+    /// setting is a column of the matrix. The option can be given several times.
     #[arg(long, value_name = "NAME=VALUE,…", default_values = setting::DEFAULTS)]
     pool: Vec<Setting>,
 
-    /// One column more: everything in one process, on memory that the kernel finds when it is touched.
+    /// Add a column without a pool: everything runs in one process, on memory that the kernel provides when it is touched.
     #[arg(long)]
     uncommitted: bool,
 
     #[command(flatten)]
     limits: LimitArgs,
 
-    /// What to do when a block does not complete for a reason of its own: its verdict is compared either way.
+    /// What happens when a block fails with a guest verdict. The verdict is compared either way.
     #[arg(long, value_name = "WHAT", default_value = "skip")]
     on_guest_failure: Policy,
 
-    /// Let the kernel decide whether the memory is there, rather than the budget.
+    /// Do not check the memory budget before a run. The kernel then decides whether the memory is there.
     #[arg(long)]
     skip_admission: bool,
 
-    /// Time that one cell may take.
+    /// The longest time that a cell may take.
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = humantime::parse_duration)]
     cell_timeout: Duration,
 
-    /// One JSON object instead of a table.
+    /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
 
-    /// Write the matrix as JUnit XML, too, a test case for each cell.
+    /// Also write the matrix as JUnit XML, with a test case for each cell.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
 }
@@ -86,15 +85,18 @@ pub(super) fn run(args: &CheckArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
     if args.blocks.are_a_stream() {
         return Err(CliError::Usage(
-            "--blocks -: standard input comes once, and every cell needs it".to_owned(),
+            "--blocks -: standard input can be read only once, and every cell reads the blocks".to_owned(),
         ));
     }
-    let module = args::read_module(args.module.as_deref())?;
-    // Whatever is wrong with the blocks is wrong in every cell: it is said once.
+    let module = args.module.read()?;
+    if let Some(report) = &args.junit {
+        check_directory(report)?;
+    }
+    // An error in the blocks would occur in every cell. It is reported once.
     drop(args.blocks.open(None)?);
     cell::check_cgroups()?;
     warn_of_small_host(args);
-    // Compiled here, once: a small host is to run the module, not to compile it.
+    // The module is compiled once, here: compiling would take more memory than a small host has.
     let cache = tempfile::Builder::new().prefix("cofferdam-check-").tempdir();
     let cache = cache.map_err(CliError::io("a directory for the compiled module"))?;
     let builder = Pool::builder(module)
@@ -108,6 +110,13 @@ pub(super) fn run(args: &CheckArgs) -> Result<CommandExit, CliError> {
     let matrix = Matrix::new(profile.to_string(), cells, complete);
     report(args, &matrix)?;
     Ok(matrix.exit())
+}
+
+/// Checks that a report can be written to `path`: better now than after every cell has run.
+fn check_directory(path: &Path) -> Result<(), CliError> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let found = directory.map_or(Ok(()), |directory| std::fs::read_dir(directory).map(drop));
+    found.map_err(|source| CliError::File { path: path.to_owned(), source })
 }
 
 fn run_cells(args: &CheckArgs, cache: &Path, stop: &Stop) -> Result<Vec<Cell>, CliError> {
@@ -135,15 +144,15 @@ fn run_cells(args: &CheckArgs, cache: &Path, stop: &Stop) -> Result<Vec<Cell>, C
     Ok(cells)
 }
 
-/// The arguments of the `cofferdam run` that a cell is.
+/// The arguments of `cofferdam run` for a cell.
 fn cell_arguments(args: &CheckArgs, setting: Option<&Setting>, cache: &Path) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["run".into(), "--json".into(), "--announce".into()];
     let mut option = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
         arguments.push(name.into());
         arguments.push(value.as_ref().to_owned());
     };
-    if let Some(module) = &args.module {
-        option("--module", module);
+    if let Some(module) = args.module.path() {
+        option("--module", &module);
     }
     option("--cache-dir", &cache);
     option("--memory", &args.memory.0.to_string());
@@ -160,13 +169,11 @@ fn cell_arguments(args: &CheckArgs, setting: Option<&Setting>, cache: &Path) -> 
     arguments
 }
 
-/// A limit above what there is limits nothing.
+/// Warns of limits above the memory that this host has: they have no effect.
 fn warn_of_small_host(args: &CheckArgs) {
     let available = Bytes(Budget::read(None).available());
     for host in args.host_memory.iter().filter(|host| **host > available) {
-        tracing::warn!(
-            "this host has {available} available: a limit of {host} is above that, and proves nothing more"
-        );
+        tracing::warn!("a limit of {host} has no effect: this host has {available} available");
     }
 }
 

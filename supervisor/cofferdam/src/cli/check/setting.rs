@@ -1,4 +1,4 @@
-//! One setting of a pool, as `check` takes it: `workers=2,reset=zero`.
+//! A setting of the pool, as an argument of `check`: `workers=2,reset=zero`.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -6,21 +6,21 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-/// What is compared by default: both ways to commit, with and without huge pages, and both ways to reset. One worker
-/// each, for two of 4 GiB are more than most of the hosts that are compared by default have.
+/// The settings that are compared by default: both ways to commit, with and without huge pages, and both ways to reset. Each
+/// has one worker, because most of the default host limits have no room for two workers with 4 GiB.
 pub(super) const DEFAULTS: [&str; 3] =
     ["workers=1,spares=0", "workers=1,spares=0,commit=touch,huge-pages=off", "workers=1,spares=0,reset=zero"];
 
-/// What can be set, by the names that `run` has for it.
+/// The names of what can be set: the options of `run`.
 const NAMES: [&str; 5] = ["workers", "spares", "commit", "huge-pages", "reset"];
 
-/// A setting of a pool. Values are for `run` to check.
+/// A setting of the pool. `run` checks the values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Setting(Vec<(&'static str, String)>);
 
-/// Why a text is no setting.
+/// A text that is no setting.
 #[derive(Debug, Error)]
-#[error("'{0}' is not NAME=VALUE with a NAME of {names}", names = NAMES.join(", "))]
+#[error("'{0}' is not NAME=VALUE, where NAME is one of {names}", names = NAMES.join(", "))]
 pub(super) struct SettingError(String);
 
 impl FromStr for Setting {
@@ -48,7 +48,7 @@ impl fmt::Display for Setting {
 }
 
 impl Setting {
-    /// The arguments of `run` that set it.
+    /// The arguments of `run` for this setting.
     pub(super) fn to_arguments(&self) -> Vec<OsString> {
         self.0.iter().map(|(name, value)| format!("--{name}={value}").into()).collect()
     }

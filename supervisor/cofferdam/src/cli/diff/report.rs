@@ -1,4 +1,4 @@
-//! What `cofferdam diff` found, for people and as JSON.
+//! The result of `cofferdam diff`, as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,27 +11,27 @@ use serde::Serialize;
 use cofferdam_chain::Outcome;
 use cofferdam_node::agreement::diff::{Difference, KeyCounts, NAMES};
 
-/// How many bytes of a key or a value people are shown.
+/// The number of bytes of a key or a value that the text shows.
 const SHOWN: usize = 64;
-/// How many bytes of a key or a value are in the JSON. Values may have more than a hundred million.
+/// The number of bytes of a key or a value that the JSON shows. A value may have more than a hundred million bytes.
 const IN_JSON: usize = 4096;
 
-/// What two modules made of the same blocks. Everything about `indexer` is about A, and about `compare` is about B.
+/// The comparison of two modules over the same blocks. `indexer` is module A, and `compare` is module B.
 #[derive(Debug, Serialize)]
 pub(super) struct DiffReport {
     indexer: Module,
     compare: Module,
     prefix: String,
-    /// Blocks that are equal.
+    /// The number of blocks whose results are equal.
     blocks: u64,
     first_height: Option<u32>,
     last_height: Option<u32>,
-    /// Keys that were compared in them.
+    /// The number of keys that were compared in these blocks.
     keys: u64,
     verdicts: BTreeMap<&'static str, u64>,
     pub(super) difference: Option<Found>,
     pub(super) interrupted: bool,
-    /// Why not all blocks were compared, if not for a difference.
+    /// The error that ended the comparison before the last block.
     pub(super) error: Option<String>,
     pub(super) seconds: f64,
 }
@@ -43,7 +43,7 @@ struct Module {
     profile: String,
 }
 
-/// The first block that differs.
+/// The first block whose results differ.
 #[derive(Debug, Serialize)]
 pub(super) struct Found {
     height: u32,
@@ -65,7 +65,7 @@ struct Ended {
     detail: String,
 }
 
-/// How many keys differ in the block.
+/// The number of keys that differ in the block.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Keys {
     differing: u64,
@@ -81,18 +81,18 @@ struct Keys {
 struct Shown {
     bytes: usize,
     sha256: String,
-    /// The beginning.
+    /// The first bytes.
     hex: String,
-    /// The whole of it, if it is short and can be read.
+    /// All bytes as text, if they are few and printable.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
-    /// What people are shown: the beginning, or in long values what is around the first difference.
+    /// The part that the text shows: the first bytes, or in a long value the bytes around the first difference.
     #[serde(skip)]
     for_people: String,
 }
 
 impl Shown {
-    /// `from` is the byte that people are shown it from.
+    /// `from` is the first byte that the text shows.
     fn new(bytes: &[u8], from: usize) -> Self {
         let readable = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
         let text = (!bytes.is_empty() && bytes.len() <= IN_JSON && bytes.iter().all(readable))
@@ -145,7 +145,8 @@ impl What {
     }
 }
 
-/// Where two values that are too long to be shown whole begin to be of interest.
+/// The first byte that the text shows of two values: a few bytes before their first difference, if they are too long to be
+/// shown whole.
 fn parts_at(values: &[Option<Vec<u8>>; 2]) -> usize {
     const BEFORE: usize = 8;
     let [Some(left), Some(right)] = values else { return 0 };
@@ -153,7 +154,7 @@ fn parts_at(values: &[Option<Vec<u8>>; 2]) -> usize {
         return 0;
     }
     let equal = left.iter().zip(right).take_while(|(left, right)| left == right).count();
-    // What stands just before it helps to find the place.
+    // The bytes before the difference help to find the place.
     equal.saturating_sub(BEFORE)
 }
 
@@ -193,7 +194,7 @@ impl DiffReport {
         }
     }
 
-    /// Counts a block that is equal.
+    /// Counts a block whose results are equal.
     pub(super) fn add_equal(&mut self, outcome: &Outcome, keys: u64) {
         self.blocks += 1;
         self.keys += keys;
@@ -202,7 +203,7 @@ impl DiffReport {
         *self.verdicts.entry(outcome.result.verdict.name()).or_default() += 1;
     }
 
-    /// Equal blocks that did not complete.
+    /// The number of blocks that did not complete, with equal results.
     pub(super) fn failed(&self) -> u64 {
         self.blocks - self.verdicts.get("completed").copied().unwrap_or(0)
     }

@@ -1,5 +1,5 @@
-//! Progress bars, drawn by way of [`stderr`](super::stderr): a terminal that is gone or stopped holds nobody up, and is no
-//! error. Where standard error is no terminal nothing is drawn.
+//! Progress bars, drawn through [`stderr`](super::stderr): a terminal that is closed or stopped is no error, and nobody waits for
+//! it. If standard error is no terminal, nothing is drawn.
 
 use std::io;
 use std::sync::{LazyLock, Mutex};
@@ -11,26 +11,26 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, T
 use super::{is_capable_terminal, stderr};
 use cofferdam_base::sync::lock;
 
-/// The bars that are on the terminal; none without one.
+/// The bars on the terminal; none if there is no terminal.
 static BARS: LazyLock<Option<MultiProgress>> = LazyLock::new(|| {
-    /// How often they are drawn, at most, a second.
+    /// The most times that they are drawn in a second.
     const RATE: u8 = 20;
     let target = || ProgressDrawTarget::term_like_with_hz(Box::new(Screen::default()), RATE);
     is_capable_terminal().then(|| MultiProgress::with_draw_target(target()))
 });
 
-/// A bar on standard error; `template` as indicatif's.
+/// A bar on standard error, with a template of indicatif.
 pub(in super::super) fn bar(total: Option<u64>, template: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
     let Some(bars) = &*BARS else { return bar };
-    // A template is a constant of ours; should one be wrong, the default style serves.
+    // Templates are constants of this program. If one is wrong, the default style is used.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = bars.add(bar.with_style(style));
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
 
-/// Has `write` write to standard error, with the bars out of its way.
+/// Calls `write`, which writes to standard error, while the bars are removed.
 pub(super) fn above(write: impl FnOnce()) {
     match &*BARS {
         Some(bars) => bars.suspend(write),
@@ -38,10 +38,10 @@ pub(super) fn above(write: impl FnOnce()) {
     }
 }
 
-/// The terminal behind standard error. None of its methods fails: indicatif would panic.
+/// The terminal behind standard error. Its methods never fail, because indicatif would panic.
 #[derive(Debug, Default)]
 struct Screen {
-    /// What was drawn since the last flush.
+    /// The text drawn since the last flush.
     frame: Mutex<Vec<u8>>,
 }
 
@@ -51,7 +51,7 @@ impl Screen {
         Ok(())
     }
 
-    /// Moves the cursor, which a distance of 0 would do, too.
+    /// Moves the cursor. For a terminal, a distance of 0 means 1, so nothing is written then.
     fn move_by(&self, cells: usize, direction: char) -> io::Result<()> {
         if cells == 0 { Ok(()) } else { self.draw(&format!("\x1b[{cells}{direction}")) }
     }

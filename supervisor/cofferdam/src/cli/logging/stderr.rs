@@ -1,8 +1,8 @@
-//! Standard error, which a thread of its own writes. Whoever logs hands a line over and goes on.
+//! Standard error, written by a thread of its own. A thread that logs hands a line over and continues.
 //!
 //! The reader of a log can be gone (a closed pipe), can have no room (a full disk), or can stop reading (a full pipe, a
-//! terminal after Ctrl-S). A pool that waits or fails for that would be worse than a log with a gap. So what cannot be
-//! written, and what waits beyond a bound, is lost and counted; the count is told as soon as something can be written again.
+//! terminal after Ctrl-S). A pool that waits or fails for that would be worse than a log with a gap. Therefore lines are dropped and
+//! counted if they cannot be written, or if too many wait. The count is logged as soon as something can be written again.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -16,48 +16,48 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Writes that may wait.
+/// The most writes that wait.
 const WAITING: usize = 8192;
-/// Bytes that may wait, unless it is one line alone.
+/// The most bytes that wait; a single line may be longer.
 const WAITING_BYTES: usize = 4 << 20;
-/// Bytes that may wait before bars are no longer drawn.
+/// If more bytes than this wait, bars are not drawn.
 const DRAWING_BYTES: usize = 64 << 10;
 
 static STDERR: LazyLock<Outlet> = LazyLock::new(|| Outlet::start(Descriptor, || TELL.get().copied()));
 static TELL: OnceLock<Tell> = OnceLock::new();
 
 thread_local! {
-    /// Where the thread that writes finds what itself has logged.
+    /// The lines that the writing thread itself has logged.
     static OWN: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// Logs that so many lines were lost.
+/// Logs the number of lines that were lost.
 type Tell = fn(u64);
 
-/// Writes a line, or loses it. It never waits.
+/// Writes a line, or drops it. Never waits.
 pub(super) fn write(line: &[u8]) {
     STDERR.write(line);
 }
 
-/// Writes what a terminal is to show. Where that waits it is dropped, and the next picture serves.
+/// Writes a frame for a terminal. A frame that would have to wait is dropped, because the next frame replaces it.
 pub(super) fn draw(frame: Vec<u8>) {
     STDERR.draw(frame);
 }
 
-/// Waits until everything that was handed over is written, unless nothing can be written for `patience`.
+/// Waits until every line that was handed over is written, or until nothing could be written for `patience`.
 pub(super) fn flush(patience: Duration) {
     STDERR.flush(patience);
 }
 
-/// Has `tell` log how many lines were lost. It may log as anybody does.
+/// Sets the function that logs how many lines were lost.
 pub(super) fn tell_losses_by(tell: Tell) {
-    // The log is set up once.
+    // The log is set up only once.
     let _ = TELL.set(tell);
 }
 
 enum Item {
     Bytes(Vec<u8>),
-    /// Everything before it was dealt with when this is dropped.
+    /// Dropped when every item before it was written or dropped.
     Flush(Sender<()>),
 }
 
@@ -70,20 +70,20 @@ struct Outlet {
 #[derive(Default)]
 struct Counts {
     waiting_bytes: AtomicUsize,
-    /// Lines that were lost and not yet told.
+    /// Lines that were dropped and are not logged yet.
     lost: AtomicU64,
-    /// Counts when a write begins, and when it ends: odd while one is under way.
+    /// Incremented when a write begins, and when it ends: odd during a write.
     writes: AtomicU64,
 }
 
 impl Outlet {
-    /// `tell` is asked when something was lost.
+    /// `tell` is called when lines were dropped.
     fn start(sink: impl Write + Send + 'static, tell: impl Fn() -> Option<Tell> + Send + 'static) -> Self {
         let (items, received) = bounded(WAITING);
         let counts = Arc::new(Counts::default());
         let own = Arc::clone(&counts);
         let thread = thread::Builder::new().name("cofferdam-log".to_owned());
-        // Without a thread the receiver is gone, and `write` finds that out.
+        // Without the thread there is no receiver, which `write` notices.
         let _ = thread.spawn(move || Writer { sink, tell, counts: own }.run(&received));
         Self { items, counts }
     }
@@ -124,9 +124,9 @@ impl Outlet {
         if self.items.send_timeout(Item::Flush(done), patience).is_err() {
             return;
         }
-        // On a busy machine the thread may not have had its turn yet. Only one write that does not end is a reason to give up.
+        // On a busy machine the thread may not have run yet. The only reason to give up is one write that does not end.
         let mut seen = (self.counts.writes.load(Ordering::Relaxed), Instant::now());
-        // It is never sent to, only closed.
+        // Nothing is sent through this channel; it is only closed.
         while flushed.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
             let writes = self.counts.writes.load(Ordering::Relaxed);
             if writes != seen.0 || writes.is_multiple_of(2) {
@@ -138,7 +138,7 @@ impl Outlet {
     }
 }
 
-/// The thread's own side.
+/// The state of the writing thread.
 struct Writer<S, T> {
     sink: S,
     tell: T,
@@ -148,7 +148,7 @@ struct Writer<S, T> {
 impl<S: Write, T: Fn() -> Option<Tell>> Writer<S, T> {
     fn run(mut self, items: &Receiver<Item>) {
         OWN.set(Some(Vec::new()));
-        // Bytes that could not be written say that others cannot be either: there is nothing to be told yet.
+        // If bytes could not be written, others cannot either: the count is logged later.
         let mut writes = true;
         for item in items {
             match item {
@@ -161,14 +161,14 @@ impl<S: Write, T: Fn() -> Option<Tell>> Writer<S, T> {
                     drop(done);
                 }
             }
-            // What was lost came after everything that waited.
+            // The dropped lines came after the lines that waited.
             if items.is_empty() {
                 self.tell_losses(writes);
             }
         }
     }
 
-    /// Whether these bytes were written; else they count as a line that is lost.
+    /// Writes these bytes, and returns whether that worked. If not, they count as one dropped line.
     fn put(&mut self, bytes: &[u8]) -> bool {
         self.counts.writes.fetch_add(1, Ordering::Relaxed);
         let written = self.sink.write_all(bytes).and_then(|()| self.sink.flush());
@@ -194,7 +194,7 @@ impl<S: Write, T: Fn() -> Option<Tell>> Writer<S, T> {
     }
 }
 
-/// Descriptor 2 itself, without the lock of `io::Stderr`: a thread that waits here must not hold up others there.
+/// Descriptor 2 itself, without the lock of `io::Stderr`: a thread that waits here must not make others wait for that lock.
 struct Descriptor;
 
 impl Write for Descriptor {
@@ -202,7 +202,7 @@ impl Write for Descriptor {
         let stderr = io::stderr();
         loop {
             match nix::unistd::write(stderr.as_fd(), bytes) {
-                // Whoever shares the descriptor has made it non-blocking.
+                // Another process that shares the descriptor has made it non-blocking.
                 Err(Errno::EAGAIN) => {
                     poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE)?;
                 }

@@ -1,12 +1,14 @@
-//! `cofferdam node`: a chain indexed on committed workers, and served to the clients of a metashrew node.
+//! `cofferdam node`: indexes a chain on committed workers, and answers the clients of a metashrew node.
 
 mod args;
+mod replaced;
 
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::exit::CommandExit;
+use cofferdam_protocol::profile::Hash;
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
@@ -22,17 +24,17 @@ use cofferdam_chain::{Pipeline, PipelineSettings};
 use cofferdam_http::server;
 use cofferdam_http::{Service, Settings};
 use cofferdam_node::daemon::Follower;
-use cofferdam_node::feed::{FeedError, FileFeed, KnownError};
+use cofferdam_node::feed::{FeedError, FileFeed, LookupError};
 use cofferdam_node::rpc::{self, Cors, RpcSettings};
-use cofferdam_node::{Ended, Freshness, Indexer, Node, NodeError, NodeState, Source, Tip};
+use cofferdam_node::{IndexError, Indexer, NodeBackend, NodeState, ReadinessLimits, StopReason, Tip};
 use cofferdam_pool::{Pool, PoolBuilder};
 use cofferdam_store::snapshot::Snapshots;
-use cofferdam_store::{Durability, Identity, Store};
+use cofferdam_store::{Durability, Store};
 
-/// Bytes that blocks which are not committed yet may take, for those who run on them.
+/// The most bytes of writes that are not committed yet, which workers keep for the blocks and views that read them.
 const LAYER_BYTES: u64 = 256 << 20;
 
-/// What everything here works on.
+/// What every step of the command needs.
 struct Parts {
     args: NodeArgs,
     stop: Stop,
@@ -45,25 +47,25 @@ struct Parts {
 pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
     orphans::reap()?;
-    // What costs nothing to find out comes first.
+    // Cheap checks come first: nobody should wait for 4 GiB to hear of a misspelt path.
     args.check()?;
-    let module = shared::read_module(args.indexer.as_deref())?;
+    let module = args.module.read()?;
     let builder = describe(args, module);
-    let profile = builder.profile()?.hash();
+    let profile = builder.profile()?;
     let network = args.network.map(|network| network.to_string());
-    let store = Store::open(&args.db_path, &Identity { profile, network }, Durability::Block)?;
+    let store = Store::open_with_profile(&args.db_path, &profile, network, Durability::Block)?;
     let store = if args.state_tree { store.with_tree()? } else { store };
     check_start(&store, args.asked_start())?;
     let store = Arc::new(store.with_undo(args.max_reorg_depth));
     let tip = store.tip()?.map(|record| Tip::of(&record));
-    let freshness = Freshness { lag: args.max_lag, silence: args.max_silence };
+    let freshness = ReadinessLimits { max_lag: args.max_lag, max_silence: args.max_silence };
     let state = NodeState::new(tip, args.label.clone(), freshness, args.daemon_rpc_url.is_some());
     let settings = Settings {
         queue: args.queue,
         queue_wait: args.queue_wait,
         buffered_bytes: args.connections.buffered.0,
         body_timeout: args.connections.body_timeout,
-        // Blocks need no turn, but a worker.
+        // Blocks do not queue, but they need a worker.
         reserved: usize::from(args.redundancy),
         ..Settings::default()
     };
@@ -71,12 +73,12 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     let parts = Parts { args: args.clone(), stop, store, state: Arc::new(state), service };
     // One for blocks, one for views.
     let runtime = server::runtime(args.pool.workers().unwrap_or(2)).map_err(CliError::io("the runtime"))?;
-    let exit = runtime.block_on(serve(Arc::new(parts), builder));
+    let exit = runtime.block_on(serve(Arc::new(parts), builder, profile.module));
     runtime.shutdown_timeout(Duration::from_millis(100));
     exit
 }
 
-/// Refuses a start height that the store does not have: its state is that of a chain from another height on.
+/// Refuses a start height other than that of the store: the state of the store is that of its own first height on.
 fn check_start(store: &Store, asked: Option<u32>) -> Result<(), CliError> {
     match (store.first_height()?, asked) {
         (Some(first), Some(asked)) if first != asked => {
@@ -93,19 +95,41 @@ fn describe(args: &NodeArgs, module: Vec<u8>) -> PoolBuilder {
     builder.layer_bytes(LAYER_BYTES).faults(args.plant_fault.clone())
 }
 
-/// Serves while blocks are indexed, until that ends or somebody asks.
-async fn serve(parts: Arc<Parts>, builder: PoolBuilder) -> Result<CommandExit, CliError> {
-    parts.service.extend(Arc::clone(&parts.state) as Arc<dyn cofferdam_http::Extension>);
+/// What the indexing thread needs that can turn out to be wrong, and is opened before memory is committed.
+struct Opened {
+    files: Option<FileFeed>,
+    snapshots: Option<Snapshots>,
+}
+
+impl Opened {
+    /// Opens the files to index first, and the directory of the snapshots of `module`.
+    fn open(parts: &Parts, module: Hash) -> Result<Self, CliError> {
+        let schedule = parts.args.snapshots(module);
+        let snapshots =
+            schedule.map(|schedule| Snapshots::start(Arc::clone(&parts.store), schedule)).transpose();
+        Ok(Self { snapshots: snapshots?, files: open_files(parts)? })
+    }
+}
+
+/// Serves while blocks are indexed, until indexing ends or a signal comes. `module` is the hash of the module.
+async fn serve(parts: Arc<Parts>, builder: PoolBuilder, module: Hash) -> Result<CommandExit, CliError> {
+    parts.service.set_application(Arc::clone(&parts.state) as Arc<dyn cofferdam_http::Application>);
     let server = listen(&parts).await?;
+    let starting = |error: tokio::task::JoinError| CliError::Io { what: "starting", source: error.into() };
+    let opened = {
+        let parts = Arc::clone(&parts);
+        tokio::task::spawn_blocking(move || Opened::open(&parts, module))
+    };
+    let opened = opened.await.map_err(starting)??;
     let builder = shared::reading(builder, &parts.store);
     let started = {
         let parts = Arc::clone(&parts);
-        let name = shared::module_name(parts.args.indexer.as_deref());
+        let name = parts.args.module.name();
         tokio::task::spawn_blocking(move || {
             start_pool(builder, &parts.service, &name, &|| parts.stop.is_asked())
         })
     };
-    let pool = started.await.map_err(|error| CliError::Io { what: "starting", source: error.into() })?;
+    let pool = started.await.map_err(starting)?;
     let pool = match pool {
         Ok(pool) => pool,
         Err(_) if parts.stop.is_asked() => return Ok(CommandExit::Failure),
@@ -113,7 +137,7 @@ async fn serve(parts: Arc<Parts>, builder: PoolBuilder) -> Result<CommandExit, C
     };
     tracing::info!("serving on {}: profile {}", parts.args.listen()?, pool.profile().hash());
     tell_systemd(&[NotifyState::Ready]);
-    let ended = index_beside(&parts, &pool)?;
+    let ended = index_beside(&parts, &pool, opened)?;
     let ended = watch(&parts, &pool, ended).await;
     drain(&parts, pool, server).await;
     match ended {
@@ -122,18 +146,18 @@ async fn serve(parts: Arc<Parts>, builder: PoolBuilder) -> Result<CommandExit, C
     }
 }
 
-/// What the way in which indexing ended means for whoever started it.
-fn exit_of(ended: &Ended) -> CommandExit {
+/// The exit code for the way in which indexing ended.
+fn exit_of(ended: &StopReason) -> CommandExit {
     match ended {
-        Ended::Asked | Ended::Reached(_) | Ended::OutOfFiles => CommandExit::Success,
-        Ended::Stopped(_) => CommandExit::Failure,
+        StopReason::Requested | StopReason::Reached(_) | StopReason::FeedEnded => CommandExit::Success,
+        StopReason::BlockFailed(_) => CommandExit::Failure,
     }
 }
 
-/// Binds the listeners, and begins to answer.
+/// Binds the listeners, and begins to answer requests.
 async fn listen(parts: &Arc<Parts>) -> Result<tokio::task::JoinHandle<usize>, CliError> {
     let args = &parts.args;
-    let node = Node {
+    let node = NodeBackend {
         service: parts.service.clone(),
         store: Arc::clone(&parts.store),
         state: Arc::clone(&parts.state),
@@ -146,13 +170,14 @@ async fn listen(parts: &Arc<Parts>) -> Result<tokio::task::JoinHandle<usize>, Cl
         body_timeout: args.connections.body_timeout,
         ..RpcSettings::default()
     };
-    let router = cofferdam_http::router_over(parts.service.clone(), rpc::router(Arc::new(node), settings));
+    let router =
+        cofferdam_http::application_router(parts.service.clone(), rpc::router(Arc::new(node), settings));
     if let Some(address) = &args.agent {
         tokio::spawn(cofferdam_http::agent(bind(address).await?, parts.service.clone()));
     }
     let listener = bind(&args.listen()?).await?;
     let bounds = args.connections.bounds();
-    let served = server::serve(listener, router, parts.service.clone(), bounds, args.drain_timeout);
+    let served = server::serve(listener, router, parts.service.clone(), bounds, args.drain.timeout);
     Ok(tokio::spawn(served))
 }
 
@@ -162,39 +187,42 @@ fn noted_network(parts: &Parts) -> Result<Option<Network>, CliError> {
     Ok(parts.args.network.or_else(|| noted?.parse().ok()))
 }
 
-type Outcome = Result<Ended, CliError>;
+type Outcome = Result<StopReason, CliError>;
 
 /// Indexes in a thread of its own.
-fn index_beside(parts: &Arc<Parts>, pool: &Arc<Pool>) -> Result<oneshot::Receiver<Outcome>, CliError> {
+fn index_beside(
+    parts: &Arc<Parts>,
+    pool: &Arc<Pool>,
+    opened: Opened,
+) -> Result<oneshot::Receiver<Outcome>, CliError> {
     let (sender, ended) = oneshot::channel();
     let (parts, pool) = (Arc::clone(parts), Arc::clone(pool));
     let index = move || {
-        let outcome = index(&parts, &pool);
+        let outcome = index(&parts, &pool, opened);
         if let Err(error) = &outcome {
-            parts.state.end(error.to_string());
+            parts.state.record_end(error.to_string());
         }
-        // Nobody waits for it any more if the process ends.
+        // If the process is ending, nobody receives it.
         drop(sender.send(outcome));
     };
     let thread = thread::Builder::new().name("cofferdam-index".to_owned()).spawn(index);
     thread.map(|_| ended).map_err(CliError::io("a thread to index"))
 }
 
-fn index(parts: &Parts, pool: &Arc<Pool>) -> Outcome {
+fn index(parts: &Parts, pool: &Arc<Pool>, opened: Opened) -> Outcome {
+    let Opened { files, snapshots } = opened;
     let Parts { args, stop, store, state, service } = parts;
     let settings = PipelineSettings {
         policy: args.on_guest_failure.into(),
         batch: args.durability.batch(),
         redundant: args.redundancy > 1,
+        ..PipelineSettings::default()
     };
-    let schedule = args.snapshots(pool.profile().module);
-    let snapshots = schedule.map(|schedule| Snapshots::start(Arc::clone(store), schedule)).transpose();
-    let snapshots = snapshots.map_err(CliError::Snapshot)?;
     let observer = {
         let (state, service) = (Arc::clone(state), service.clone());
         Box::new(move |outcome: &cofferdam_chain::Outcome| {
-            state.committed(outcome);
-            service.note_block(outcome.height, outcome.digest, &outcome.result);
+            state.record_commit(outcome);
+            service.record_block(outcome.height, outcome.digest, &outcome.result);
             if let Some(snapshots) = &snapshots {
                 snapshots.committed(outcome.height);
             }
@@ -202,60 +230,61 @@ fn index(parts: &Parts, pool: &Arc<Pool>) -> Outcome {
     };
     let mut pipeline = Pipeline::resume(Arc::clone(pool), Arc::clone(store), settings, observer)?;
     state.watch_commits(pipeline.watch());
-    index_sources(parts, &mut pipeline, &|| stop.is_asked())
+    index_sources(parts, &mut pipeline, files, &|| stop.is_asked())
 }
 
 /// Indexes files, if there are any, and then follows the daemon, if there is one.
-fn index_sources(parts: &Parts, pipeline: &mut Pipeline, is_asked: &(dyn Fn() -> bool + Sync)) -> Outcome {
+fn index_sources(
+    parts: &Parts,
+    pipeline: &mut Pipeline,
+    files: Option<FileFeed>,
+    is_asked: &(dyn Fn() -> bool + Sync),
+) -> Outcome {
     let Parts { args, store, state, .. } = parts;
-    let max_reorg_depth = args.max_reorg_depth;
     let exit_at = match args.exit_at {
         Some(ExitAt::Height(height)) => Some(height),
         _ => None,
     };
     let exit_at_tip = args.exit_at == Some(ExitAt::Tip);
-    let mut indexer = Indexer {
-        pipeline,
-        store,
-        state,
-        max_reorg_depth,
-        exit_at,
-        exit_at_tip,
-        network_noted: false,
-        is_asked,
-    };
-    let mut ended = Ended::OutOfFiles;
-    if let Some(files) = open_files(parts, indexer.pipeline)? {
+    let mut indexer = Indexer::new(pipeline, store, state, args.max_reorg_depth, is_asked);
+    indexer.stop_height = exit_at;
+    indexer.stop_at_tip = exit_at_tip;
+    let mut ended = StopReason::FeedEnded;
+    if let Some(mut files) = files {
+        if let Some(network) = files.network() {
+            indexer.pipeline.write(|store| store.set_network(&network.to_string()))?;
+        }
         let keeps_on = args.daemon_rpc_url.is_some();
-        indexer.exit_at_tip = exit_at_tip && !keeps_on;
-        ended = match indexer.run(&mut Source::Files(Box::new(files))) {
-            // What is missing in files, or not written yet, the daemon has.
-            Err(NodeError::Feed(FeedError::Blocks(error))) if keeps_on && error.is_incomplete() => {
-                tracing::warn!("{error}. The daemon is asked for the blocks from here on");
-                Ended::OutOfFiles
+        indexer.stop_at_tip = exit_at_tip && !keeps_on;
+        ended = match indexer.run(&mut files) {
+            // The Bitcoin node has the blocks that are missing in the files, or are not written yet.
+            Err(IndexError::Feed(FeedError::Blocks(error))) if keeps_on && error.is_incomplete() => {
+                tracing::warn!("{error}. The Bitcoin node is asked for the blocks from here on");
+                StopReason::FeedEnded
             }
             ended => ended.map_err(error_of)?,
         };
-        indexer.exit_at_tip = exit_at_tip;
+        indexer.stop_at_tip = exit_at_tip;
     }
     let Some(settings) = args.daemon(noted_network(parts)?)? else { return Ok(ended) };
-    if !matches!(ended, Ended::OutOfFiles) {
+    if !matches!(ended, StopReason::FeedEnded) {
         return Ok(ended);
     }
     let tip = store.tip()?.map(|record| Tip::of(&record));
     let indexed = Arc::clone(store);
-    let known = move |height| hash_in(&indexed, height);
-    let follower = Follower::start(settings, tip.map(|tip| (tip.height, tip.hash)), known);
-    let follower = follower.map_err(|error| error_of(NodeError::Feed(error.into())))?;
-    indexer.run(&mut Source::Daemon(follower)).map_err(error_of)
+    let committed_hash = move |height| hash_in(&indexed, height);
+    let follower = Follower::start(settings, tip.map(|tip| (tip.height, tip.hash)), committed_hash);
+    let mut follower = follower.map_err(|error| error_of(IndexError::Feed(error.into())))?;
+    indexer.run(&mut follower).map_err(error_of)
 }
 
-/// The hash of the block that is indexed at a height; none only below the first.
-fn hash_in(store: &Store, height: u32) -> Result<Option<BlockHash>, KnownError> {
+/// The hash of the block that is indexed at a height; none below the first height.
+fn hash_in(store: &Store, height: u32) -> Result<Option<BlockHash>, LookupError> {
     Ok(store.indexed(height)?.map(|record| Tip::of(&record).hash))
 }
 
-fn open_files(parts: &Parts, pipeline: &Pipeline) -> Result<Option<FileFeed>, CliError> {
+/// Opens the files to index first, if there are any.
+fn open_files(parts: &Parts) -> Result<Option<FileFeed>, CliError> {
     let Parts { args, store, .. } = parts;
     let inputs = args.inputs()?;
     if inputs.is_empty() {
@@ -280,22 +309,18 @@ fn open_files(parts: &Parts, pipeline: &Pipeline) -> Result<Option<FileFeed>, Cl
         },
     );
     bar.finish_and_clear();
-    let feed = feed.map_err(|error| error_of(error.into()))?;
-    if let Some(network) = feed.network() {
-        pipeline.insist(|store| store.set_network(&network.to_string()))?;
-    }
-    Ok(Some(feed))
+    feed.map(Some).map_err(|error| error_of(error.into()))
 }
 
-fn error_of(error: NodeError) -> CliError {
+fn error_of(error: IndexError) -> CliError {
     match error {
-        NodeError::Chain(error) => error.into(),
-        NodeError::Store(error) => error.into(),
-        NodeError::Feed(error) => CliError::Feed(error),
+        IndexError::Chain(error) => error.into(),
+        IndexError::Store(error) => error.into(),
+        IndexError::Feed(error) => CliError::Feed(error),
     }
 }
 
-/// Waits until indexing has ended for good, or somebody asks to end, or no worker is left; how indexing ended, if it did.
+/// Waits until indexing has ended for good, a signal comes, or no worker is left. Returns how indexing ended, if it did.
 async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Outcome>) -> Option<Outcome> {
     const LOOK: Duration = Duration::from_millis(100);
     let mut look = tokio::time::interval(LOOK);
@@ -304,12 +329,12 @@ async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Out
         tokio::select! {
             outcome = &mut ended, if indexed.is_none() => {
                 let outcome = outcome.unwrap_or(Err(CliError::Indexer));
-                // Without a daemon, what was indexed from files is served on.
-                let serves_on = matches!(outcome, Ok(Ended::OutOfFiles)) && parts.args.exit_at.is_none();
+                // Without a Bitcoin node, the state that was indexed from files is still served.
+                let serves_on = matches!(outcome, Ok(StopReason::FeedEnded)) && parts.args.exit_at.is_none();
                 if !serves_on {
                     return Some(outcome);
                 }
-                tracing::info!("everything is indexed: serving views");
+                tracing::info!("every block is indexed: serving views");
                 indexed = Some(outcome);
             }
             _ = look.tick() => {
@@ -321,12 +346,12 @@ async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Out
                     return Some(Err(cofferdam_pool::PoolError::NoWorker.into()));
                 }
                 if parts.stop.is_asked() {
-                    // The indexing thread commits what it took, and then says so.
+                    // The indexing thread commits the blocks that it has taken, and then ends.
                     parts.service.drain();
                     parts.state.give_up_commits();
                     let since = *asked.get_or_insert_with(Instant::now);
-                    if since.elapsed() > parts.args.drain_timeout {
-                        // A block that takes too long is cut off, and is the first of the next run.
+                    if since.elapsed() > parts.args.drain.timeout {
+                        // A block that takes too long is cut off. The next start runs it again.
                         let pool = Arc::clone(pool);
                         drop(tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await);
                     }
@@ -336,17 +361,24 @@ async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Out
     }
 }
 
-/// Readiness falls, balancers get time to see it, what runs is finished, and the workers end.
+/// Ends the node: readiness fails first, load balancers get time to notice, running requests finish, and the workers end.
 async fn drain(parts: &Parts, pool: Arc<Pool>, server: tokio::task::JoinHandle<usize>) {
     tell_systemd(&[NotifyState::Stopping]);
     parts.service.drain();
-    tokio::time::sleep(parts.args.drain_delay).await;
+    // A node that ends by itself, at --exit-at or by a failure, does not wait for load balancers.
+    if parts.stop.is_asked() {
+        tokio::time::sleep(parts.args.drain.delay).await;
+    }
     parts.service.close();
     let cut = server.await.unwrap_or(0);
     if cut > 0 {
-        tracing::error!("{cut} requests were cut off: they took longer than {:?}", parts.args.drain_timeout);
+        let timeout = parts.args.drain.timeout;
+        tracing::error!("{cut} requests were cut off: they ran for longer than --drain-timeout {timeout:?}");
     }
     let ended = tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await;
-    tracing::debug!("the pool has ended: {ended:?}");
-    tracing::info!("ended at block {:?}", parts.state.tip().map(|tip| tip.height));
+    tracing::debug!("the pool has ended; every job finished: {}", ended.unwrap_or(false));
+    match parts.state.tip() {
+        Some(tip) => tracing::info!("ended: the newest block is {}", tip.height),
+        None => tracing::info!("ended: no block was indexed"),
+    }
 }

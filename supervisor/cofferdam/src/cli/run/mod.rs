@@ -1,82 +1,50 @@
-//! `cofferdam run`: blocks from wherever they come, indexed on committed workers, reported as they complete.
+//! `cofferdam run`: indexes blocks on committed workers, and reports each block once it is committed.
 
+mod arguments;
+mod lines;
+mod reader;
 mod session;
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::Args;
+pub(super) use arguments::RunArgs;
 use cofferdam_protocol::exit::CommandExit;
-use cofferdam_protocol::fault::Fault;
+use cofferdam_protocol::profile::Profile;
+pub(super) use lines::print_json;
+pub(super) use reader::read_ahead;
 use session::Session;
-pub(super) use session::{print_json, read_ahead};
 use tempfile::TempDir;
 
-use super::args::{self, BlockArgs, Policy, PoolArgs};
+use super::args;
 use super::error::CliError;
 use super::logging;
 use super::report::{Summary, SummaryLine};
 use super::signals::{self, Stop};
-use cofferdam_chain::blocks::{BlockSource, Known};
+use cofferdam_chain::blocks::{BlockSource, IndexedRange};
 use cofferdam_pool::{Health, Pool, PoolBuilder};
 use cofferdam_store::{Durability, Identity, Store};
 
-/// How long a drain waits for workers to end by themselves.
+/// The most bytes that the layers of blocks which are not committed yet take.
+const MAX_LAYER_BYTES: u64 = 64 << 20;
+
+/// How long a drain waits until workers end by themselves.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// Arguments of `cofferdam run`.
-#[derive(Debug, Args)]
-pub(super) struct RunArgs {
-    /// The indexer, as .wasm or .wat [default: the bundled sample indexer].
-    #[arg(long, value_name = "FILE")]
-    module: Option<PathBuf>,
-
-    #[command(flatten)]
-    blocks: BlockArgs,
-
-    #[command(flatten)]
-    pool: PoolArgs,
-
-    /// What to do when a block does not complete for a reason of its own.
-    #[arg(long, value_name = "WHAT", default_value = "stop")]
-    on_guest_failure: Policy,
-
-    /// Keep the state here, and go on from what is there [default: a directory that is made for the run].
-    #[arg(long, value_name = "DIR")]
-    db_path: Option<PathBuf>,
-
-    /// Run blocks in this process instead, on memory that the kernel finds when it is touched: the ordinary way, to
-    /// compare with. Nothing is committed, nothing isolated, and no deadline kept.
-    #[arg(long, conflicts_with_all = ["workers", "spares", "retries", "commit", "huge_pages", "reset", "mlock", "skip_admission", "plant_fault"])]
-    uncommitted: bool,
-
-    /// One JSON object a block and a last one with a summary, instead of a table; with --uncommitted one more before
-    /// each block, for the process may not live to say more.
-    #[arg(long)]
-    json: bool,
-
-    /// Say, too, in a line of its own, which block is about to run.
-    #[arg(long, hide = true, requires = "json")]
-    announce: bool,
-
-    /// Plant a fault, to see what follows: HEIGHT:KIND or HEIGHTxATTEMPTS:KIND.
-    #[arg(long, value_name = "FAULT", hide = true)]
-    plant_fault: Vec<Fault>,
-}
 
 /// Runs the command.
 pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
-    // What costs nothing to find out comes first: nobody waits for 4 GiB to hear of a misspelt path.
-    let module = args::read_module(args.module.as_deref())?;
+    // The checks that cost little come first: a misspelt path is reported before 4 GiB are committed.
+    let module = args.module.read()?;
     let builder = args.pool.builder(module, args.blocks.max_block_bytes).faults(args.plant_fault.clone());
-    let home = Home::open(args, &Identity { profile: builder.profile()?.hash(), network: None })?;
+    let profile = builder.profile()?;
+    let builder = builder.layer_bytes(layer_bytes(profile.memory_bytes));
+    let home = Home::open(args, &profile)?;
     let known = home.known()?;
-    // What is asked for begins below the store, which cannot be made good any more.
-    if let (Some(Known { first, .. }), Some(asked)) = (known, args.blocks.start_height())
+    // Blocks below the first block of a store cannot be added to it.
+    if let (Some(IndexedRange { first, .. }), Some(asked)) = (known, args.blocks.start_height())
         && asked < first
     {
         let path = home.store.path().to_owned();
@@ -91,11 +59,10 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     let (ended, mut summary) = index(indexing, builder)?;
     summary.error = ended.as_ref().err().map(ToString::to_string);
     if matches!(ended, Err(CliError::StdoutClosed)) {
-        // Not all blocks were indexed; whoever stopped reading knows why.
+        // Not all blocks were indexed. The reader that closed the output knows why.
         return Ok(CommandExit::Failure);
     }
-    // A summary is due however the run ended, since it says what is committed; a table of nothing tells nobody more
-    // than the error.
+    // A summary is printed after an error, too: it says what is committed. A table without a block would say nothing.
     if ended.is_ok() || args.json || summary.blocks > 0 {
         print_summary(args, &summary)?;
     }
@@ -103,8 +70,13 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     Ok(if complete && !stop.is_asked() { CommandExit::Success } else { CommandExit::Failure })
 }
 
-/// Whether the run went to its end, and what to say of it.
+/// Whether no block stopped the run, and the summary of the run.
 type Indexed = (Result<bool, CliError>, Summary);
+
+/// The size of the layers for guests with so much memory. The layers are committed: for small guests they are small.
+fn layer_bytes(memory_bytes: u64) -> u64 {
+    (memory_bytes / 16).min(MAX_LAYER_BYTES)
+}
 
 /// A run that is about to begin.
 struct Indexing<'a> {
@@ -137,32 +109,34 @@ impl Indexing<'_> {
     }
 }
 
-/// The store, and the directory that was made for it if it is not kept.
+/// The store, and the directory that was made for it if the store is not kept.
 struct Home {
     store: Arc<Store>,
     _temporary: Option<TempDir>,
 }
 
 impl Home {
-    fn open(args: &RunArgs, identity: &Identity) -> Result<Self, CliError> {
+    fn open(args: &RunArgs, profile: &Profile) -> Result<Self, CliError> {
         if let Some(path) = &args.db_path {
-            let store = Store::open(path, identity, Durability::Block)?;
+            let store = Store::open_with_profile(path, profile, None, Durability::Block)?;
             return Ok(Self { store: Arc::new(store), _temporary: None });
         }
         let directory = tempfile::Builder::new().prefix("cofferdam-").tempdir();
         let directory =
             directory.map_err(CliError::io("a directory for the state; --db-path names another place"))?;
-        let store = Store::open(directory.path(), identity, Durability::None)?;
+        let identity = Identity { profile: profile.hash(), network: None };
+        let store = Store::open(directory.path(), &identity, Durability::None)?;
         Ok(Self { store: Arc::new(store), _temporary: Some(directory) })
     }
 
-    /// The blocks that the store has.
-    fn known(&self) -> Result<Option<Known>, CliError> {
+    /// The blocks that the store has; none if the store is empty.
+    fn known(&self) -> Result<Option<IndexedRange>, CliError> {
         let (first, tip) = (self.store.first_height()?, self.store.tip()?);
-        Ok(first.zip(tip).map(|(first, tip)| Known { first, tip: tip.height, again: 0 }))
+        Ok(first.zip(tip).map(|(first, tip)| IndexedRange { first, tip: tip.height, overlap: 0 }))
     }
 }
 
+/// Builds a pool whose guests read `store`, with a progress bar. Gives up if `stop` is asked.
 pub(super) fn build_pool(builder: PoolBuilder, store: &Arc<Store>, stop: &Stop) -> Result<Pool, CliError> {
     let builder = args::reading(builder, store);
     let bar = logging::bar(None, "committing memory {bar:40} {bytes}/{total_bytes}");

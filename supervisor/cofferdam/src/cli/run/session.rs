@@ -1,41 +1,44 @@
-//! One run in progress: block after block through the chain, and a line for each once its reset is done.
+//! Runs the blocks of one `cofferdam run` through the pipeline.
 
-use std::collections::VecDeque;
-use std::io::{self, Write};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use cofferdam_protocol::verdict::Verdict;
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::{RecvTimeoutError, TryRecvError};
 use indicatif::ProgressBar;
 
-use super::super::error::CliError;
-use super::super::logging;
-use super::super::report::{BlockLine, ChainEnd, RunningLine, Summary, Tally};
-use super::super::signals::Stop;
-use super::RunArgs;
+use super::arguments::RunArgs;
+use super::lines::{Lines, print_json};
+use super::reader::{Blocks, read_ahead};
+use crate::cli::error::CliError;
+use crate::cli::logging;
+use crate::cli::report::{ChainEnd, RunningLine, Summary, Tally};
+use crate::cli::signals::Stop;
 use cofferdam_base::size::Bytes;
-use cofferdam_chain::blocks::{BlockError, BlockSource};
-use cofferdam_chain::{Chain, Hashed, Outcome, Step};
+use cofferdam_chain::blocks::BlockSource;
+use cofferdam_chain::{Batch, ChainError, Committed, Hashed, OnFullDisk, Pipeline, PipelineSettings, Pushed};
 use cofferdam_pool::{Health, PoolError, Runner};
 use cofferdam_store::Store;
 
-/// How many blocks are read and checked ahead of the workers.
-const AHEAD: usize = 4;
-
-/// How many lines may wait for the report on their reset before they are printed without it.
-const WAITING_LINES: usize = 64;
+/// The time between two looks whether the run is asked to stop.
+const TICK: Duration = Duration::from_millis(20);
 
 /// A run in progress.
 pub(super) struct Session<'a, R> {
     args: &'a RunArgs,
     runner: &'a R,
     store: &'a Store,
-    chain: Chain<&'a R>,
-    tally: Tally,
-    waiting: VecDeque<Outcome>,
+    pipeline: Pipeline<&'a R>,
+    lines: Lines,
     bar: ProgressBar,
+}
+
+/// What the reader has at this moment.
+enum Next {
+    Block(Hashed),
+    /// No block yet.
+    Nothing,
+    /// No block ever again.
+    End,
 }
 
 impl<'a, R: Runner> Session<'a, R> {
@@ -45,21 +48,31 @@ impl<'a, R: Runner> Session<'a, R> {
         store: &'a Arc<Store>,
         source: &BlockSource,
     ) -> Result<Self, CliError> {
-        let chain =
-            Chain::resume(runner, Arc::clone(store), args.on_guest_failure.into())?.linked(source.links());
+        let settings = PipelineSettings {
+            policy: args.on_guest_failure.into(),
+            batch: Batch::CATCHING_UP,
+            linked: source.links(),
+            // Somebody waits for the end of the run, and can make room and run it again.
+            on_full_disk: OnFullDisk::Fail,
+            ..PipelineSettings::default()
+        };
+        let lines = Lines::start(args.json, Tally::new(source.already_indexed()))?;
+        let pipeline = Pipeline::resume(runner, Arc::clone(store), settings, lines.observer())?;
         let bar = logging::bar(source.total(), "indexing {bar:40} {pos}/{len} {per_sec} {eta} {msg}");
-        let (tally, waiting) = (Tally::new(source.passed_over()), VecDeque::new());
-        Ok(Self { args, runner, store, chain, tally, waiting, bar })
+        Ok(Self { args, runner, store, pipeline, lines, bar })
     }
 
-    /// Indexes every block; whether none of them stopped the run.
+    /// Indexes every block. Returns false if a block stopped the run. In any case, all blocks that ran are committed then,
+    /// unless the store failed.
     pub(super) fn index(&mut self, source: BlockSource, stop: &Stop) -> Result<bool, CliError> {
         let (blocks, reader) = read_ahead(source)?;
         let result = self.index_from(&blocks, stop);
-        self.print_waiting(true)?;
+        let flushed = self.pipeline.flush();
+        self.lines.finish()?;
         self.bar.finish_and_clear();
         let goes_on = result?;
-        // At the end of the blocks the reader has ended too; a reader that panicked has not read them all.
+        flushed?;
+        // At the end of the blocks the reader has ended, too. A reader that panicked has not read all blocks.
         if goes_on && !stop.is_asked() && reader.join().is_err() {
             return Err(CliError::Reader);
         }
@@ -67,20 +80,19 @@ impl<'a, R: Runner> Session<'a, R> {
     }
 
     fn index_from(&mut self, blocks: &Blocks, stop: &Stop) -> Result<bool, CliError> {
-        const TICK: Duration = Duration::from_millis(20);
         while !stop.is_asked() {
-            let block = match blocks.recv_timeout(TICK) {
-                Ok(block) => block?,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.print_waiting(false)?;
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => return Ok(true),
+            if !self.lines.keep_up(TICK)? {
+                continue;
+            }
+            let block = match self.next(blocks)? {
+                Next::Block(block) => block,
+                Next::Nothing => continue,
+                Next::End => return Ok(true),
             };
             match self.index_one(block) {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
-                // The block was cut off, and is the first of the next run.
+                // The interruption has cut the block off. The next run begins with it.
                 Err(CliError::Pool(PoolError::Draining)) if stop.is_asked() => return Ok(true),
                 Err(error) => return Err(error),
             }
@@ -88,82 +100,65 @@ impl<'a, R: Runner> Session<'a, R> {
         Ok(true)
     }
 
-    /// Indexes one block; whether the run goes on.
+    /// Gets the next block. While there is none, has the blocks so far committed.
+    fn next(&mut self, blocks: &Blocks) -> Result<Next, CliError> {
+        match blocks.try_recv() {
+            Ok(block) => return Ok(Next::Block(block?)),
+            Err(TryRecvError::Disconnected) => return Ok(Next::End),
+            Err(TryRecvError::Empty) => self.pipeline.commit_now()?,
+        }
+        match blocks.recv_timeout(TICK) {
+            Ok(block) => Ok(Next::Block(block?)),
+            Err(RecvTimeoutError::Disconnected) => Ok(Next::End),
+            Err(RecvTimeoutError::Timeout) => Ok(Next::Nothing),
+        }
+    }
+
+    /// Indexes one block. Returns whether the run goes on.
     fn index_one(&mut self, block: Hashed) -> Result<bool, CliError> {
         if (self.args.uncommitted || self.args.announce) && self.args.json {
             print_json(&RunningLine { running: block.block.height })?;
         }
-        let step = self.chain.step(block)?;
+        self.lines.look_for_reports();
+        let goes_on = self.push(block)?;
         self.bar.inc(1);
-        let Step::Ran(outcome) = step else {
-            self.tally.skipped += 1;
-            return Ok(true);
-        };
-        self.tally.add(&outcome);
-        self.report_trouble(&outcome);
-        let goes_on = outcome.committed;
-        self.waiting.push_back(*outcome);
-        self.print_waiting(false)?;
         Ok(goes_on)
     }
 
-    fn report_trouble(&self, outcome: &Outcome) {
-        let result = &outcome.result;
-        for line in result.log.lines() {
-            tracing::debug!(target: "cofferdam::guest", height = outcome.height, "{line}");
+    fn push(&mut self, block: Hashed) -> Result<bool, ChainError> {
+        if self.pipeline.has(&block.block)? {
+            self.lines.skip();
+            return Ok(true);
         }
-        if result.verdict.is_completed() {
-            return;
-        }
-        let what = match (result.verdict, outcome.committed) {
-            (Verdict::Guest(_), true) => "skipped",
-            (Verdict::Guest(_), false) => "the run stops here; every host would say the same",
-            (Verdict::Host(_), _) => "the run stops here; nothing of the block was committed",
-        };
-        tracing::error!("block {}: {} ({}): {what}", outcome.height, result.verdict, result.detail);
-        let log: Vec<&str> = result.log.lines().collect();
-        for line in log.iter().skip(log.len().saturating_sub(5)) {
-            tracing::error!("block {}: the guest logged: {line}", outcome.height);
+        match self.pipeline.push(block)? {
+            Pushed::Taken(reset) => {
+                self.lines.expect(reset);
+                self.lines.look_for_reports();
+                Ok(true)
+            }
+            Pushed::Stopped(outcome) => {
+                self.lines.add_stopped(&outcome);
+                Ok(false)
+            }
         }
     }
 
-    /// Prints the lines of blocks whose reset is done, in order; all of them if `force`.
-    fn print_waiting(&mut self, force: bool) -> Result<(), CliError> {
-        const PATIENCE: Duration = Duration::from_secs(2);
-        while let Some(outcome) = self.waiting.front() {
-            let reset = &outcome.result.reset;
-            if force {
-                reset.wait(PATIENCE);
-            }
-            if reset.is_pending() && !force && self.waiting.len() <= WAITING_LINES {
-                return Ok(());
-            }
-            let report = reset.report();
-            if let Some(report) = report {
-                self.tally.add_reset(report);
-            }
-            if self.args.json {
-                print_json(&BlockLine::new(outcome, report))?;
-            }
-            self.waiting.pop_front();
-        }
-        Ok(())
-    }
-
+    /// The summary of the run.
     pub(super) fn finish(&self, started: Instant, interrupted: bool, health: &Health) -> Summary {
+        let Committed { tip, digest } = self.pipeline.committed();
         let end = ChainEnd {
-            tip: self.chain.tip(),
-            digest: self.chain.digest(),
+            tip,
+            digest,
             profile: self.runner.profile().hash(),
             db_path: self.args.db_path.as_ref().map(|_| self.store.path().display().to_string()),
             interrupted,
             elapsed: started.elapsed(),
         };
-        let summary = self.tally.summary(&end, health);
+        let summary = self.lines.with_tally(|tally| tally.summary(&end, health));
         for worker in &summary.workers {
             if let Some(missing) = worker.missing_bytes().filter(|missing| *missing > 0) {
                 tracing::warn!(
-                    "worker {} has {} less resident than it committed: is the host swapping?",
+                    "worker {} has {} less resident memory than it committed: the host may be swapping",
                     worker.pid(),
                     Bytes(missing)
                 );
@@ -171,32 +166,4 @@ impl<'a, R: Runner> Session<'a, R> {
         }
         summary
     }
-}
-
-/// Blocks as they were read.
-pub(in super::super) type Blocks = Receiver<Result<Hashed, BlockError>>;
-
-/// Reads, checks and hashes blocks on a thread of its own, a few ahead.
-pub(in super::super) fn read_ahead(source: BlockSource) -> Result<(Blocks, JoinHandle<()>), CliError> {
-    let (sender, receiver) = bounded(AHEAD);
-    let read = move || {
-        for block in source {
-            // The run has ended when nobody receives.
-            if sender.send(block.map(Hashed::from)).is_err() {
-                return;
-            }
-        }
-    };
-    let thread = thread::Builder::new().name("cofferdam-blocks".to_owned()).spawn(read);
-    Ok((receiver, thread.map_err(CliError::io("a thread to read blocks"))?))
-}
-
-pub(in super::super) fn print_json(line: &impl serde::Serialize) -> Result<(), CliError> {
-    let print = || -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        serde_json::to_writer(&mut out, line)?;
-        writeln!(out)?;
-        out.flush()
-    };
-    print().map_err(CliError::io("standard output"))
 }

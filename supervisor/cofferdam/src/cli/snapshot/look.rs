@@ -1,7 +1,7 @@
-//! A process of its own to look into data from elsewhere.
+//! A process of its own that inspects a data file from an unknown source.
 //!
-//! LMDB maps the file and trusts its pages, so that data which was made to mislead it can end the process that reads it. Let
-//! it be one that nobody misses: its death is then an answer.
+//! LMDB maps the file and trusts its pages. A file that was made to mislead LMDB can crash the process that reads it. Therefore a
+//! separate process reads the file, and a crash of that process is an answer: the file is damaged.
 
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
@@ -19,9 +19,10 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::super::error::CliError;
-use cofferdam_store::snapshot::{self, Inside, SnapshotError, Step, Watch};
+use super::super::variables;
+use cofferdam_store::snapshot::{self, Inspection, Observer, SnapshotError, Step};
 
-/// The longest answer, all of which a pipe holds: the process can end before it is read.
+/// The longest answer, in bytes. A pipe holds all of it, so the process can end before the answer is read.
 const MAX_ANSWER_BYTES: usize = 16 << 10;
 
 /// Arguments of `cofferdam snapshot inspect`.
@@ -30,57 +31,65 @@ pub(in crate::cli) struct InspectArgs {
     /// The data file.
     file: PathBuf,
 
-    /// Hash every value, too.
+    /// Compute the content hash, too.
     #[arg(long)]
     content: bool,
 }
 
-/// What the process says.
+/// What the process answers.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
-    Inside(Inside),
+    Inside(Inspection),
     NoStore(String),
 }
 
-/// What the process does.
+/// Inspects the file, in the separate process.
 pub(super) fn inspect(args: &InspectArgs) -> Result<CommandExit, CliError> {
-    // It is to die with whoever asked, and to leave no core behind. Where that is refused, it does so later and bigger.
+    // This process ends with its parent, and leaves no core file. If the kernel refuses that, the answer is still right.
     let _refused = set_pdeathsig(Signal::SIGKILL).and(setrlimit(Resource::RLIMIT_CORE, 0, 0));
-    let answer = match snapshot::look_here(&args.file, args.content, &mut |_| ControlFlow::Continue(())) {
-        Ok(inside) => Answer::Inside(inside),
-        Err(SnapshotError::Contents { source, .. }) => {
-            // What is shown of the data may be as long as the data.
-            Answer::NoStore(source.to_string().chars().take(1000).collect())
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let answer =
+        match snapshot::inspect_in_process(&args.file, args.content, &mut |_| ControlFlow::Continue(())) {
+            Ok(inside) => Answer::Inside(inside),
+            Err(SnapshotError::Data { source, .. }) => {
+                // The reason may quote the data, which can be long.
+                Answer::NoStore(source.to_string().chars().take(1000).collect())
+            }
+            Err(error) => return Err(error.into()),
+        };
     let line = serde_json::to_string(&answer).map_err(io::Error::other);
     line.and_then(|line| writeln!(io::stdout(), "{line}")).map_err(CliError::io("standard output"))?;
     Ok(CommandExit::Success)
 }
 
-/// Looks into a data file by a process of its own.
-pub(super) fn look_apart(file: &Path, content: bool, watch: Watch<'_>) -> Result<Inside, SnapshotError> {
-    let failed = |doing| move |source| SnapshotError::File { path: file.to_owned(), doing, source };
+/// Inspects a data file in a separate process.
+pub(super) fn look_apart(
+    file: &Path,
+    content: bool,
+    watch: Observer<'_>,
+) -> Result<Inspection, SnapshotError> {
+    let failed = |problem| move |source| SnapshotError::File { path: file.to_owned(), problem, source };
     let mut child = Command::new("/proc/self/exe")
         .args(["snapshot", "inspect"])
         .args(content.then_some("--content"))
         .arg("--")
         .arg(file)
+        // Variables are meant for the command that this process belongs to.
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| !variables::is_ours(name)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        // LMDB may say there what it did not expect; the answer is that it ended.
+        // LMDB may print a failed assertion there. The answer is that the process crashed.
         .stderr(Stdio::null())
         .spawn()
-        .map_err(failed("no process to look into it can be started"))?;
+        .map_err(failed("a process to inspect it cannot be started"))?;
     let status =
-        wait(&mut child, watch).map_err(failed("the process that looks into it cannot be waited for"))?;
-    let status = status.ok_or(SnapshotError::GivenUp)?;
+        wait(&mut child, watch).map_err(failed("the process that inspects it cannot be waited for"))?;
+    let status = status.ok_or(SnapshotError::Cancelled)?;
     let mut answer = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         let read = stdout.take(MAX_ANSWER_BYTES as u64).read_to_end(&mut answer);
-        read.map_err(failed("the process that looks into it is not heard"))?;
+        read.map_err(failed("the answer of the process that inspects it cannot be read"))?;
     }
     let unreadable = |reason| SnapshotError::Unreadable { path: file.to_owned(), reason };
     match serde_json::from_slice(&answer) {
@@ -90,14 +99,14 @@ pub(super) fn look_apart(file: &Path, content: bool, watch: Watch<'_>) -> Result
     }
 }
 
-/// Waits for its end; none if somebody asked to stop, and then there is no process any more.
-fn wait(child: &mut Child, watch: Watch<'_>) -> io::Result<Option<ExitStatus>> {
+/// Waits for the end of the process; none if a signal asked to stop, and then the process was killed.
+fn wait(child: &mut Child, watch: Observer<'_>) -> io::Result<Option<ExitStatus>> {
     const TICK: Duration = Duration::from_millis(5);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if watch(Step::Looking).is_break() {
+        if watch(Step::Inspecting).is_break() {
             child.kill()?;
             child.wait()?;
             return Ok(None);
@@ -110,8 +119,8 @@ fn ending(status: ExitStatus) -> String {
     let signal = status.signal().and_then(|number| Signal::try_from(number).ok());
     match signal {
         Some(signal) => {
-            format!("the process that looked into it was ended by {signal}: its pages are damaged")
+            format!("the process that inspected it was killed by {signal}: its pages are damaged")
         }
-        None => format!("the process that looked into it ended with {status}"),
+        None => format!("the process that inspected it ended with {status}"),
     }
 }

@@ -1,4 +1,4 @@
-//! `cofferdam snapshot`: the state after one block, taken of a store that may be in use, checked, and gone on from.
+//! `cofferdam snapshot`: takes the state after one block from a store that may be in use, verifies it, and makes a new store of it.
 
 mod look;
 
@@ -15,24 +15,25 @@ use indicatif::ProgressBar;
 use nix::sys::signal::{Signal, raise};
 use serde::Serialize;
 
+use super::args::parse_hash;
 use super::error::CliError;
 use super::logging;
 use super::output;
 use super::signals::Stop;
 use cofferdam_base::size::Bytes;
-use cofferdam_store::Readable;
-use cofferdam_store::snapshot::{self, Manifest, SnapshotError, Step, Taking, Wanted};
+use cofferdam_store::ReadAccess;
+use cofferdam_store::snapshot::{self, Expected, Manifest, SnapshotError, Step, TakeOptions};
 
 /// What to do with snapshots.
 #[derive(Debug, Subcommand)]
 pub(super) enum SnapshotCommand {
-    /// Take a snapshot of a store, which a node or a run may be writing meanwhile.
+    /// Take a snapshot of a store. A node or a run may be writing to the store at the same time.
     Take(TakeArgs),
-    /// Check that a snapshot is whole and what its manifest says.
+    /// Verify that a snapshot is complete and matches its manifest.
     Verify(VerifyArgs),
-    /// Make a store of a snapshot, to go on from with `run --db-path`.
+    /// Make a store of a snapshot. `node --db-path` and `run --db-path` continue from it.
     Restore(RestoreArgs),
-    /// Print what a data file says of itself.
+    /// Print what a data file contains.
     #[command(hide = true)]
     Inspect(look::InspectArgs),
 }
@@ -40,23 +41,23 @@ pub(super) enum SnapshotCommand {
 /// Arguments of `cofferdam snapshot take`.
 #[derive(Debug, Args)]
 pub(super) struct TakeArgs {
-    /// The store.
+    /// The directory of the store.
     #[arg(long, value_name = "DIR")]
     db_path: PathBuf,
 
-    /// Where the snapshot is put, in a directory of its own; made if it is not there.
+    /// The directory of the snapshots. The snapshot gets a directory of its own in it.
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
 
-    /// Remove all but the newest N snapshots of this profile there [default: none is removed].
+    /// Keep the newest N snapshots of this profile there, and remove the others [default: remove none].
     #[arg(long, value_name = "N")]
     keep: Option<NonZeroUsize>,
 
-    /// One JSON object instead of lines of text.
+    /// Print one JSON object instead of lines of text.
     #[arg(long)]
     json: bool,
 
-    /// Be killed there, to see what is left.
+    /// Kill this process at that point.
     #[arg(long, hide = true)]
     plant_kill: Option<KillAt>,
 }
@@ -67,11 +68,11 @@ pub(super) struct VerifyArgs {
     /// The snapshot's directory.
     snapshot: PathBuf,
 
-    /// Read every value, too, and print the hash over all: equal at equal heights on every node of this profile.
+    /// Read every value, too, and print the content hash. It is the same for every node of this profile at the same height.
     #[arg(long)]
     content: bool,
 
-    /// One JSON object instead of lines of text.
+    /// Print one JSON object instead of lines of text.
     #[arg(long)]
     json: bool,
 }
@@ -82,32 +83,33 @@ pub(super) struct RestoreArgs {
     /// The snapshot's directory.
     snapshot: PathBuf,
 
-    /// Where the store is to be: an empty directory, or one that does not exist.
+    /// The directory of the new store: an empty directory, or one that does not exist.
     #[arg(long, value_name = "DIR")]
     db_path: PathBuf,
 
-    /// Refuse any but the snapshot after the block at this height.
-    #[arg(long, value_name = "H")]
+    /// Refuse the snapshot unless it was taken after the block at this height.
+    #[arg(long, value_name = "HEIGHT")]
     height: Option<u32>,
 
-    /// Refuse any but that of this chain digest, as a node that you trust says it. A forger can say it, too: see --content.
+    /// Refuse the snapshot unless its manifest has this chain digest, which a node that you trust tells you. A forged snapshot can
+    /// have the right digest and wrong values: see --content.
     #[arg(long, value_name = "HEX", value_parser = parse_hash)]
     digest: Option<Hash>,
 
-    /// Refuse any but that whose data file has this SHA-256, as whoever took it says.
+    /// Refuse the snapshot unless its data file has this SHA-256, which the person who took the snapshot tells you.
     #[arg(long, value_name = "HEX", value_parser = parse_hash)]
     sha256: Option<Hash>,
 
-    /// Refuse any but that of this content hash, which `verify --content` prints of a node's own snapshot at the same
+    /// Refuse the snapshot unless it has this content hash, which `verify --content` prints for your own snapshot of the same
     /// height. Reads every value.
     #[arg(long, value_name = "HEX", value_parser = parse_hash)]
     content: Option<Hash>,
 
-    /// One JSON object instead of lines of text.
+    /// Print one JSON object instead of lines of text.
     #[arg(long)]
     json: bool,
 
-    /// Be killed there, to see what is left.
+    /// Kill this process at that point.
     #[arg(long, hide = true)]
     plant_kill: Option<KillAt>,
 }
@@ -119,16 +121,10 @@ enum KillAt {
     Data,
     /// With all of the data written.
     Looking,
-    /// Before it gets its name.
+    /// Before the snapshot gets its name.
     Naming,
-    /// After that.
+    /// After the snapshot got its name.
     Done,
-}
-
-fn parse_hash(text: &str) -> Result<Hash, String> {
-    let mut hash = Hash::default();
-    hex::decode_to_slice(text, &mut hash.0).map_err(|_| "a hash has 64 hexadecimal digits".to_owned())?;
-    Ok(hash)
 }
 
 /// Runs the command.
@@ -195,17 +191,17 @@ impl<'a> Line<'a> {
 
 fn take(args: &TakeArgs) -> Result<CommandExit, CliError> {
     let mut progress = Progress::begin("copying", args.plant_kill)?;
-    let readable = Readable::check(&args.db_path).map_err(SnapshotError::from)?;
+    let readable = ReadAccess::check(&args.db_path).map_err(SnapshotError::from)?;
     let reader = StateReader::open(readable.path()).map_err(SnapshotError::from)?;
-    let taking = Taking { module: None, keep: args.keep };
-    let taken = snapshot::take(&reader, &args.to, &taking, &mut |step| progress.show(step))?;
+    let options = TakeOptions { module: None, keep: args.keep };
+    let taken = snapshot::take(&reader, &args.to, &options, &mut |step| progress.show(step))?;
     progress.bar.finish_and_clear();
     let line = Line {
         is_new: Some(taken.is_new),
         removed: Some(&taken.removed),
         ..Line::of(&taken.path, &taken.manifest)
     };
-    line.print(args.json, if taken.is_new { "taken" } else { "was there already" })
+    line.print(args.json, if taken.is_new { "taken" } else { "already there" })
 }
 
 fn verify(args: &VerifyArgs) -> Result<CommandExit, CliError> {
@@ -213,22 +209,22 @@ fn verify(args: &VerifyArgs) -> Result<CommandExit, CliError> {
     let verified =
         snapshot::verify(&args.snapshot, args.content, &look::look_apart, &mut |step| progress.show(step))?;
     progress.bar.finish_and_clear();
-    let content = verified.inside.content.map(|hash| hash.to_string());
+    let content = verified.inspection.content.map(|hash| hash.to_string());
     Line { content, ..Line::of(&verified.path, &verified.manifest) }.print(args.json, "whole")
 }
 
 fn restore(args: &RestoreArgs) -> Result<CommandExit, CliError> {
     let mut progress = Progress::begin("copying", args.plant_kill)?;
     let wanted =
-        Wanted { height: args.height, digest: args.digest, sha256: args.sha256, content: args.content };
+        Expected { height: args.height, digest: args.digest, sha256: args.sha256, content: args.content };
     let watch = &mut |step| progress.show(step);
     let restored = snapshot::restore(&args.snapshot, &args.db_path, &wanted, &look::look_apart, watch)?;
     progress.bar.finish_and_clear();
-    let content = restored.inside.content.map(|hash| hash.to_string());
+    let content = restored.inspection.content.map(|hash| hash.to_string());
     Line { content, ..Line::of(&restored.path, &restored.manifest) }.print(args.json, "restored")
 }
 
-/// The bar, and whether somebody has asked to stop.
+/// The progress bar, and whether a signal asked to stop.
 struct Progress {
     stop: Stop,
     bar: ProgressBar,
@@ -249,11 +245,11 @@ impl Progress {
                 self.bar.set_length(total);
                 self.bar.set_position(done);
             }
-            Step::Looking => self.bar.set_message("looking into it"),
-            Step::Naming | Step::Done => {}
+            Step::Inspecting => self.bar.set_message("inspecting it"),
+            Step::Renaming | Step::Done => {}
         }
         if self.kill_at.is_some_and(|at| at.is(step)) {
-            // It does not return from this one.
+            // The signal ends the process before this returns.
             let _unsent = raise(Signal::SIGKILL);
         }
         if self.stop.is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -264,8 +260,8 @@ impl KillAt {
     fn is(self, step: Step) -> bool {
         match step {
             Step::Data { done, total } => self == Self::Data && done >= total / 2,
-            Step::Looking => self == Self::Looking,
-            Step::Naming => self == Self::Naming,
+            Step::Inspecting => self == Self::Looking,
+            Step::Renaming => self == Self::Naming,
             Step::Done => self == Self::Done,
         }
     }

@@ -1,4 +1,4 @@
-//! Why nodes could not be compared: nothing is known then about their agreement.
+//! Why nodes could not be compared. After such an error nothing is known about their agreement.
 
 use std::fmt::Write as _;
 use std::io;
@@ -6,80 +6,92 @@ use std::io;
 use cofferdam_protocol::profile::Hash;
 use thiserror::Error;
 
-use super::node::{About, AboutProfile, NodeError};
+use super::source::{ProfileInfo, SourceError, SourceInfo};
 use cofferdam_base::size::Bytes;
 
 /// Why nodes could not be compared.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum AuditError {
-    /// There is nothing to compare.
-    #[error("an audit takes two nodes or more: give --peer twice, or --peer and --db-path")]
+    /// Fewer than two nodes were given.
+    #[error("an audit needs two nodes or more: give --peer twice, or --peer and --db-path")]
     TooFew,
-    /// A node is there twice, and would only agree with itself.
+    /// A node was given twice. It would only be compared with itself.
     #[error("{0} is given twice")]
     Twice(String),
-    /// A URL that is none.
-    #[error("--peer number {number}: {reason}; give http://HOST:PORT")]
+    /// A URL is wrong.
+    #[error("--peer number {number} is wrong: {reason}; give http://HOST:PORT")]
     Url {
-        /// Which one, from 1 on. The URL is not repeated, because it may have a password.
+        /// The number of the option, from 1 on. The URL is not repeated, because it may hold a password.
         number: usize,
-        /// What is wrong.
+        /// What is wrong with the URL.
         reason: String,
     },
-    /// Nodes did not answer.
+    /// Nodes did not answer. Every one of them is named.
     #[error("{}", unanswered(.0))]
-    Nodes(Vec<(String, NodeError)>),
-    /// Digests of different profiles start differently, and so never agree.
+    NotAnswered(Vec<(String, SourceError)>),
+    /// Two nodes have different profiles. Digests start from the profile, and so cannot be compared.
     #[error("{0}")]
-    Profiles(Box<OtherProfiles>),
-    /// A node has no block yet.
+    Profiles(Box<DifferentProfiles>),
+    /// Two nodes are on different networks. Their chains have no block in common.
+    #[error(
+        "{} is on {} and {} is on {}: chains of two networks have no block in common, so there is nothing to compare; give \
+         nodes of one network",
+        names[0], networks[0], names[1], networks[1]
+    )]
+    Networks {
+        /// The names of the nodes.
+        names: [String; 2],
+        /// The network of each node.
+        networks: [String; 2],
+    },
+    /// A node has not indexed any block yet.
     #[error("{0} has not indexed any block yet")]
     NothingIndexed(String),
-    /// No height is in all chains.
-    #[error(
-        "there is no common height: {low} begins at height {start}, and {high} has only come to height {tip}"
-    )]
+    /// There is no height that all nodes have.
+    #[error("there is no common height: {low} begins at height {start}, but {high} is only at height {tip}")]
     NoCommonHeight {
-        /// The node that begins last.
+        /// The node that begins at the highest height.
         low: String,
-        /// Where.
+        /// The height at which it begins.
         start: u32,
-        /// The node that ends first.
+        /// The node whose newest height is the lowest.
         high: String,
-        /// Where.
+        /// Its newest height.
         tip: u32,
     },
-    /// The height that was asked for is not in all chains.
-    #[error("--at {at}: all nodes have the heights from {floor} to {top}")]
+    /// Not all nodes have the requested height.
+    #[error("--at {at} is out of range: all nodes have the heights from {floor} to {top}")]
     At {
-        /// What was asked for.
+        /// The requested height.
         at: u32,
-        /// The first height that all have.
+        /// The first height that all nodes have.
         floor: u32,
-        /// The last one.
+        /// The last height that all nodes have.
         top: u32,
     },
     /// A thread could not be started.
-    #[error("a thread to ask a node: {0}")]
+    #[error("cannot start a thread that asks a node: {0}")]
     Thread(#[source] io::Error),
-    /// A thread panicked.
-    #[error("internal error: a thread that asks a node has panicked")]
+    /// A thread panicked, which is a defect.
+    #[error("internal error: a thread that asks a node panicked")]
     Panicked,
 }
 
+cofferdam_protocol::debug_as_display!(AuditError);
+
 /// Two nodes of different profiles.
 #[derive(Debug)]
-pub struct OtherProfiles {
-    /// What they are called.
+pub struct DifferentProfiles {
+    /// The names of the nodes.
     pub names: [String; 2],
-    /// What they say of themselves.
-    pub about: [About; 2],
+    /// What the nodes say about themselves.
+    pub info: [SourceInfo; 2],
 }
 
-impl std::fmt::Display for OtherProfiles {
+impl std::fmt::Display for DifferentProfiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [left, right] = &self.names;
-        let profiles = self.about.each_ref().map(|about| &about.profile);
+        let profiles = self.info.each_ref().map(|info| &info.profile);
         writeln!(f, "{left} and {right} have different profiles, so their digests cannot be compared:")?;
         let parts = differing(profiles);
         if !parts.is_empty() {
@@ -87,7 +99,7 @@ impl std::fmt::Display for OtherProfiles {
         }
         writeln!(f, "  profile: {} and {}", profiles[0].hash, profiles[1].hash)?;
         let known = profiles.iter().all(|profile| profile.module.is_some());
-        let versions = self.about.each_ref().map(|about| about.version.as_deref().unwrap_or("unknown"));
+        let versions = self.info.each_ref().map(|info| info.version.as_deref().unwrap_or("unknown"));
         let [left, right] = versions;
         let what = if known { "the module is the same: a limit" } else { "the module, a limit" };
         write!(f, "  {what} (memory, fuel or output) or the engine differs")?;
@@ -95,8 +107,8 @@ impl std::fmt::Display for OtherProfiles {
     }
 }
 
-/// The parts that are known to differ, one a line.
-fn differing([left, right]: [&AboutProfile; 2]) -> Vec<String> {
+/// The parts of two profiles that are known to differ, each on a line.
+fn differing([left, right]: [&ProfileInfo; 2]) -> Vec<String> {
     let mut parts = Vec::new();
     let mut add = |what: &str, left: String, right: String| {
         if left != right {
@@ -106,9 +118,9 @@ fn differing([left, right]: [&AboutProfile; 2]) -> Vec<String> {
     if let (Some(left), Some(right)) = (left.module, right.module) {
         add("module", left.to_string(), right.to_string());
     }
-    if let (Some(left), Some(right)) = (&left.terms, &right.terms) {
+    if let (Some(left), Some(right)) = (&left.settings, &right.settings) {
         let fuel = |fuel: Option<u64>| fuel.map_or("not metered".to_owned(), |fuel| fuel.to_string());
-        // Sizes are not rounded: a difference of a page is one.
+        // The exact number of bytes is shown, too: sizes that differ by one page must not look equal.
         let bytes = |bytes: u64| format!("{} ({bytes} bytes)", Bytes(bytes));
         add("memory limit", bytes(left.memory_bytes), bytes(right.memory_bytes));
         add("fuel", fuel(left.fuel), fuel(right.fuel));
@@ -118,8 +130,8 @@ fn differing([left, right]: [&AboutProfile; 2]) -> Vec<String> {
     parts
 }
 
-/// All that did not answer: an operator who mends one at a time would ask as often.
-fn unanswered(nodes: &[(String, NodeError)]) -> String {
+/// One line for each node that did not answer, so that an operator can mend all of them at once.
+fn unanswered(nodes: &[(String, SourceError)]) -> String {
     let mut text = String::new();
     for (index, (name, error)) in nodes.iter().enumerate() {
         let separator = if index == 0 { "" } else { "\n" };
@@ -129,55 +141,89 @@ fn unanswered(nodes: &[(String, NodeError)]) -> String {
     text
 }
 
-/// The first node whose profile is another than the first node's.
-pub(super) fn check_profiles(names: &[&str], about: &[About]) -> Result<Hash, AuditError> {
-    let first = about.first().ok_or(AuditError::TooFew)?;
-    match about.iter().position(|other| other.profile.hash != first.profile.hash) {
+/// Refuses nodes that say that they are on different networks.
+pub(super) fn check_networks(names: &[&str], info: &[SourceInfo]) -> Result<(), AuditError> {
+    let mut known = names.iter().zip(info).filter_map(|(name, info)| Some((*name, info.network.as_deref()?)));
+    let Some((first, network)) = known.next() else { return Ok(()) };
+    match known.find(|(_, other)| *other != network) {
+        None => Ok(()),
+        Some((name, other)) => Err(AuditError::Networks {
+            names: [first, name].map(str::to_owned),
+            networks: [network, other].map(str::to_owned),
+        }),
+    }
+}
+
+/// Returns the profile that all nodes have. The error names the first node with another profile.
+pub(super) fn check_profiles(names: &[&str], info: &[SourceInfo]) -> Result<Hash, AuditError> {
+    let first = info.first().ok_or(AuditError::TooFew)?;
+    match info.iter().position(|other| other.profile.hash != first.profile.hash) {
         None => Ok(first.profile.hash),
-        Some(other) => Err(AuditError::Profiles(Box::new(OtherProfiles {
+        Some(other) => Err(AuditError::Profiles(Box::new(DifferentProfiles {
             names: [names[0].to_owned(), names[other].to_owned()],
-            about: [first.clone(), about[other].clone()],
+            info: [first.clone(), info[other].clone()],
         }))),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::node::Terms;
+    use super::super::source::ProfileSettings;
     use super::*;
 
-    fn about(hash: u8, module: Option<u8>, terms: Option<Terms>) -> About {
+    fn info(hash: u8, module: Option<u8>, settings: Option<ProfileSettings>) -> SourceInfo {
         let profile =
-            AboutProfile { hash: Hash([hash; 32]), module: module.map(|byte| Hash([byte; 32])), terms };
-        About { version: Some("0.1.0".to_owned()), profile, start_height: 0, tip: Some(1) }
+            ProfileInfo { hash: Hash([hash; 32]), module: module.map(|byte| Hash([byte; 32])), settings };
+        SourceInfo {
+            version: Some("0.1.0".to_owned()),
+            profile,
+            start_height: 0,
+            tip: Some(1),
+            network: None,
+        }
     }
 
-    fn terms() -> Terms {
-        Terms { memory_bytes: 4 << 30, fuel: None, output_bytes: 128 << 20, engine: "wasmtime 48".to_owned() }
+    fn settings() -> ProfileSettings {
+        ProfileSettings {
+            memory_bytes: 4 << 30,
+            fuel: None,
+            output_bytes: 128 << 20,
+            engine: "wasmtime 48".to_owned(),
+        }
     }
 
-    fn told(left: About, right: About) -> String {
+    fn message(left: SourceInfo, right: SourceInfo) -> String {
         check_profiles(&["a", "b"], &[left, right]).unwrap_err().to_string()
     }
 
     #[test]
-    fn equal_profiles_are_fine() {
-        let both = [about(1, Some(1), None), about(1, None, Some(terms()))];
+    fn nodes_of_two_networks_are_named_with_both() {
+        let on =
+            |network: Option<&str>| SourceInfo { network: network.map(str::to_owned), ..info(1, None, None) };
+        let all = [on(None), on(Some("bitcoin")), on(Some("bitcoin")), on(Some("signet"))];
+        check_networks(&["a", "b", "c"], &all[..3]).unwrap();
+        let text = check_networks(&["a", "b", "c", "d"], &all).unwrap_err().to_string();
+        assert!(text.starts_with("b is on bitcoin and d is on signet: "), "{text}");
+    }
+
+    #[test]
+    fn equal_profiles_are_accepted() {
+        let both = [info(1, Some(1), None), info(1, None, Some(settings()))];
         assert_eq!(check_profiles(&["a", "b"], &both).unwrap(), Hash([1; 32]));
     }
 
     #[test]
     fn what_differs_is_named_as_far_as_it_is_known() {
-        let text = told(about(1, Some(1), None), about(2, Some(2), None));
+        let text = message(info(1, Some(1), None), info(2, Some(2), None));
         let expected = format!("  module: {} and {}", "01".repeat(32), "02".repeat(32));
         assert!(text.starts_with("a and b have different profiles") && text.ends_with(&expected), "{text}");
-        let text = told(about(1, Some(1), None), about(2, Some(1), None));
+        let text = message(info(1, Some(1), None), info(2, Some(1), None));
         assert!(text.contains("the module is the same: a limit"), "{text}");
         assert!(text.contains(&format!("profile: {} and {}", "01".repeat(32), "02".repeat(32))), "{text}");
-        let text = told(about(1, Some(1), None), about(2, None, None));
+        let text = message(info(1, Some(1), None), info(2, None, None));
         assert!(text.contains("  the module, a limit"), "{text}");
-        let other = Terms { memory_bytes: (4 << 30) - 65536, fuel: Some(5), ..terms() };
-        let text = told(about(1, Some(1), Some(terms())), about(2, Some(1), Some(other)));
+        let other = ProfileSettings { memory_bytes: (4 << 30) - 65536, fuel: Some(5), ..settings() };
+        let text = message(info(1, Some(1), Some(settings())), info(2, Some(1), Some(other)));
         let lines: Vec<_> = text.lines().skip(1).collect();
         assert_eq!(
             lines,
@@ -186,21 +232,21 @@ mod tests {
                 "  fuel: not metered and 5"
             ]
         );
-        let other = Terms { output_bytes: 1, engine: "wasmtime 49".to_owned(), ..terms() };
-        let text = told(about(1, Some(1), Some(terms())), about(2, Some(1), Some(other)));
+        let other = ProfileSettings { output_bytes: 1, engine: "wasmtime 49".to_owned(), ..settings() };
+        let text = message(info(1, Some(1), Some(settings())), info(2, Some(1), Some(other)));
         assert!(text.contains("output limit: 128 MiB (134217728 bytes) and 1 B (1 bytes)"), "{text}");
         assert!(text.contains("engine: wasmtime 48 and wasmtime 49"), "{text}");
     }
 
     #[test]
     fn every_node_that_did_not_answer_is_named() {
-        let error = AuditError::Nodes(vec![
-            ("http://a".to_owned(), NodeError::Unreachable("refused".to_owned())),
-            ("http://b".to_owned(), NodeError::TooLong(5)),
+        let error = AuditError::NotAnswered(vec![
+            ("http://a".to_owned(), SourceError::Unreachable("refused".to_owned())),
+            ("http://b".to_owned(), SourceError::TooLong(5)),
         ]);
         let text = error.to_string();
         assert!(
-            text.starts_with("http://a: it cannot be reached: refused\nhttp://b: its answer is longer"),
+            text.starts_with("http://a: the node cannot be reached: refused\nhttp://b: the answer is longer"),
             "{text}"
         );
     }

@@ -1,22 +1,24 @@
-//! Whether nodes that index the same chain came to the same results, and if not, from which block on.
+//! Compares nodes that index the same chain: did they come to the same results, and if not, from which block on?
 //!
-//! A node's digest at a height covers everything up to it, so that one comparison at a common height settles agreement,
-//! and a search by halves ([`bisect`]) finds the block at which two nodes part: some twenty questions for a chain of
-//! 900,000 blocks. Every node is asked at the same time, and none twice about one height.
+//! A node's digest at a height covers every block up to that height. One comparison at a common height therefore shows whether
+//! the nodes agree. If they do not, a binary search ([`bisect`]) finds the first block at which two nodes differ: about twenty
+//! calls for a chain of 900,000 blocks. All nodes are queried in parallel, and no node is queried twice for one height.
 //!
-//! Digests start from the profile's hash and go on from the first block that a node indexed. Nodes of different profiles
-//! are therefore not compared at all; of nodes that began at different heights only one that took over a digest (from a
-//! snapshot, say) can agree with the other, and what does not is told as [`Cause::Start`].
+//! A digest starts from the hash of the profile, and goes on from the first block that the node indexed. Two consequences:
 //!
-//! A node is asked through [`Node`]: a [`Peer`] over JSON-RPC, or the [`OwnStore`].
+//! - Nodes of different profiles are not compared.
+//! - Nodes that began at different heights can only agree if one of them took over a digest, from a snapshot for example. If
+//!   they do not agree, nothing is known about their results; the cause is then [`DivergenceCause::Start`].
+//!
+//! A node is queried through a [`DigestSource`]: a [`Peer`] over JSON-RPC, or a [`LocalStore`].
 
 mod answer;
 pub mod bisect;
 mod error;
-mod node;
-mod own;
-mod panel;
+mod local_store;
 mod peer;
+mod querier;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -24,81 +26,85 @@ use std::collections::BTreeSet;
 
 use cofferdam_protocol::profile::Hash;
 
-pub use error::{AuditError, OtherProfiles};
-pub use node::{About, AboutProfile, ChainDigest, Node, NodeError, Terms};
-pub use own::OwnStore;
+pub use error::{AuditError, DifferentProfiles};
+pub use local_store::LocalStore;
 pub use peer::Peer;
+pub use source::{ChainDigest, DigestSource, ProfileInfo, ProfileSettings, SourceError, SourceInfo};
 
 use bisect::Probe;
-use panel::{Answer, Panel};
+use querier::{Answer, Querier};
 
-/// A node that took part.
+/// A node that took part in an audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Audited {
-    /// What it is called.
+pub struct AuditedNode {
+    /// The name of the node.
     pub name: String,
-    /// What it says of itself.
-    pub about: About,
+    /// What the node says about itself.
+    pub info: SourceInfo,
 }
 
-/// Nodes that agree with each other, up to the height of the audit.
+/// Nodes that agree with each other up to the height of the audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Their places in [`Audit::nodes`].
+    /// The nodes, as indices into [`Audit::nodes`].
     pub nodes: Vec<usize>,
-    /// What they have at that height.
+    /// The digest that they have at that height.
     pub digest: ChainDigest,
 }
 
-/// Why two nodes part where they do.
+/// Why two nodes differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum DivergenceCause {
     /// The same block gave different results.
     Results,
-    /// They indexed different blocks at that height.
+    /// The nodes indexed different blocks at that height.
     Blocks,
-    /// They began at different heights, and nothing is known to agree: digests of such chains say nothing about results.
+    /// The nodes began at different heights, and agree at no height. The digests of such chains say nothing about results.
     Start,
 }
 
-/// Where two groups part.
+/// The first difference of two groups of nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parting {
-    /// A node of each group, by its place in [`Audit::nodes`]; the first is of the largest group.
+pub struct Divergence {
+    /// A node of each group, as an index into [`Audit::nodes`]. The first one belongs to the largest group.
     pub nodes: [usize; 2],
-    /// The first height at which they differ.
+    /// The first height at which the two nodes differ.
     pub height: u32,
-    /// What each has there.
+    /// The digest that each node has at that height.
     pub digests: [ChainDigest; 2],
-    /// The height up to which they are known to agree; none if they differ from the first common height on.
+    /// The height up to which the nodes agree; `None` if they differ from the first common height on.
     pub agreed: Option<u32>,
-    /// Why.
-    pub cause: Cause,
+    /// Why the nodes differ.
+    pub cause: DivergenceCause,
 }
 
-/// What an audit found out.
+/// The result of an audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audit {
-    /// The nodes, as they were given.
-    pub nodes: Vec<Audited>,
-    /// The profile that all of them have.
+    /// The nodes, in the given order.
+    pub nodes: Vec<AuditedNode>,
+    /// The profile of all nodes.
     pub profile: Hash,
-    /// The first height that all of them have.
+    /// The first height that all nodes have.
     pub floor: u32,
-    /// The height up to which they were compared.
+    /// The height up to which the nodes were compared.
     pub height: u32,
-    /// The nodes by what they have there, the largest group first. A single one means that all agree.
+    /// The nodes, grouped by their digest at that height, the largest group first. A single group means that all nodes agree.
     pub groups: Vec<Group>,
-    /// Where each further group parts from the first one.
-    pub partings: Vec<Parting>,
+    /// The first difference of each further group from the first group.
+    pub divergences: Vec<Divergence>,
 }
 
 impl Audit {
-    /// Whether all nodes agree; none if digests cannot tell.
+    /// Whether all nodes agree; `None` if their digests cannot tell.
     pub fn agrees(&self) -> Option<bool> {
-        match self.partings.as_slice() {
+        match self.divergences.as_slice() {
             [] => Some(true),
-            partings if partings.iter().all(|parting| parting.cause == Cause::Start) => None,
+            divergences
+                if divergences.iter().all(|divergence| divergence.cause == DivergenceCause::Start) =>
+            {
+                None
+            }
             _ => Some(false),
         }
     }
@@ -109,30 +115,31 @@ impl Audit {
     }
 }
 
-/// Compares `nodes` up to the height `at`, by default the lowest of their newest heights.
+/// Compares `nodes` up to the height `at`. Without `at`, they are compared up to the lowest of their newest heights.
 ///
 /// # Errors
-/// [`AuditError`]: nothing is known about their agreement then.
-pub fn audit(nodes: &[&dyn Node], at: Option<u32>) -> Result<Audit, AuditError> {
+/// [`AuditError`]. Nothing is known about the agreement of the nodes then.
+pub fn audit(nodes: &[&dyn DigestSource], at: Option<u32>) -> Result<Audit, AuditError> {
     let names: Vec<_> = nodes.iter().map(|node| node.name()).collect();
     check_names(&names)?;
-    let mut panel = Panel::new(nodes);
-    let about = panel.about()?;
-    let profile = error::check_profiles(&names, &about)?;
-    let (floor, top) = common_heights(&names, &about)?;
+    let mut querier = Querier::new(nodes);
+    let info = querier.info()?;
+    error::check_networks(&names, &info)?;
+    let profile = error::check_profiles(&names, &info)?;
+    let (floor, top) = common_heights(&names, &info)?;
     let height = at.unwrap_or(top);
     if !(floor..=top).contains(&height) {
         return Err(AuditError::At { at: height, floor, top });
     }
-    let groups = group(&names, &mut panel, height)?;
-    let mut partings = Vec::new();
+    let groups = group(&names, &mut querier, height)?;
+    let mut divergences = Vec::new();
     if let [first, others @ ..] = groups.as_slice() {
         for other in others {
-            partings.push(part(&mut panel, &about, [first, other], floor)?);
+            divergences.push(find_divergence(&mut querier, &info, [first, other], floor)?);
         }
     }
-    let nodes = names.iter().zip(about).map(|(name, about)| Audited { name: (*name).to_owned(), about });
-    Ok(Audit { nodes: nodes.collect(), profile, floor, height, groups, partings })
+    let nodes = names.iter().zip(info).map(|(name, info)| AuditedNode { name: (*name).to_owned(), info });
+    Ok(Audit { nodes: nodes.collect(), profile, floor, height, groups, divergences })
 }
 
 fn check_names(names: &[&str]) -> Result<(), AuditError> {
@@ -145,14 +152,14 @@ fn check_names(names: &[&str]) -> Result<(), AuditError> {
 }
 
 /// The first and the last height that all nodes have.
-fn common_heights(names: &[&str], about: &[About]) -> Result<(u32, u32), AuditError> {
+fn common_heights(names: &[&str], info: &[SourceInfo]) -> Result<(u32, u32), AuditError> {
     let mut tips = Vec::new();
-    for (name, about) in names.iter().zip(about) {
-        tips.push(about.tip.ok_or_else(|| AuditError::NothingIndexed((*name).to_owned()))?);
+    for (name, info) in names.iter().zip(info) {
+        tips.push(info.tip.ok_or_else(|| AuditError::NothingIndexed((*name).to_owned()))?);
     }
     let lowest = (0..tips.len()).min_by_key(|node| tips[*node]).ok_or(AuditError::TooFew)?;
-    let latest = (0..about.len()).max_by_key(|node| about[*node].start_height).ok_or(AuditError::TooFew)?;
-    let (floor, top) = (about[latest].start_height, tips[lowest]);
+    let latest = (0..info.len()).max_by_key(|node| info[*node].start_height).ok_or(AuditError::TooFew)?;
+    let (floor, top) = (info[latest].start_height, tips[lowest]);
     if floor <= top {
         return Ok((floor, top));
     }
@@ -160,16 +167,17 @@ fn common_heights(names: &[&str], about: &[About]) -> Result<(u32, u32), AuditEr
     Err(AuditError::NoCommonHeight { low, start: floor, high, tip: top })
 }
 
-/// The nodes by their digests at `height`, the largest group first, and of equal ones that which was given first.
-fn group(names: &[&str], panel: &mut Panel<'_>, height: u32) -> Result<Vec<Group>, AuditError> {
+/// Groups the nodes by their digests at `height`, the largest group first. Of groups of equal size, the group whose node was
+/// given first comes first.
+fn group(names: &[&str], querier: &mut Querier<'_>, height: u32) -> Result<Vec<Group>, AuditError> {
     let all: Vec<_> = (0..names.len()).collect();
     let mut groups: Vec<Group> = Vec::new();
-    for (node, answer) in panel.digests(height, &all)?.into_iter().enumerate() {
+    for (node, answer) in querier.digests(height, &all)?.into_iter().enumerate() {
         let digest = match answer {
             Answer::Digest(digest) => digest,
-            Answer::Before(start) => {
-                let error = NodeError::BeforeStart { height, start };
-                return Err(AuditError::Nodes(vec![(names[node].to_owned(), error)]));
+            Answer::BeginsAt(start) => {
+                let error = SourceError::BeforeStart { height, start };
+                return Err(AuditError::NotAnswered(vec![(names[node].to_owned(), error)]));
             }
         };
         match groups.iter_mut().find(|group| group.digest.digest == digest.digest) {
@@ -181,35 +189,35 @@ fn group(names: &[&str], panel: &mut Panel<'_>, height: u32) -> Result<Vec<Group
     Ok(groups)
 }
 
-/// Where the first nodes of two groups part, of which it is known that they differ at the height of the groups.
-fn part(
-    panel: &mut Panel<'_>,
-    about: &[About],
+/// Finds the first difference of the first nodes of two groups. The caller knows that they differ at the height of the groups.
+fn find_divergence(
+    querier: &mut Querier<'_>,
+    info: &[SourceInfo],
     groups: [&Group; 2],
     floor: u32,
-) -> Result<Parting, AuditError> {
+) -> Result<Divergence, AuditError> {
     let nodes = groups.map(|group| group.nodes[0]);
     let mut digests = groups.map(|group| group.digest);
     let found = bisect::first_different(floor, groups[0].digest.height, |height| {
-        let (left, right) = match panel.pair(height, nodes)? {
+        let (left, right) = match querier.pair(height, nodes)? {
             [Answer::Digest(left), Answer::Digest(right)] => (left, right),
-            [Answer::Before(left), Answer::Before(right)] => return Ok(Probe::Before(left.max(right))),
-            [Answer::Before(start), _] | [_, Answer::Before(start)] => return Ok(Probe::Before(start)),
+            [Answer::BeginsAt(left), Answer::BeginsAt(right)] => return Ok(Probe::Before(left.max(right))),
+            [Answer::BeginsAt(start), _] | [_, Answer::BeginsAt(start)] => return Ok(Probe::Before(start)),
         };
         if left.digest == right.digest {
             return Ok(Probe::Same);
         }
-        // The last one that is asked and differs is where they part.
+        // The last probe that differs is the first difference.
         digests = [left, right];
         Ok::<_, AuditError>(Probe::Different)
     })?;
     let agreed = (found.height > found.floor).then(|| found.height - 1);
-    let starts = nodes.map(|node| about[node].start_height);
+    let starts = nodes.map(|node| info[node].start_height);
     let begins_later = starts[0] != starts[1] || found.floor != floor;
     let cause = match agreed {
-        _ if digests[0].block != digests[1].block => Cause::Blocks,
-        None if begins_later => Cause::Start,
-        _ => Cause::Results,
+        _ if digests[0].block != digests[1].block => DivergenceCause::Blocks,
+        None if begins_later => DivergenceCause::Start,
+        _ => DivergenceCause::Results,
     };
-    Ok(Parting { nodes, height: found.height, digests, agreed, cause })
+    Ok(Divergence { nodes, height: found.height, digests, agreed, cause })
 }

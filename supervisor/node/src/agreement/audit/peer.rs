@@ -1,4 +1,4 @@
-//! A node that is asked over JSON-RPC.
+//! A node that an audit queries over JSON-RPC.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use jsonrpc::error::RpcError;
 use serde::de::DeserializeOwned;
 
-use super::answer::{DIGEST, Digest, INFO, Info, Reason, plain};
-use super::node::{About, ChainDigest, Node, NodeError};
-use crate::daemon::{Auth, Capped, Connections, DaemonError, Target, TransportError};
+use super::answer::{DIGEST, DigestResult, INFO, InfoResult, Reason, plain};
+use super::source::{ChainDigest, DigestSource, SourceError, SourceInfo};
+use crate::transport::{Auth, Connections, Endpoint, LimitedTransport, TransportError};
 
-/// Longest answer, in bytes. These have some hundreds.
+/// The longest accepted answer, in bytes. The answers have a few hundred bytes.
 const ANSWER_BYTES: u64 = 64 << 10;
 /// The code of an unknown method (JSON-RPC 2.0, section 5.1).
 const METHOD_NOT_FOUND: i32 = -32601;
@@ -24,24 +24,20 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The node that answers at `url`, which may have a name and a password for a proxy before it. One question may take
-    /// `timeout`.
+    /// The node at `url`, which may hold a name and a password for a proxy in front of the node. One call may take `timeout`.
     ///
     /// # Errors
-    /// What is wrong with the URL.
+    /// What is wrong with the URL, without the URL itself.
     pub fn new(url: &str, timeout: Duration) -> Result<Self, String> {
-        let target = Target::new(url, &Auth::None).map_err(|error| match error {
-            DaemonError::Url { reason, .. } => reason,
-            other => other.to_string(),
-        })?;
-        let name = target.shown.clone();
-        let connections = Arc::new(Connections::new(target, 1, timeout));
-        let client = jsonrpc::Client::with_transport(Capped { connections, limit: ANSWER_BYTES });
+        let endpoint = Endpoint::parse(url, &Auth::None)?;
+        let name = endpoint.display_url.clone();
+        let connections = Arc::new(Connections::new(endpoint, 1, timeout));
+        let client = jsonrpc::Client::with_transport(LimitedTransport { connections, limit: ANSWER_BYTES });
         Ok(Self { name, client, timeout })
     }
 
-    /// The result of `method`; `height` is what it is asked about, if it is about one.
-    fn ask<T: DeserializeOwned>(&self, method: &'static str, height: Option<u32>) -> Result<T, NodeError> {
+    /// Calls `method`, with the parameter `height` if there is one.
+    fn call<T: DeserializeOwned>(&self, method: &'static str, height: Option<u32>) -> Result<T, SourceError> {
         let parameters = height.map(|height| jsonrpc::arg([height]));
         let request = self.client.build_request(method, parameters.as_deref());
         let id = request.id.clone();
@@ -50,54 +46,54 @@ impl Peer {
             return Err(refused(method, height, error));
         }
         if response.id != id {
-            return Err(NodeError::NotRpc { method, reason: "it answers another question".to_owned() });
+            return Err(SourceError::NotRpc { method, reason: "it answers another request".to_owned() });
         }
         response.result().map_err(|error| {
             let jsonrpc::Error::Json(error) = error else { return self.failure(method, error) };
-            NodeError::Garbled { method, reason: plain(&error.to_string()) }
+            SourceError::WrongResult { method, reason: plain(&error.to_string()) }
         })
     }
 
-    fn failure(&self, method: &'static str, error: jsonrpc::Error) -> NodeError {
+    fn failure(&self, method: &'static str, error: jsonrpc::Error) -> SourceError {
         let error = match error {
             jsonrpc::Error::Transport(error) => error,
-            error => return NodeError::NotRpc { method, reason: plain(&error.to_string()) },
+            error => return SourceError::NotRpc { method, reason: plain(&error.to_string()) },
         };
         match error.downcast::<TransportError>().map(|error| *error) {
-            Ok(TransportError::TimedOut) => NodeError::TimedOut(self.timeout),
-            Ok(TransportError::Status { status, body }) => NodeError::Status { status, body },
-            Ok(TransportError::TooLong(limit)) => NodeError::TooLong(limit),
-            Ok(TransportError::NotJson(reason)) => NodeError::NotRpc { method, reason },
-            Ok(error) => NodeError::Unreachable(error.to_string()),
-            Err(error) => NodeError::Unreachable(error.to_string()),
+            Ok(TransportError::TimedOut) => SourceError::TimedOut(self.timeout),
+            Ok(TransportError::Status { status, body }) => SourceError::Status { status, body },
+            Ok(TransportError::TooLong(limit)) => SourceError::TooLong(limit),
+            Ok(TransportError::NotJson(reason)) => SourceError::NotRpc { method, reason },
+            Ok(error) => SourceError::Unreachable(error.to_string()),
+            Err(error) => SourceError::Unreachable(error.to_string()),
         }
     }
 }
 
-fn refused(method: &'static str, height: Option<u32>, error: RpcError) -> NodeError {
+fn refused(method: &'static str, height: Option<u32>, error: RpcError) -> SourceError {
     let RpcError { code, message, data } = error;
     let reason: Reason = data.and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default();
     match (reason.reason.as_str(), reason.start, height) {
-        ("before-start", Some(start), Some(height)) => NodeError::BeforeStart { height, start },
-        ("not-yet" | "nothing-indexed" | "abandoned", _, Some(height)) => NodeError::Gone { height },
-        _ if code == METHOD_NOT_FOUND => NodeError::NoMethod { method },
-        _ => NodeError::Refused { method, code, message: plain(&message) },
+        ("before-start", Some(start), Some(height)) => SourceError::BeforeStart { height, start },
+        ("not-yet" | "nothing-indexed" | "abandoned", _, Some(height)) => SourceError::Gone { height },
+        _ if code == METHOD_NOT_FOUND => SourceError::NoMethod { method },
+        _ => SourceError::Refused { method, code, message: plain(&message) },
     }
 }
 
-impl Node for Peer {
+impl DigestSource for Peer {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn about(&self) -> Result<About, NodeError> {
-        let info: Info = self.ask(INFO, None)?;
-        info.decode().map_err(|reason| NodeError::Garbled { method: INFO, reason })
+    fn info(&self) -> Result<SourceInfo, SourceError> {
+        let info: InfoResult = self.call(INFO, None)?;
+        info.decode().map_err(|reason| SourceError::WrongResult { method: INFO, reason })
     }
 
-    fn digest(&self, height: u32) -> Result<ChainDigest, NodeError> {
-        let digest: Digest = self.ask(DIGEST, Some(height))?;
-        digest.decode(height).map_err(|reason| NodeError::Garbled { method: DIGEST, reason })
+    fn digest(&self, height: u32) -> Result<ChainDigest, SourceError> {
+        let digest: DigestResult = self.call(DIGEST, Some(height))?;
+        digest.decode(height).map_err(|reason| SourceError::WrongResult { method: DIGEST, reason })
     }
 }
 
@@ -109,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    /// Somebody who gives one connection this answer, whatever it asks, and then closes it.
+    /// A server that gives one connection this answer to any request, and then closes it.
     fn answering(answer: Vec<u8>) -> (Peer, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = Peer::new(&format!("http://{}", listener.local_addr().unwrap()), Duration::from_secs(30));
@@ -119,10 +115,10 @@ mod tests {
             while !asked.ends_with(b"}") {
                 let mut part = [0; 1024];
                 let length = stream.read(&mut part).unwrap();
-                assert_ne!(length, 0, "the question ends with its body");
+                assert_ne!(length, 0, "the request ends with its body");
                 asked.extend_from_slice(&part[..length]);
             }
-            // Whoever has had enough of an answer closes before its end.
+            // A client that stops reading closes the connection early.
             let _ = stream.write_all(&answer);
             let _ = stream.shutdown(Shutdown::Write);
         };
@@ -137,14 +133,14 @@ mod tests {
         [head.as_bytes(), body.as_bytes()].concat()
     }
 
-    fn about(answer: Vec<u8>) -> NodeError {
+    fn info_error(answer: Vec<u8>) -> SourceError {
         let (peer, thread) = answering(answer);
-        let error = peer.about().unwrap_err();
+        let error = peer.info().unwrap_err();
         thread.join().unwrap();
         error
     }
 
-    fn digest(body: &str) -> Result<ChainDigest, NodeError> {
+    fn digest(body: &str) -> Result<ChainDigest, SourceError> {
         let (peer, thread) = answering(http("200 OK", body));
         let digest = peer.digest(7);
         thread.join().unwrap();
@@ -152,8 +148,8 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_is_none_is_refused() {
-        for (url, part) in [("https://host", "TLS"), ("host:1", "http://"), ("http://", "no URL")] {
+    fn a_wrong_url_is_refused() {
+        for (url, part) in [("https://host", "TLS"), ("host:1", "http://"), ("http://", "not a URL")] {
             let error = Peer::new(url, Duration::from_secs(1)).unwrap_err();
             assert!(error.contains(part), "{url}: {error}");
         }
@@ -162,71 +158,71 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_told() {
+    fn an_unreachable_node_is_reported() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
-        let error = Peer::new(&url, Duration::from_secs(30)).unwrap().about().unwrap_err();
-        assert!(matches!(error, NodeError::Unreachable(_)), "{error}");
+        let error = Peer::new(&url, Duration::from_secs(30)).unwrap().info().unwrap_err();
+        assert!(matches!(error, SourceError::Unreachable(_)), "{error}");
     }
 
     #[test]
-    fn silence_is_told_after_the_timeout() {
-        // It accepts, by the kernel's hand, and says nothing.
+    fn a_silent_node_is_reported_after_the_timeout() {
+        // The kernel accepts the connection, and nobody answers.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let timeout = Duration::from_millis(50);
         let peer = Peer::new(&format!("http://{}", listener.local_addr().unwrap()), timeout).unwrap();
-        let error = peer.about().unwrap_err();
-        assert!(matches!(error, NodeError::TimedOut(waited) if waited == timeout), "{error}");
+        let error = peer.info().unwrap_err();
+        assert!(matches!(error, SourceError::TimedOut(waited) if waited == timeout), "{error}");
         assert!(error.to_string().contains("no answer within 50ms"), "{error}");
     }
 
     #[test]
-    fn what_is_no_json_rpc_is_told() {
-        let error = about(http("404 Not Found", "<html>\nno such page"));
+    fn an_answer_that_is_not_json_rpc_is_reported() {
+        let error = info_error(http("404 Not Found", "<html>\nno such page"));
         assert!(
-            matches!(&error, NodeError::Status { status: 404, body } if body.contains("no such page")),
+            matches!(&error, SourceError::Status { status: 404, body } if body.contains("no such page")),
             "{error}"
         );
-        assert!(matches!(about(http("200 OK", "hello")), NodeError::NotRpc { method: INFO, .. }));
-        assert!(matches!(about(http("200 OK", "[]")), NodeError::NotRpc { method: INFO, .. }));
-        let error = about(http("200 OK", r#"{"jsonrpc":"2.0","id":"mine","result":{}}"#));
-        assert!(error.to_string().contains("another question"), "{error}");
-        let error = about(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_vec());
-        assert!(matches!(error, NodeError::Unreachable(_)), "{error:?}");
-        let error = about(b"SSH-2.0-OpenSSH_9\r\n".to_vec());
-        assert!(matches!(error, NodeError::Unreachable(_)), "{error:?}");
+        assert!(matches!(info_error(http("200 OK", "hello")), SourceError::NotRpc { method: INFO, .. }));
+        assert!(matches!(info_error(http("200 OK", "[]")), SourceError::NotRpc { method: INFO, .. }));
+        let error = info_error(http("200 OK", r#"{"jsonrpc":"2.0","id":"mine","result":{}}"#));
+        assert!(error.to_string().contains("another request"), "{error}");
+        let error = info_error(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_vec());
+        assert!(matches!(error, SourceError::Unreachable(_)), "{error:?}");
+        let error = info_error(b"SSH-2.0-OpenSSH_9\r\n".to_vec());
+        assert!(matches!(error, SourceError::Unreachable(_)), "{error:?}");
     }
 
     #[test]
     fn an_answer_is_not_read_beyond_its_limit() {
         let long = format!(r#"{{"jsonrpc":"2.0","id":1,"result":"{}"}}"#, "x".repeat(1 << 20));
-        let error = about(http("200 OK", &long));
-        assert!(matches!(error, NodeError::TooLong(ANSWER_BYTES)), "{error:?}");
+        let error = info_error(http("200 OK", &long));
+        assert!(matches!(error, SourceError::TooLong(ANSWER_BYTES)), "{error:?}");
     }
 
     #[test]
-    fn results_and_refusals_are_told_apart() {
+    fn results_and_refusals_are_distinguished() {
         let (block, hash) = ("00".repeat(32), "11".repeat(32));
         let good = format!(
             r#"{{"jsonrpc":"2.0","id":1,"result":{{"height":7,"block":"{block}","digest":"{hash}"}}}}"#
         );
         assert_eq!(digest(&good).unwrap().digest.0, [0x11; 32]);
         let error = digest(r#"{"jsonrpc":"2.0","id":1,"result":null}"#).unwrap_err();
-        assert!(matches!(error, NodeError::Garbled { method: DIGEST, .. }), "{error:?}");
+        assert!(matches!(error, SourceError::WrongResult { method: DIGEST, .. }), "{error:?}");
         let refusal = |code: i32, data: &str| {
             let error = format!(r#"{{"code":{code},"message":"no\u001b[1m","data":{data}}}"#);
             digest(&format!(r#"{{"jsonrpc":"2.0","id":null,"error":{error}}}"#)).unwrap_err()
         };
         let error = refusal(-32003, r#"{"reason":"before-start","start":9}"#);
-        assert!(matches!(error, NodeError::BeforeStart { height: 7, start: 9 }), "{error:?}");
+        assert!(matches!(error, SourceError::BeforeStart { height: 7, start: 9 }), "{error:?}");
         for reason in ["not-yet", "nothing-indexed", "abandoned"] {
             let error = refusal(-32003, &format!(r#"{{"reason":"{reason}"}}"#));
-            assert!(matches!(error, NodeError::Gone { height: 7 }), "{error:?}");
+            assert!(matches!(error, SourceError::Gone { height: 7 }), "{error:?}");
         }
-        assert!(matches!(refusal(-32601, "null"), NodeError::NoMethod { method: DIGEST }));
+        assert!(matches!(refusal(-32601, "null"), SourceError::NoMethod { method: DIGEST }));
         let error = refusal(-32001, r#"{"reason":"saturated"}"#);
-        assert_eq!(error.to_string(), "it refuses cofferdam_digest: no[1m (error -32001)");
-        assert!(matches!(refusal(-1, "[]"), NodeError::Refused { code: -1, .. }));
+        assert_eq!(error.to_string(), "the node refuses cofferdam_digest: no[1m (error -32001)");
+        assert!(matches!(refusal(-1, "[]"), SourceError::Refused { code: -1, .. }));
     }
 }

@@ -1,4 +1,4 @@
-//! A node that does what the names of its views say, and a client that sends bytes as they are.
+//! A backend whose views do what their names say, and an HTTP client that sends bytes unchanged.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Barrier, Notify};
 
-use crate::rpc::{At, Backend, CallError, ChainDigest, Info, RpcSettings, Snapshot, router};
+use crate::rpc::{Backend, CallError, ChainDigest, NodeInfo, RpcSettings, StateAt, StoreFigures, router};
 use cofferdam_chain::blocks::{BlockHash, Network};
 
 /// The newest height.
@@ -24,14 +24,14 @@ pub(super) const TIP: u32 = 840_000;
 pub(super) const START: u32 = 100;
 
 pub(super) struct Fake {
-    /// What nothing is indexed in.
+    /// Whether no block is indexed.
     pub(super) empty: bool,
-    /// At which views called `meet` wait for each other.
+    /// The barrier at which views called `meet` wait for each other.
     pub(super) barrier: Barrier,
     pub(super) running: AtomicUsize,
     pub(super) most_running: AtomicUsize,
     pub(super) calls: AtomicUsize,
-    /// Told when a view called `never` begins, and when it is dropped.
+    /// Notified when a view called `never` begins, and when it is dropped.
     pub(super) begun: Arc<Notify>,
     pub(super) dropped: Arc<Notify>,
 }
@@ -49,18 +49,18 @@ impl Fake {
         }
     }
 
-    fn resolve(&self, at: At) -> Result<u32, CallError> {
+    fn resolve(&self, at: StateAt) -> Result<u32, CallError> {
         match at {
             _ if self.empty => Err(CallError::NothingIndexed),
-            At::Latest => Ok(TIP),
-            At::Height(height) if height > TIP => Err(CallError::NotYet { height, tip: TIP }),
-            At::Height(height) if height < START => Err(CallError::BeforeStart { height, start: START }),
-            At::Height(height) => Ok(height),
+            StateAt::Latest => Ok(TIP),
+            StateAt::Height(height) if height > TIP => Err(CallError::NotYet { height, tip: TIP }),
+            StateAt::Height(height) if height < START => Err(CallError::BeforeStart { height, start: START }),
+            StateAt::Height(height) => Ok(height),
         }
     }
 }
 
-/// The hash whose first byte, as it is shown, is that of the height.
+/// A hash whose first bytes, as the hash is shown, are the height.
 fn hash_of(height: u32) -> BlockHash {
     let mut bytes = [0xab; 32];
     bytes[28..].copy_from_slice(&height.to_le_bytes());
@@ -76,7 +76,7 @@ impl Drop for NotifyWhenDropped {
 }
 
 impl Backend for Fake {
-    async fn view(&self, function: String, input: Vec<u8>, at: At) -> Result<Vec<u8>, CallError> {
+    async fn view(&self, function: String, input: Vec<u8>, at: StateAt) -> Result<Vec<u8>, CallError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let height = self.resolve(at)?;
         if let Some(verdict) = GuestVerdict::from_name(&function) {
@@ -115,7 +115,7 @@ impl Backend for Fake {
         block: Vec<u8>,
         function: String,
         input: Vec<u8>,
-        at: At,
+        at: StateAt,
     ) -> Result<Vec<u8>, CallError> {
         let height = self.resolve(at)?;
         match function.as_str() {
@@ -130,24 +130,24 @@ impl Backend for Fake {
         Ok((!self.empty).then_some(TIP))
     }
 
-    fn block_hash(&self, at: At) -> Result<BlockHash, CallError> {
+    fn block_hash(&self, at: StateAt) -> Result<BlockHash, CallError> {
         self.resolve(at).map(hash_of)
     }
 
-    fn state_root(&self, at: At) -> Result<[u8; 32], CallError> {
+    fn state_root(&self, at: StateAt) -> Result<[u8; 32], CallError> {
         let height = self.resolve(at)?;
         let mut root = [0x11; 32];
         root[..4].copy_from_slice(&height.to_be_bytes());
         Ok(root)
     }
 
-    fn digest(&self, at: At) -> Result<ChainDigest, CallError> {
+    fn digest(&self, at: StateAt) -> Result<ChainDigest, CallError> {
         let height = self.resolve(at)?;
         Ok(ChainDigest { height, block: hash_of(height), digest: Hash([0x22; 32]) })
     }
 
-    fn snapshot(&self) -> Result<Snapshot, CallError> {
-        Ok(Snapshot {
+    fn figures(&self) -> Result<StoreFigures, CallError> {
+        Ok(StoreFigures {
             indexed_height: Some(TIP),
             next_height: TIP + 1,
             entries: 12,
@@ -156,15 +156,15 @@ impl Backend for Fake {
         })
     }
 
-    fn proof(&self, key: Vec<u8>, at: At) -> Result<Value, CallError> {
+    fn proof(&self, key: Vec<u8>, at: StateAt) -> Result<Value, CallError> {
         match key.is_empty() {
             true => Err(CallError::NotEnabled { what: "cofferdam_proof", how: "--state-root" }),
             false => Ok(json!({ "key": hex::encode(key), "height": self.resolve(at)? })),
         }
     }
 
-    fn info(&self) -> Result<Info, CallError> {
-        Ok(Info {
+    fn info(&self) -> Result<NodeInfo, CallError> {
+        Ok(NodeInfo {
             version: "1.2.3".into(),
             profile: profile(),
             network: Some(Network::Regtest),
@@ -175,13 +175,13 @@ impl Backend for Fake {
     }
 }
 
-/// What its results depend on.
+/// The profile of the backend.
 pub(super) fn profile() -> Profile {
     let engine = "an engine".to_owned();
     Profile { module: Hash([0x44; 32]), memory_bytes: 1 << 32, fuel: None, output_bytes: 1 << 27, engine }
 }
 
-/// A server, and where it is.
+/// A running server.
 pub(super) struct Running {
     pub(super) address: SocketAddr,
     pub(super) fake: Arc<Fake>,
@@ -211,11 +211,11 @@ pub(super) async fn start_with(
     Running { address, fake, task }
 }
 
-/// A response, as it came.
+/// A response, as it was received.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) status: u16,
-    /// In lower case.
+    /// The head, in lower case.
     head: String,
     pub(super) body: String,
 }
@@ -230,7 +230,7 @@ impl Reply {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The error's code and data, and whether its message has `part` in it.
+    /// The error's code and data. Its message must contain `part`.
     pub(super) fn error(&self, part: &str) -> (i64, Value) {
         let error = &self.json()["error"];
         let message = error["message"].as_str().unwrap_or_else(|| panic!("{self:?}"));
@@ -239,7 +239,7 @@ impl Reply {
     }
 }
 
-/// Reads one response. Whoever waits for one that does not come waits for this long.
+/// Reads one response. Panics if it does not arrive within 60 s.
 pub(super) async fn read_reply(stream: &mut TcpStream) -> Reply {
     tokio::time::timeout(Duration::from_secs(60), async {
         let mut bytes = Vec::new();
@@ -276,7 +276,7 @@ impl Running {
         read_reply(&mut stream).await
     }
 
-    /// Sends `body` as curl does with these headers of its own.
+    /// Sends `body` as curl does, with these additional headers.
     pub(super) async fn curl(&self, headers: &str, body: &str) -> Reply {
         let head = format!(
             "POST / HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\n{headers}\
@@ -297,7 +297,7 @@ impl Running {
         self.post(&body.to_string()).await
     }
 
-    /// What `method` returns.
+    /// Calls `method`, and returns its result.
     pub(super) async fn result(&self, method: &str, params: Value) -> Value {
         let reply = self.call(method, params).await;
         assert_eq!(reply.status, 200, "{reply:?}");

@@ -1,4 +1,4 @@
-//! What requests may cost and how long they may take, which of them are taken, and who may send them.
+//! The limits of requests in bytes and in time, which requests are accepted, and which pages may send them.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::fake::{Fake, Reply, Running, start, start_with};
 use crate::rpc::{Cors, RpcSettings};
 
 #[tokio::test]
-async fn a_call_ends_when_its_time_is_over_or_its_client_is_gone() {
+async fn a_call_ends_when_it_takes_too_long_or_its_client_disconnects() {
     let settings = RpcSettings { view_timeout: Duration::from_secs(1), ..RpcSettings::default() };
     let node = start(settings).await;
     let reply = node.call("metashrew_view", json!(["never"])).await;
@@ -32,7 +32,7 @@ async fn a_call_ends_when_its_time_is_over_or_its_client_is_gone() {
 }
 
 #[tokio::test]
-async fn every_bound_holds() {
+async fn every_limit_holds() {
     let settings =
         RpcSettings { request_bytes: 5000, response_bytes: 1500, batch_entries: 4, ..RpcSettings::default() };
     let node = start(settings).await;
@@ -43,13 +43,12 @@ async fn every_bound_holds() {
     for length in ["Content-Length: 5001\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n1389\r\n"] {
         let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{length}");
         let reply = node.send(&[head.as_bytes(), &[b' '; 5001]].concat()).await;
-        let (code, data) = reply.error("the body has more than");
+        let (code, data) = reply.error("the body is larger than the limit");
         assert_eq!((reply.status, code, &data["reason"]), (413, -32005, &json!("too-large")));
         assert_eq!(reply.header("connection"), Some("close"));
     }
     let reply = node.call("metashrew_view", json!(["large"])).await;
-    let (code, data) =
-        reply.error("the response has more than the 1500 bytes that are sent: it would have 2002");
+    let (code, data) = reply.error("the response would have 2002 bytes, above the limit of 1500");
     assert_eq!(
         (reply.json()["id"].clone(), code, &data["reason"]),
         (json!(1), -32005, &json!("response-too-large"))
@@ -57,11 +56,11 @@ async fn every_bound_holds() {
     let echo = json!({ "id": 1, "method": "metashrew_view", "params": ["echo", "00".repeat(400)] });
     assert_eq!(node.post(&json!([echo]).to_string()).await.json()[0]["id"], 1);
     let reply = node.post(&json!([echo, echo]).to_string()).await;
-    assert_eq!(reply.error("the response has more").0, -32005);
+    assert_eq!(reply.error("the response would have").0, -32005);
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_not_waited_for() {
+async fn a_body_that_does_not_arrive_is_not_waited_for() {
     let settings = RpcSettings { body_timeout: Duration::from_millis(200), ..RpcSettings::default() };
     let node = start(settings).await;
     let slow = "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{";
@@ -70,7 +69,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn requests_that_are_held_keep_others_out() {
+async fn held_requests_leave_no_room_for_others() {
     let body_timeout = Duration::from_secs(1);
     let node = start(RpcSettings { buffered_bytes: 4096, body_timeout, ..RpcSettings::default() }).await;
     let body = r#"{"id":1,"method":"metashrew_view","params":["never"]}"#;
@@ -79,7 +78,7 @@ async fn requests_that_are_held_keep_others_out() {
     stream.write_all(format!("{head}{}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
     node.fake.begun.notified().await;
     let reply = node.call("metashrew_height", json!([])).await;
-    let (code, data) = reply.error("leave no room");
+    let (code, data) = reply.error("memory for request and response bodies is in use");
     assert_eq!((reply.status, code, &data["reason"]), (503, -32001, &json!("no-room")));
     assert_eq!(reply.header("retry-after"), Some("1"));
     drop(stream);
@@ -88,14 +87,14 @@ async fn requests_that_are_held_keep_others_out() {
 }
 
 #[tokio::test]
-async fn a_large_result_comes_whole() {
+async fn a_large_result_is_sent_whole() {
     let node = start(RpcSettings::default()).await;
     let result = node.result("metashrew_view", json!(["huge"])).await;
     assert_eq!(result.as_str().unwrap().len(), 2 + (4 << 20));
 }
 
 #[tokio::test]
-async fn only_json_is_taken() {
+async fn only_json_is_accepted() {
     let node = start(RpcSettings::default()).await;
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"metashrew_height"}"#;
     for good in [
@@ -108,7 +107,7 @@ async fn only_json_is_taken() {
         let reply = node.curl(&format!("Content-Type: {good}\r\n"), body).await;
         assert_eq!(reply.status, 200, "{good}");
     }
-    // What a page of any origin can send without being asked whether it may; the first is what `curl -d` sends.
+    // Content types that a page of any origin can send without a preflight request. `curl -d` sends the first one.
     let wrong = ["Content-Type: application/x-www-form-urlencoded\r\n", "Content-Type: text/plain\r\n", ""];
     for header in wrong.into_iter().chain(["Content-Type: json\r\n"]) {
         let reply = node.curl(header, body).await;
@@ -150,7 +149,7 @@ async fn browsers_are_told_which_pages_may_call() {
         assert_eq!(preflight(&node, origin).await.header(ALLOWED), allowed);
         assert_eq!(node.curl(&call(origin), body).await.header(ALLOWED), allowed);
     }
-    // Errors of HTTP are to be read by pages, too.
+    // Pages can read HTTP errors, too.
     let reply = node.curl("Content-Type: a/b\r\nOrigin: https://a.org\r\n", body).await;
     assert_eq!((reply.status, reply.header(ALLOWED)), (415, Some("https://a.org")));
 
@@ -161,7 +160,7 @@ async fn browsers_are_told_which_pages_may_call() {
 }
 
 #[tokio::test]
-async fn it_shares_its_path_with_a_page() {
+async fn the_server_shares_its_path_with_a_page() {
     let page = || {
         Router::new()
             .route("/", get(|| async { "the page" }))

@@ -1,4 +1,4 @@
-//! The server over a real connection: every method and every error; bounds and headers are in `http`.
+//! The server over a real connection: every method and every error. The tests of limits and headers are in `http`.
 
 mod fake;
 mod http;
@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use super::RpcSettings;
 use fake::{Fake, TIP, read_reply, start, start_with};
 
-/// The hash of the newest block, as it is shown.
+/// The hash of the newest block, as text.
 fn tip_hash() -> String {
     format!("{TIP:08x}{}", "ab".repeat(28))
 }
@@ -20,7 +20,7 @@ fn tip_hash() -> String {
 async fn documented_curl_calls_of_the_replaced_node_are_answered_as_there() {
     let node = start(RpcSettings::default()).await;
     let json = "Content-Type: application/json\r\n";
-    // As in its README, over two lines, and in its pages.
+    // The call as in that node's README, over two lines, and as in its pages.
     let view = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"metashrew_view\",\n       \"params\":[\"echo\",\"0x1a2b3c4d\",\"latest\"]}";
     let reply = node.curl(json, view).await;
     assert_eq!(reply.status, 200);
@@ -29,7 +29,7 @@ async fn documented_curl_calls_of_the_replaced_node_are_answered_as_there() {
     let height = r#"{"jsonrpc":"2.0","id":1,"method":"metashrew_height","params":[]}"#;
     let reply = node.curl(json, height).await;
     assert_eq!(reply.body, r#"{"jsonrpc":"2.0","result":"840000","id":1}"#);
-    // By HTTP/1.0, and with the headers of a browser.
+    // The same over HTTP/1.0, and with the headers of a browser.
     let old = format!("POST / HTTP/1.0\r\n{json}Content-Length: {}\r\n\r\n{height}", height.len());
     assert_eq!(node.send(old.as_bytes()).await.json()["result"], "840000");
     let browser = "Content-Type: application/json;charset=UTF-8\r\nOrigin: http://localhost:3000\r\n";
@@ -42,7 +42,7 @@ async fn documented_curl_calls_of_the_replaced_node_are_answered_as_there() {
 }
 
 #[tokio::test]
-async fn a_block_of_megabytes_is_previewed_after_curl_was_told_to_continue() {
+async fn a_block_of_several_megabytes_is_previewed_after_100_continue() {
     const BLOCK_BYTES: usize = 4_000_000;
     let node = start(RpcSettings::default()).await;
     let params = json!([format!("0x{}", "5a".repeat(BLOCK_BYTES)), "length", "", "latest"]);
@@ -124,7 +124,7 @@ async fn a_node_without_blocks_says_so() {
 }
 
 #[tokio::test]
-async fn ids_come_back_as_they_were() {
+async fn ids_are_sent_back_unchanged() {
     let node = start(RpcSettings::default()).await;
     for id in ["0", "-7", "1.50", "1e400", "123456789012345678901234567890", r#""""#, r#""a\u0062""#, "null"]
     {
@@ -134,7 +134,7 @@ async fn ids_come_back_as_they_were() {
     }
     let long = format!(r#"{{"id":"{}","method":"metashrew_height"}}"#, "x".repeat(2000));
     assert_eq!(node.post(&long).await.error("longer than 1024 bytes").0, -32600);
-    // Older clients do not name the version, or another.
+    // Older clients name no version, or another one.
     for version in ["", r#""jsonrpc":"1.0","#] {
         let reply = node.post(&format!(r#"{{{version}"method":"metashrew_height"}}"#)).await;
         assert_eq!(reply.body, r#"{"jsonrpc":"2.0","result":"840000","id":null}"#);
@@ -176,10 +176,10 @@ async fn a_batch_is_answered_in_its_order() {
 }
 
 #[tokio::test]
-async fn so_many_calls_of_a_batch_run_at_a_time_and_no_more() {
+async fn as_many_calls_of_a_batch_run_at_a_time_as_allowed_and_no_more() {
     const AT_A_TIME: usize = 3;
     let settings = RpcSettings { batch_concurrency: AT_A_TIME, ..RpcSettings::default() };
-    // They wait for each other: fewer at a time would never be answered.
+    // The calls wait for each other: if fewer ran at a time, none would be answered.
     let node = start_with(Fake::new(AT_A_TIME), settings, |calls| calls).await;
     let call = |id: usize| json!({ "id": id, "method": "metashrew_view", "params": ["meet", "0x01"] });
     let batch: Vec<_> = (0..4 * AT_A_TIME).map(call).collect();
@@ -192,7 +192,7 @@ async fn so_many_calls_of_a_batch_run_at_a_time_and_no_more() {
 }
 
 #[tokio::test]
-async fn what_is_not_json_is_a_parse_error() {
+async fn a_body_that_is_not_json_is_a_parse_error() {
     let node = start(RpcSettings::default()).await;
     for body in ["", " ", "{", "[", "[1,", "nul", "{\"id\":1}x", "[1]2", "{'id':1}", "\u{feff}{}", "[1,]"] {
         let reply = node.post(body).await;
@@ -203,7 +203,7 @@ async fn what_is_not_json_is_a_parse_error() {
     let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n";
     let no_text = [head.as_bytes(), b"{\"id\":\"\xff\"}"].concat();
     assert_eq!(node.send(&no_text).await.error("Parse error").0, -32700);
-    // Brackets without end need no stack.
+    // Deep nesting must not overflow the stack.
     let deep = "[".repeat(1 << 20);
     assert_eq!(node.post(&deep).await.error("Parse error").0, -32700);
     let deep = format!(
@@ -215,7 +215,7 @@ async fn what_is_not_json_is_a_parse_error() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_refused() {
+async fn wrong_requests_are_refused() {
     let node = start(RpcSettings::default()).await;
     for body in ["1", "null", "\"x\"", "{}", "[]", r#"{"jsonrpc":"2.0","method":1,"params":"bar"}"#] {
         let reply = node.post(body).await;
@@ -265,7 +265,7 @@ async fn wrong_parameters_are_named() {
 }
 
 #[tokio::test]
-async fn heights_without_state_say_which_there_are() {
+async fn errors_about_heights_name_the_indexed_heights() {
     let node = start(RpcSettings::default()).await;
     let above = TIP + 1;
     let data = json!({ "reason": "not-yet", "retryable": true, "height": above, "tip": TIP });
@@ -287,7 +287,7 @@ async fn heights_without_state_say_which_there_are() {
 }
 
 #[tokio::test]
-async fn what_a_guest_did_is_told_with_its_verdict() {
+async fn failures_of_the_guest_have_a_verdict() {
     let node = start(RpcSettings::default()).await;
     for (verdict, code) in [
         ("trap", -32000),
@@ -310,7 +310,7 @@ async fn what_a_guest_did_is_told_with_its_verdict() {
 }
 
 #[tokio::test]
-async fn what_the_node_did_is_told_apart() {
+async fn failures_of_the_node_are_distinguished() {
     let node = start(RpcSettings::default()).await;
     for (view, part, code, reason, retryable) in [
         ("killed", "oom-killed: twice", -32001, "host", true),

@@ -13,7 +13,7 @@ use super::hierarchy::{Cgroup, CgroupError, NotDelegated};
 use super::locate::Version;
 
 /// Why a cgroup could not be created, or a process could not be moved into it.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum ChildError {
     /// This process has no memory cgroup to create a child in.
     #[error(transparent)]
@@ -39,6 +39,8 @@ pub enum ChildError {
         source: io::Error,
     },
 }
+
+cofferdam_protocol::debug_as_display!(ChildError);
 
 /// A memory cgroup with a limit and without swap. Removed when this is dropped; every process in it must have ended by then.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use super::locate::{self, Version};
 const V1_UNLIMITED: u64 = 1 << 62;
 
 /// Why no memory cgroup can be read. This is not a fault in itself: without a cgroup, only the host's memory limits the workers.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum CgroupError {
     /// A file of /proc could not be read.
     #[error("cannot read {path}: {source}: mount /proc, or let this user read it")]
@@ -38,8 +38,10 @@ pub enum CgroupError {
     },
 }
 
+cofferdam_protocol::debug_as_display!(CgroupError);
+
 /// Why no child cgroup with a limit of its own can be created.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum NotDelegated {
     /// A directory or file cannot be written, and it would have to be.
     #[error("{path} cannot be written: {reason}")]
@@ -56,6 +58,8 @@ pub enum NotDelegated {
         path: PathBuf,
     },
 }
+
+cofferdam_protocol::debug_as_display!(NotDelegated);
 
 /// A limit, and the directory of the cgroup that sets it.
 #[derive(Clone, Debug, PartialEq, Eq)]

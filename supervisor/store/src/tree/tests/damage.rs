@@ -1,10 +1,11 @@
-//! Stored bytes that nobody wrote: an error says so, and nothing panics, in our code or in `jmt`.
+//! Damaged nodes: they give errors, and neither our code nor `jmt` panics.
 
 use prop::sample::Index;
 
+use super::stored_node::{Node, NodeKey};
 use super::*;
 
-/// What happens to a stored node.
+/// A kind of damage to a stored node.
 #[derive(Clone, Debug)]
 enum Harm {
     Bit(Index),
@@ -25,8 +26,8 @@ fn harm() -> impl Strategy<Value = Harm> {
 }
 
 impl Harm {
-    /// What stands in the place of entry `number` afterwards.
-    fn done(&self, entries: &Pairs, number: usize) -> Option<Vec<u8>> {
+    /// The bytes of entry `number` after the damage; none if the entry is removed.
+    fn apply(&self, entries: &Pairs, number: usize) -> Option<Vec<u8>> {
         let mut bytes = entries[number].1.clone();
         match self {
             Self::Bit(bit) => {
@@ -34,7 +35,7 @@ impl Harm {
                 bytes[bit / 8] ^= 1 << (bit % 8);
             }
             Self::Cut(length) => bytes.truncate(length.index(bytes.len())),
-            // The first bytes say most.
+            // The first bytes have the most influence on decoding.
             Self::Byte(at, byte) => {
                 let at = at.index(bytes.len().min(8));
                 bytes[at] = *byte;
@@ -62,9 +63,9 @@ proptest! {
         let entries = fixture.entries();
         let number = at.index(entries.len());
         let mut txn = fixture.env.write_txn().unwrap();
-        let harmed = match harm.done(&entries, number) {
-            Some(bytes) => fixture.tree.nodes.put(&mut txn, &entries[number].0, &bytes),
-            None => fixture.tree.nodes.delete(&mut txn, &entries[number].0).map(|_| ()),
+        let harmed = match harm.apply(&entries, number) {
+            Some(bytes) => fixture.tree.nodes.0.put(&mut txn, &entries[number].0, &bytes),
+            None => fixture.tree.nodes.0.delete(&mut txn, &entries[number].0).map(|_| ()),
         };
         harmed.unwrap();
         txn.commit().unwrap();
@@ -79,18 +80,18 @@ proptest! {
     }
 
     #[test]
-    fn what_decodes_is_what_would_be_encoded(bytes: Vec<u8>, start in 0u8..4, height: u32) {
+    fn bytes_that_decode_encode_to_the_same_bytes(bytes: Vec<u8>, start in 0u8..4, height: u32) {
         let bytes = [vec![start], bytes].concat();
-        if let Ok(node) = Node::decode(&Place::root(height), &bytes) {
+        if let Ok(node) = Node::decode(&NodeKey::root(height), &bytes) {
             prop_assert_eq!(node.encode(), bytes);
         }
     }
 
     #[test]
-    fn foreign_keys_in_the_table_are_named(key in prop::collection::vec(any::<u8>(), 1..8)) {
+    fn foreign_keys_in_the_table_are_reported(key in prop::collection::vec(any::<u8>(), 1..8)) {
         let fixture = Fixture::new();
         let mut txn = fixture.env.write_txn().unwrap();
-        fixture.tree.nodes.put(&mut txn, &key, b"").unwrap();
+        fixture.tree.nodes.0.put(&mut txn, &key, b"").unwrap();
         txn.commit().unwrap();
         let txn = fixture.env.read_txn().unwrap();
         if let Some(root) = fixture.tree.root(&txn, u32::MAX - 1).err() {
@@ -100,12 +101,12 @@ proptest! {
 }
 
 #[test]
-fn damage_is_named_with_its_place() {
+fn damage_is_reported_with_its_path() {
     let fixture = Fixture::new();
     fixture.apply(3, &(0..40).map(|number| (key(number), vec![1])).collect()).unwrap();
     let inner = fixture.entries()[1].0.clone();
     let mut txn = fixture.env.write_txn().unwrap();
-    fixture.tree.nodes.delete(&mut txn, &inner).unwrap();
+    fixture.tree.nodes.0.delete(&mut txn, &inner).unwrap();
     txn.commit().unwrap();
     let digit = format!("{:x}", inner[5] >> 4);
     let below = (0..40).map(key).find(|key| Hash::of(key).to_string().starts_with(&digit)).unwrap();

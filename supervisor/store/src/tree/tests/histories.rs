@@ -1,4 +1,4 @@
-//! Roots over random histories: what they are, and that a branch which was rolled back leaves nothing.
+//! Roots over random histories, and that a branch which was rolled back leaves nothing.
 
 use super::*;
 
@@ -6,7 +6,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn the_root_is_that_of_the_state_and_not_of_its_history(blocks in blocks(40, 20, 12)) {
+    fn the_root_depends_on_the_state_and_not_on_its_history(blocks in blocks(40, 20, 12)) {
         let (grown, all_at_once) = (Fixture::new(), Fixture::new());
         let states = states(&blocks);
         for ((height, pairs), (_, state)) in blocks.iter().zip(&states) {
@@ -38,9 +38,9 @@ proptest! {
             straight.apply(*height, pairs).unwrap();
         }
         let next = blocks.get(keep).map_or(u32::MAX, |(height, _)| *height);
-        // To the last block kept, or to a height between it and the next one.
+        // To the height of the last block that is kept, or to a height between that block and the next one.
         let kept = blocks[..keep].last().map(|(height, _)| (*height + between).min(next - 1));
-        returned.rollback(kept);
+        returned.roll_back(kept);
         prop_assert_eq!(returned.entries(), straight.entries());
 
         let above = kept.map_or(0, |kept| kept + 1);
@@ -63,7 +63,7 @@ fn a_tree_starts_at_any_height_and_is_empty_until_a_block_writes() {
     let root = fixture.apply(840_009, &vec![(b"key".to_vec(), vec![])]).unwrap();
     assert_eq!(fixture.root(840_008), Some(EMPTY));
     assert_eq!(fixture.root(u32::MAX), Some(root));
-    fixture.rollback(Some(839_999));
+    fixture.roll_back(Some(839_999));
     assert_eq!((fixture.root(u32::MAX), fixture.entries().len()), (None, 0));
 }
 
@@ -78,8 +78,8 @@ fn versions_only_go_up_and_a_refused_one_changes_nothing() {
         assert!(matches!(error, TreeError::NotAbove { newest: 7, .. }), "{error}");
     }
     assert_eq!(fixture.entries(), before);
-    fixture.rollback(Some(u32::MAX));
-    fixture.rollback(Some(7));
+    fixture.roll_back(Some(u32::MAX));
+    fixture.roll_back(Some(7));
     assert_eq!(fixture.entries(), before);
 }
 
@@ -115,7 +115,7 @@ fn many_keys_and_keys_that_are_close_have_the_plain_root() {
     }
 }
 
-/// The root of two pairs, worked out by another program: the form of hashes is a promise to everybody who keeps a root.
+/// The root of two pairs, computed by another program. Users store roots, so the form of the hashes must not change.
 #[test]
 fn roots_do_not_change_between_builds() {
     let fixture = Fixture::new();

@@ -1,4 +1,4 @@
-//! What the tree costs: time and bytes per pair, with a million keys in it.
+//! Measures the cost of the tree: time and bytes per pair, with a million keys in the tree.
 
 use std::time::Instant;
 
@@ -7,12 +7,12 @@ use super::*;
 const KEYS: u32 = 1_000_000;
 
 fn bytes(fixture: &Fixture) -> u64 {
-    let stat = fixture.tree.nodes.stat(&fixture.env.read_txn().unwrap()).unwrap();
+    let stat = fixture.tree.nodes.0.stat(&fixture.env.read_txn().unwrap()).unwrap();
     let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
     pages as u64 * u64::from(stat.page_size)
 }
 
-/// Keys all over the state, in an order that is nobody's.
+/// Keys that are spread over the whole state, in a scattered order.
 fn block(first: u32, count: u32) -> Pairs {
     let numbers = (first..first + count).map(|number| number.wrapping_mul(2_654_435_761) % KEYS);
     numbers.map(|number| (number.to_be_bytes().to_vec(), first.to_le_bytes().repeat(8))).collect()
@@ -31,7 +31,7 @@ fn report(fixture: &Fixture, what: &str, heights: std::ops::Range<u32>, make: im
 }
 
 #[test]
-#[ignore = "a measurement, for a release build"]
+#[ignore = "a measurement for a release build"]
 fn measure() {
     const BLOCK: u32 = 5000;
     let fixture = Fixture::new();
@@ -59,5 +59,5 @@ fn measure() {
         siblings as f64 / keys.len() as f64,
         json / keys.len()
     );
-    println!("nodes in all: {}", fixture.tree.nodes.len(&txn).unwrap());
+    println!("nodes in all: {}", fixture.tree.nodes.0.len(&txn).unwrap());
 }

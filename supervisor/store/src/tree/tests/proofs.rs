@@ -1,8 +1,8 @@
-//! Proofs: that the right ones hold at every height, and that nothing else does.
+//! Proofs: every correct proof is accepted at every height, and nothing else is.
 
 use super::*;
 
-/// Every form of some bytes with one bit changed.
+/// All variants of some bytes with one bit changed.
 fn flipped(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     (0..bytes.len() * 8).map(|bit| {
         let mut changed = bytes.to_vec();
@@ -15,7 +15,7 @@ fn json(proof: &Proof) -> Vec<u8> {
     serde_json::to_vec(proof).unwrap()
 }
 
-/// Whether bytes that say they are a proof prove this.
+/// Whether these bytes are a proof of the claim.
 fn proves(root: Hash, key: &[u8], value: Option<&[u8]>, json: &[u8]) -> bool {
     Proof::from_json(json).is_ok_and(|proof| verify(root, key, value, &proof).is_ok())
 }
@@ -31,7 +31,7 @@ proptest! {
         }
         for (height, state) in states(&blocks) {
             let root = fixture.root(height).unwrap();
-            // Ten keys that are never written, too.
+            // Ten of these keys are never written.
             for key in (0..40).map(key) {
                 let proof = fixture.prove(&key, height).unwrap();
                 let value = state.get(&key).map(Vec::as_slice);
@@ -47,13 +47,13 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_comes_as_a_proof_panics(bytes: Vec<u8>) {
+    fn no_bytes_make_the_parser_panic(bytes: Vec<u8>) {
         let _ = Proof::from_json(&bytes);
     }
 
-    /// Pieces of a proof's JSON in any order: nearly right, which random bytes never are.
+    /// Parts of a proof's JSON in random order. They are nearly valid, which random bytes never are.
     #[test]
-    fn nothing_like_a_proof_panics(pieces in prop::collection::vec(piece(), 0..12)) {
+    fn no_invalid_proof_panics(pieces in prop::collection::vec(piece(), 0..12)) {
         if let Ok(proof) = Proof::from_json(pieces.concat().as_bytes()) {
             prop_assert!(verify(Hash::default(), b"key", Some(b""), &proof).is_err());
             prop_assert!(verify(Hash::default(), b"key", None, &proof).is_err());
@@ -94,7 +94,7 @@ fn state() -> (Fixture, State, Hash) {
 }
 
 #[test]
-fn one_changed_bit_of_a_proof_or_its_value_or_root_is_seen() {
+fn one_changed_bit_of_a_proof_or_its_value_or_root_is_detected() {
     let (fixture, state, root) = state();
     for key in (0..60).map(key) {
         let value = state.get(&key).map(Vec::as_slice);
@@ -112,9 +112,9 @@ fn one_changed_bit_of_a_proof_or_its_value_or_root_is_seen() {
     }
 }
 
-/// A proof of absence is one for every key that would stand in the same place; for a key that is there it is none.
+/// A proof of absence holds for every absent key with the same place in the tree, but never for a key that has a value.
 #[test]
-fn a_proof_is_for_no_other_key_that_it_is_false_of() {
+fn a_proof_never_shows_something_false_about_another_key() {
     let (fixture, state, root) = state();
     for own in (0..60).map(key) {
         let value = state.get(&own).map(Vec::as_slice);
@@ -127,7 +127,7 @@ fn a_proof_is_for_no_other_key_that_it_is_false_of() {
 }
 
 #[test]
-fn a_longer_or_shorter_proof_is_none() {
+fn a_longer_or_shorter_proof_is_refused() {
     let (fixture, state, root) = state();
     for key in (0..60).map(key) {
         let value = state.get(&key).map(Vec::as_slice);
@@ -144,7 +144,7 @@ fn a_longer_or_shorter_proof_is_none() {
 }
 
 #[test]
-fn an_empty_state_has_nothing_and_a_height_without_a_version_no_proof() {
+fn an_empty_state_proves_absence_and_a_height_without_a_version_has_no_proof() {
     let fixture = Fixture::new();
     assert!(matches!(fixture.prove(b"key", 9), Err(TreeError::NoVersion { height: 9 })));
     let root = fixture.apply(5, &vec![]).unwrap();
@@ -154,7 +154,7 @@ fn an_empty_state_has_nothing_and_a_height_without_a_version_no_proof() {
     assert!(matches!(fixture.prove(b"key", 4), Err(TreeError::NoVersion { height: 4 })));
 }
 
-/// Another key's leaf that does not stand where this key would: a true leaf of the tree, and no proof of absence.
+/// A leaf of the tree that is not at the place of the key does not prove that the key has no value.
 #[test]
 fn a_leaf_from_elsewhere_proves_no_absence() {
     let (fixture, _, root) = state();
@@ -186,7 +186,7 @@ fn one_proof_has_one_form() {
 }
 
 #[test]
-fn lengths_are_capped() {
+fn lengths_are_limited() {
     let with = |count| json(&Proof::new(None, vec![EMPTY; count]));
     assert!(Proof::from_json(&with(256)).is_ok());
     let error = Proof::from_json(&with(257)).unwrap_err().to_string();

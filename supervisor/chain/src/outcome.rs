@@ -1,0 +1,37 @@
+//! What came of a block that ran.
+
+use cofferdam_protocol::profile::Hash;
+
+use crate::blocks::BlockHash;
+use cofferdam_pool::JobResult;
+
+/// What came of one block.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The block's height.
+    pub height: u32,
+    /// The block's hash.
+    pub hash: BlockHash,
+    /// The block's size in bytes.
+    pub block_bytes: u64,
+    /// The result of the pool.
+    pub result: JobResult,
+    /// SHA-256 of the writes.
+    pub writes_sha256: Hash,
+    /// The chain's digest with this block. None after a host verdict, which is no property of the block.
+    pub digest: Option<Hash>,
+    /// Whether the store has the block.
+    pub committed: bool,
+}
+
+/// The bytes of a hash, as the store keeps them.
+pub(super) fn hash_bytes(hash: BlockHash) -> [u8; 32] {
+    use bitcoin::hashes::Hash as _;
+    hash.to_byte_array()
+}
+
+/// The hash that the store keeps as these bytes.
+pub fn hash_of(bytes: [u8; 32]) -> BlockHash {
+    use bitcoin::hashes::Hash as _;
+    BlockHash::from_byte_array(bytes)
+}
