@@ -41,15 +41,17 @@ struct Reactor {
 }
 
 impl InFlight {
-    /// Leaves `started` to its ticket. None outside of a runtime of tokio: then the job is returned.
-    pub(super) fn new(dispatcher: &Arc<Dispatcher>, started: StartedJob) -> Result<Self, StartedJob> {
-        if Handle::try_current().is_err() {
-            return Err(started);
-        }
+    /// Whether a ticket that is made here can collect its job itself: within a runtime of tokio.
+    pub(super) fn is_possible_here() -> bool {
+        Handle::try_current().is_ok()
+    }
+
+    /// Leaves `started` to its ticket.
+    pub(super) fn new(dispatcher: &Arc<Dispatcher>, started: StartedJob) -> Self {
         let cell = dispatcher.started.leave(started);
         let in_flight = Self { cell, dispatcher: Arc::clone(dispatcher), reactor: None };
         in_flight.give_way();
-        Ok(in_flight)
+        in_flight
     }
 
     /// Drives the job. False once there is nothing left to drive: the job is done, or a thread of the pool collects it.

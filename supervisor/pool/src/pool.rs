@@ -95,10 +95,9 @@ impl Pool {
         let (ticket, completion) = Ticket::new();
         let started = StartedJob { job, run, permit, completion };
         #[cfg(feature = "tokio")]
-        let started = match InFlight::new(&self.dispatcher, started) {
-            Ok(in_flight) => return Ok(ticket.collects(in_flight)),
-            Err(started) => started,
-        };
+        if InFlight::is_possible_here() {
+            return Ok(ticket.collects(InFlight::new(&self.dispatcher, started)));
+        }
         self.dispatcher.started.collect(started);
         Ok(ticket)
     }
