@@ -10,9 +10,9 @@ cofferdam::enable_test_support!();
 /// The module in the page's block of code.
 fn module_on_the_page() -> String {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/ABI.md");
-    let page = std::fs::read_to_string(page).unwrap();
-    let (_, code) = page.split_once("```wat\n").unwrap();
-    code.split_once("```").unwrap().0.to_owned()
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let (_, code) = page.split_once("```wat\n").expect("a block of code");
+    code.split_once("```").expect("its end").0.to_owned()
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl OptionsFile<'_> {
             match options(root).chain(options(command)).find(|argument| has_name(argument, key)) {
                 Some(argument) => self.check_value(root, names, (key, value), argument)?,
                 None if all_options(root).iter().any(|argument| has_name(argument, key)) => {
-                    passed_over.push(key)
+                    passed_over.push(key);
                 }
                 None => return Err(self.unknown(root, command, key)),
             }
