@@ -74,7 +74,7 @@ fn an_error_that_is_unwrapped_prints_its_sentence() {
     let missing = Path::new("/nowhere/at/all");
     assert_same(&Harness::load(missing).expect_err("there is no such file"));
     assert_same(&cofferdam::pool::Pool::builder("no module").build().expect_err("it is no module"));
-    assert_same(&cofferdam::store::Readable::check(missing).expect_err("there is no such store"));
+    assert_same(&cofferdam::store::ReadAccess::check(missing).expect_err("there is no such store"));
     assert_same(&"x".parse::<cofferdam::Bytes>().expect_err("it is no size"));
     let inputs = [cofferdam::blocks::BlockInput::Path { path: missing.to_owned(), height: None }];
     let opened = cofferdam::blocks::open(&inputs, &cofferdam::blocks::Options::default(), &mut |_, _| {});

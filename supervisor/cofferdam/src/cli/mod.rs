@@ -266,7 +266,7 @@ mod tests {
         const DIFFERENT: [&str; 4] = ["on-guest-failure", "queue-wait", "workers", "content"];
         let mut command = command();
         command.build();
-        let mut defaults: BTreeMap<String, Vec<std::ffi::OsString>> = BTreeMap::new();
+        let mut defaults: BTreeMap<String, Vec<OsString>> = BTreeMap::new();
         each_command(&command, &mut |command| {
             for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
                 let Some(long) = argument.get_long().filter(|long| !matches!(*long, "help" | "version"))
@@ -277,7 +277,7 @@ mod tests {
                 let has_it = |one: &clap::Arg| one.get_env().is_some_and(|env| *env == *variable);
                 assert!(command.get_arguments().any(has_it), "{} --{long}", command.get_name());
                 let own: Vec<_> =
-                    argument.get_default_values().iter().map(std::ffi::OsString::from).collect();
+                    argument.get_default_values().iter().map(OsString::from).collect();
                 let first = defaults.entry(long.to_owned()).or_insert_with(|| own.clone());
                 assert!(*first == own || DIFFERENT.contains(&long), "{} --{long}", command.get_name());
             }
