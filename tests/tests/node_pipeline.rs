@@ -383,7 +383,7 @@ fn a_chain_that_does_not_wait_for_room_ends_with_what_to_do() {
     faults.fail(Some(StoreCall::Commit), 0, 1, ENOSPC);
     let error = pipeline.push_and_wait(block(0, 1)).expect_err("there is no room").to_string();
     assert!(error.contains("block 1 was not written") && error.contains("Make room"), "{error}");
-    assert_eq!(faults.struck(), 1, "it is not tried again");
+    assert_eq!(faults.injected(), 1, "it is not tried again");
     let committed = pipeline.committed();
     let tip = store.tip().expect("it can be read").expect("a block is committed");
     assert_eq!((committed.tip, committed.digest), (Some(0), tip.digest));

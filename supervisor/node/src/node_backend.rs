@@ -62,9 +62,9 @@ impl NodeBackend {
         self.store.block(height).map_err(internal)?.ok_or(CallError::Abandoned { height })
     }
 
-    async fn run(&self, job: Call) -> Result<CallAnswer, CallError> {
-        let bytes = job.input.len() as u64;
-        let answer = self.service.call(job).await.map_err(|rejection| call_error(rejection, bytes))?;
+    async fn run(&self, call: Call) -> Result<CallAnswer, CallError> {
+        let bytes = call.input.len() as u64;
+        let answer = self.service.call(call).await.map_err(|rejection| call_error(rejection, bytes))?;
         match answer.verdict {
             Verdict::COMPLETED => Ok(answer),
             Verdict::Guest(verdict) => Err(CallError::Guest { verdict, detail: answer.detail }),
@@ -75,8 +75,8 @@ impl NodeBackend {
     /// Runs `block` on the state at `height`, and returns the context of a view on the state after it.
     async fn context_after(&self, height: u32, block: Vec<u8>) -> Result<ViewContext, CallError> {
         let next = height.saturating_add(1);
-        let job = Call { height: next, export: None, input: block, layers: Vec::new(), base: None };
-        let answer = self.run(job).await?;
+        let call = Call { height: next, export: None, input: block, layers: Vec::new(), base: None };
+        let answer = self.run(call).await?;
         let pool = self.service.pool().ok_or_else(|| CallError::NotReady("no worker is ready".to_owned()))?;
         // The writes can be large, and copying them waits for the arena, which the chain uses, too.
         let copied = tokio::task::spawn_blocking(move || {
@@ -95,8 +95,8 @@ impl NodeBackend {
         input: Vec<u8>,
     ) -> Result<Vec<u8>, CallError> {
         let ViewContext { height, layers, base } = context;
-        let job = Call { height, export: Some(function), input, layers, base };
-        Ok(self.run(job).await?.output.into())
+        let call = Call { height, export: Some(function), input, layers, base };
+        Ok(self.run(call).await?.output.into())
     }
 }
 

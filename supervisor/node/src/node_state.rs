@@ -43,7 +43,7 @@ impl Tip {
 
 /// The state of the node, as all threads but the indexing one see it.
 ///
-/// As an [`Extension`] of the HTTP service it adds the check `chain` to readiness, and figures about the chain to the status
+/// As the [`Application`] of the HTTP service it adds the check `chain` to readiness, and figures about the chain to the status
 /// and the metrics.
 #[derive(Debug)]
 pub struct NodeState {

@@ -47,11 +47,11 @@ impl Store {
         Self::open_with_map(dir, identity, durability, state::MAP_BYTES)
     }
 
-    /// Like [`Store::open`], and keeps the parts of the profile in the store. If the store has another profile, the error says which
-    /// part differs.
+    /// Opens a store as [`Store::open`] does, and keeps the parts of the profile in the store. If the store has another profile, the
+    /// error says which part differs.
     ///
     /// # Errors
-    /// Like [`Store::open`].
+    /// As [`Store::open`].
     pub fn open_with_profile(
         dir: &Path,
         profile: &Profile,
@@ -61,26 +61,23 @@ impl Store {
         let identity = Identity { profile: profile.hash(), network };
         let store = Self::open(dir, &identity, durability).map_err(|error| match error {
             StoreError::Profile { path, stored, wanted, .. } => {
-                // The store is closed again, and anybody can read it.
-                let parts = StateReader::open(&path).and_then(|reader| reader.profile_parts());
-                let parts = parts.ok().flatten().map(|parts| Box::new([parts, profile.clone()]));
+                // The failed open has closed the store, so that a reader can open it.
+                let reader = StateReader::open(&path).and_then(|reader| reader.profile_parts());
+                let parts = reader.ok().flatten().map(|parts| Box::new([parts, profile.clone()]));
                 StoreError::Profile { path, stored, wanted, parts }
             }
             error => error,
         })?;
-        if let Err(error) = store.keep_parts(profile) {
-            // Only the words of a later message depend on it.
-            tracing::warn!(
-                "the store in {} does not keep the parts of its profile: {error}",
-                store.path.display()
-            );
+        if let Err(error) = store.keep_profile_parts(profile) {
+            // Only the text of a later error depends on the parts.
+            tracing::warn!("the store in {} lacks the parts of its profile: {error}", store.path.display());
         }
         Ok(store)
     }
 
-    /// Keeps the parts of the profile, if the store does not have them yet.
-    fn keep_parts(&self, profile: &Profile) -> Result<(), StoreError> {
-        let fail = |source| self.lmdb("keeping the parts of the profile", source);
+    /// Stores the parts of the profile, if the store does not have them yet.
+    fn keep_profile_parts(&self, profile: &Profile) -> Result<(), StoreError> {
+        let fail = |source| self.lmdb("storing the parts of the profile", write_error(&self.path, source));
         let is_kept = {
             let txn = self.env.read_txn().map_err(fail)?;
             self.meta.get(&txn, state::PROFILE_PARTS_KEY).map_err(fail)?.is_some()

@@ -83,7 +83,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<CommandExit, CliError> {
 
 fn compare(args: &DiffArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
-    // What costs nothing to find out comes first.
+    // The checks that cost little come first.
     let indexer = args.module.path().ok_or_else(|| CliError::Usage(NO_MODULE.to_owned()))?;
     let sides = [side(args, indexer)?, side(args, &args.compare)?];
     let source = args.blocks.open(None)?;

@@ -92,7 +92,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<CommandExit, CliError> {
     if let Some(report) = &args.junit {
         check_directory(report)?;
     }
-    // Whatever is wrong with the blocks is wrong in every cell: it is said once.
+    // An error in the blocks would occur in every cell. It is reported once.
     drop(args.blocks.open(None)?);
     cell::check_cgroups()?;
     warn_of_small_host(args);

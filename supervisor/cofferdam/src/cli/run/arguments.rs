@@ -11,7 +11,7 @@ use super::super::args::{BlockArgs, ModuleArgs, Policy, PoolArgs};
 #[derive(Debug, Args)]
 pub(in super::super) struct RunArgs {
     #[command(flatten)]
-    pub(in crate::cli) module: ModuleArgs,
+    pub(in super::super) module: ModuleArgs,
 
     #[command(flatten)]
     pub(super) blocks: BlockArgs,

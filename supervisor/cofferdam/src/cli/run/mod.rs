@@ -123,7 +123,7 @@ impl Home {
         }
         let directory = tempfile::Builder::new().prefix("cofferdam-").tempdir();
         let directory =
-            directory.map_err(CliError::io("a directory for the state (--db-path names another place)"))?;
+            directory.map_err(CliError::io("a directory for the state; --db-path names another place"))?;
         let identity = Identity { profile: profile.hash(), network: None };
         let store = Store::open(directory.path(), &identity, Durability::None)?;
         Ok(Self { store: Arc::new(store), _temporary: Some(directory) })

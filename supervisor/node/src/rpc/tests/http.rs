@@ -43,7 +43,7 @@ async fn every_limit_holds() {
     for length in ["Content-Length: 5001\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n1389\r\n"] {
         let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{length}");
         let reply = node.send(&[head.as_bytes(), &[b' '; 5001]].concat()).await;
-        let (code, data) = reply.error("the body has more than");
+        let (code, data) = reply.error("the body is larger than the limit");
         assert_eq!((reply.status, code, &data["reason"]), (413, -32005, &json!("too-large")));
         assert_eq!(reply.header("connection"), Some("close"));
     }
@@ -78,7 +78,7 @@ async fn held_requests_leave_no_room_for_others() {
     stream.write_all(format!("{head}{}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
     node.fake.begun.notified().await;
     let reply = node.call("metashrew_height", json!([])).await;
-    let (code, data) = reply.error("leave no room");
+    let (code, data) = reply.error("memory for request and response bodies is in use");
     assert_eq!((reply.status, code, &data["reason"]), (503, -32001, &json!("no-room")));
     assert_eq!(reply.header("retry-after"), Some("1"));
     drop(stream);
