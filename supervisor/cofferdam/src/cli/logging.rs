@@ -4,10 +4,11 @@
 
 mod bars;
 mod stderr;
+mod terminal;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
 pub(super) use self::bars::bar;
+use self::terminal::is_capable_terminal;
 use super::error::CliError;
 
 /// How long the end of this process waits for one line to be written.
@@ -88,11 +90,6 @@ pub(super) fn finish() {
 pub(super) fn has_colour() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     !is_set("NO_COLOR") && is_capable_terminal()
-}
-
-/// Whether standard error is a terminal that can do more than print text.
-fn is_capable_terminal() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Writes whole log lines above the bars. It never fails: the logging library would print the failure, and if it cannot print,

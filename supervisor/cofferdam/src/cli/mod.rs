@@ -276,8 +276,7 @@ mod tests {
                 let variable = format!("COFFERDAM_{}", long.to_uppercase().replace('-', "_"));
                 let has_it = |one: &clap::Arg| one.get_env().is_some_and(|env| *env == *variable);
                 assert!(command.get_arguments().any(has_it), "{} --{long}", command.get_name());
-                let own: Vec<_> =
-                    argument.get_default_values().iter().map(OsString::from).collect();
+                let own: Vec<_> = argument.get_default_values().iter().map(OsString::from).collect();
                 let first = defaults.entry(long.to_owned()).or_insert_with(|| own.clone());
                 assert!(*first == own || DIFFERENT.contains(&long), "{} --{long}", command.get_name());
             }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
-use super::{is_capable_terminal, stderr};
+use super::stderr;
+use super::terminal::is_capable_terminal;
 use cofferdam_base::sync::lock;
 
 /// The bars on the terminal; none if there is no terminal.
