@@ -40,9 +40,6 @@ pub const NETWORK_KEY: &[u8] = b"network";
 /// Key in [`META`], with an empty value, that marks a store with a state tree. Only the supervisor reads it.
 pub const TREE_KEY: &[u8] = b"tree";
 
-/// The key in [`META`] for the parts of the profile, so that a message can say which part differs. Older stores lack the entry.
-pub const PROFILE_PARTS_KEY: &[u8] = b"profile-parts";
-
 /// LMDB's limit on a key, in bytes (`MDB_MAXKEYSIZE`, lmdb.h: "default 511").
 pub const KEY_LIMIT: usize = 511;
 
