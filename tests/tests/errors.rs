@@ -78,7 +78,7 @@ fn an_error_that_is_unwrapped_prints_its_sentence() {
     assert_same(&"x".parse::<cofferdam::Bytes>().expect_err("it is no size"));
     let inputs = [cofferdam::blocks::BlockInput::Path { path: missing.to_owned(), height: None }];
     let opened = cofferdam::blocks::open(&inputs, &cofferdam::blocks::Options::default(), &mut |_, _| {});
-    assert_same(&opened.err().expect("there is no such file"));
+    assert_same(&opened.map(drop).expect_err("there is no such file"));
     let panic = std::panic::catch_unwind(|| Harness::load(missing).unwrap()).expect_err("it panics");
     let words = panic.downcast_ref::<String>().expect("a panic with words");
     assert!(words.contains("/nowhere/at/all") && !words.contains('{'), "{words}");
