@@ -36,8 +36,8 @@ pub(super) enum LogFormat {
 /// # Errors
 /// [`CliError::Usage`] if the filter does not parse.
 pub(super) fn init(filter: &str, format: LogFormat) -> Result<(), CliError> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
-        CliError::Usage(format!("--log {filter}: {error}; give error, warn, info, debug or trace, or a filter such as cofferdam=debug"))
+    let filter = EnvFilter::try_new(with_crates(filter)).map_err(|error| {
+        CliError::Usage(format!("--log {filter}: {error}; give error, warn, info, debug or trace, or a filter such as cofferdam_pool=debug"))
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| AboveBars);
     let set = match format {
@@ -104,5 +104,37 @@ impl Write for AboveBars {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Parts of the program that were modules of the crate `cofferdam` once, and where they are now.
+const MOVED: [(&str, &str); 10] = [
+    ("cofferdam::agreement", "cofferdam_node::agreement"),
+    ("cofferdam::blocks", "cofferdam_chain::blocks"),
+    ("cofferdam::chain", "cofferdam_chain"),
+    ("cofferdam::harness", "cofferdam_harness"),
+    ("cofferdam::host", "cofferdam_pool::host"),
+    ("cofferdam::http", "cofferdam_http"),
+    ("cofferdam::node", "cofferdam_node"),
+    ("cofferdam::pool", "cofferdam_pool"),
+    ("cofferdam::snapshot", "cofferdam_store::snapshot"),
+    ("cofferdam::store", "cofferdam_store"),
+];
+
+/// The filter with the names of crates for parts that have become crates, so that older filters keep their meaning.
+fn with_crates(filter: &str) -> String {
+    MOVED.iter().fold(filter.to_owned(), |filter, (module, now)| filter.replace(module, now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_crates;
+
+    #[test]
+    fn filters_for_parts_that_have_become_crates_keep_their_meaning() {
+        assert_eq!(
+            with_crates("warn,cofferdam::pool=debug,cofferdam::blocks=info,cofferdam::guest=debug"),
+            "warn,cofferdam_pool=debug,cofferdam_chain::blocks=info,cofferdam::guest=debug"
+        );
     }
 }

@@ -58,7 +58,7 @@ struct Cli {
     #[arg(long, global = true, value_name = "FILE", env = "COFFERDAM_CONFIG", display_order = 900)]
     config: Option<PathBuf>,
 
-    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `cofferdam::pool=debug`.
+    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `cofferdam_pool=debug`.
     #[arg(long, global = true, value_name = "FILTER", default_value = "info", env = "COFFERDAM_LOG", help_heading = LOGGING)]
     log: String,
 
@@ -236,7 +236,7 @@ mod tests {
         check(command);
         command
             .get_subcommands()
-            .filter(|inner| !inner.is_hide_set())
+            .filter(|inner| !inner.is_hide_set() && inner.get_name() != "help")
             .for_each(|inner| each_command(inner, check));
     }
 
