@@ -47,3 +47,9 @@ pub use cofferdam_node::agreement;
 pub use cofferdam_store as store;
 #[cfg(feature = "node")]
 pub use cofferdam_store::{snapshot, tree};
+
+/// Runs the examples of the repository's README.
+#[cfg(all(doctest, feature = "harness"))]
+#[doc = include_str!("../../../README.md")]
+#[derive(Debug)]
+pub struct Readme;

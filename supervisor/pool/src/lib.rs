@@ -120,3 +120,9 @@ pub use uncommitted::Uncommitted;
 // What an embedding program needs besides the pool.
 pub use cofferdam_protocol::{exit, fault, profile, status, verdict, writes};
 pub use cofferdam_worker::{InitError, init, init_with};
+
+/// Runs the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;
