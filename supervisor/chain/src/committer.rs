@@ -1,8 +1,8 @@
 //! A thread that commits blocks to the store while later blocks run.
 //!
-//! Blocks are committed in order, one or several in a transaction. Until a block is committed, later blocks read its writes
-//! from a layer over the state ([`cofferdam_pool::StateLayer`]). So only two callers wait for a commit: the one that has run too
-//! many blocks ahead, and the one that asks for it.
+//! Blocks are committed in order, one or several in a transaction. Until a block is committed, later blocks read its writes from
+//! a layer over the state ([`cofferdam_pool::StateLayer`]). So a caller waits for a commit only in three cases: there is no room
+//! for one more layer, the chain stops or rolls back, or the caller asks to wait.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use super::{ChainError, Outcome, extend_digest};
 use cofferdam_base::sync::lock;
 use cofferdam_store::{BlockRecord, Store, StoreError, Transaction};
 
-/// Is called for each block, once the block is committed, on the thread that commits.
+/// A function that the committing thread calls for each block, once the block is committed.
 pub type Observer = Box<dyn FnMut(&Outcome) + Send>;
 
 /// What a chain has committed.
@@ -33,7 +33,7 @@ pub struct Committed {
     pub digest: Hash,
 }
 
-/// A block that has run and is to be committed.
+/// A block that a worker has run, and that is to be committed.
 pub(super) struct Ran {
     pub(super) outcome: Box<Outcome>,
     /// SHA-256 of the block.
@@ -47,9 +47,9 @@ pub(super) struct Ran {
 enum Order {
     /// Commit this block, alone or with others.
     Block(Box<Ran>),
-    /// Commit all blocks so far without waiting for others, and then report it here.
+    /// Commit all blocks so far without waiting for others. After the commit, send a message on this channel.
     Flush(Sender<()>),
-    /// Extend this digest with the next block: a rollback has changed the newest block.
+    /// From now on, continue from this digest: a rollback has changed the newest block. The next block extends this digest.
     From(Hash),
 }
 
@@ -68,19 +68,19 @@ struct Shared {
 pub struct CommitWatch(Arc<Shared>);
 
 impl CommitWatch {
-    /// Why a write is being tried again (the disk is full); none while no write is.
+    /// Why a write is being tried again: the disk is full. None while no write is being tried again.
     pub fn stalled(&self) -> Option<String> {
         self.0.disk.stalled()
     }
 
-    /// Ends every wait of the chain: the wait for room on a full disk, whose write then fails, and the wait for a second
-    /// worker.
+    /// Ends every wait of the chain: the wait for room on a full disk, and the wait for a second worker. A write that waits for
+    /// room then fails.
     pub fn give_up(&self) {
         self.0.stop.make();
     }
 }
 
-/// The thread, as its users see it. When the committer is dropped, the thread commits what it has and ends.
+/// A handle to the committing thread. When the handle is dropped, the thread commits the blocks that it has, and ends.
 #[derive(Debug)]
 pub(super) struct Committer {
     orders: Option<Sender<Order>>,
@@ -128,7 +128,7 @@ impl Committer {
         self.order(Order::Block(Box::new(ran)))
     }
 
-    /// Has the blocks so far committed without waiting for further blocks. Returns at once.
+    /// Orders the commit of all blocks so far, without waiting for further blocks. Returns at once.
     pub(super) fn commit_now(&mut self) -> Result<(), ChainError> {
         let (done, _) = bounded(1);
         self.order(Order::Flush(done))
@@ -146,14 +146,14 @@ impl Committer {
         if flushed { Ok(()) } else { Err(self.failure()) }
     }
 
-    /// Has the next block extend the digest of `committed`, which a rollback has changed.
+    /// Tells the thread the state after a rollback. The next block extends the digest of `committed`.
     pub(super) fn go_on_from(&mut self, committed: Committed) -> Result<(), ChainError> {
         self.order(Order::From(committed.digest))?;
         *lock(&self.shared.committed) = committed;
         Ok(())
     }
 
-    /// Calls `write` until it does not fail for want of room.
+    /// Calls `write` again while `write` fails because the disk is full.
     pub(super) fn retry<T>(&self, write: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.shared.disk.retry(&self.shared.stop, write)
     }
@@ -173,7 +173,7 @@ impl Committer {
         &self.shared.stop
     }
 
-    /// What other threads may see and ask for while the thread works.
+    /// The commits of this chain, for other threads.
     pub(super) fn watch(&self) -> CommitWatch {
         CommitWatch(Arc::clone(&self.shared))
     }
@@ -197,7 +197,7 @@ impl Committer {
     fn join(&mut self) {
         self.orders = None;
         if let Some(thread) = self.thread.take() {
-            // The panic of a thread is reported by `failure`, to those who still ask.
+            // If the thread panicked, `failure` reports that to its callers.
             let _ = thread.join();
         }
     }
@@ -224,7 +224,8 @@ impl Work {
     fn run(mut self, orders: &Receiver<Order>) {
         if let Err(error) = self.serve(orders) {
             *lock(&self.shared.failure) = Some(error);
-            // A flush that is left in the channel would never be answered. Dropping it tells the caller that it failed.
+            // Nothing would ever answer a flush that is left in the channel. When the flush is dropped, its caller learns that
+            // the flush failed.
             orders.iter().for_each(drop);
         }
     }
@@ -253,7 +254,7 @@ impl Work {
         let mut written = begun.and_then(|transaction| self.write_newest(transaction));
         let mut flushes = Vec::new();
         while written.is_ok() && !self.is_full() {
-            // After the due time, this still takes what is in the channel already.
+            // After the due time, this still takes the orders that are already in the channel.
             match orders.recv_deadline(due) {
                 Ok(Order::Block(ran)) => {
                     self.add(ran);
@@ -288,8 +289,8 @@ impl Work {
         }
     }
 
-    /// Adds a block to those that are committed next. Its hashes are computed here, where the next block does not wait for
-    /// them.
+    /// Adds a block to the blocks that are committed next. The hashes of the block are computed here, on the committing thread,
+    /// so that the next block does not wait for them.
     fn add(&mut self, mut ran: Box<Ran>) {
         let Ran { outcome, sha256, verdict, .. } = &mut *ran;
         let writes = outcome.result.writes();
@@ -313,7 +314,8 @@ impl Work {
             || self.waiting.iter().map(bytes).sum::<u64>() >= self.batch.bytes
     }
 
-    /// Commits the waiting blocks after a first commit of them failed with `error`, if room on a full disk may help.
+    /// Commits the waiting blocks again. Their first commit failed with `error`. If the reason is not a full disk, this fails at
+    /// once.
     fn commit_again(&self, error: StoreError) -> Result<(), StoreError> {
         let blocks: Vec<_> =
             self.waiting.iter().map(|(ran, record)| (record, ran.outcome.result.writes())).collect();

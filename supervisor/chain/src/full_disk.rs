@@ -16,11 +16,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// The time between two log lines about the same full disk.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Tries writes again while the disk is full. All threads that write to the store of one chain share it.
+/// Tries writes again while the disk is full. All threads that write to the store of one chain share one value of this type.
 #[derive(Debug)]
 pub(super) struct FullDisk {
     policy: OnFullDisk,
-    /// Why a write is being tried again, while one is.
+    /// Why a write is being tried again; none while no write is being tried again.
     stalled: Mutex<Option<String>>,
 }
 
@@ -29,12 +29,12 @@ impl FullDisk {
         Self { policy, stalled: Mutex::default() }
     }
 
-    /// Why a write is being tried again; none while no write is.
+    /// Why a write is being tried again; none while no write is being tried again.
     pub(super) fn stalled(&self) -> Option<String> {
         lock(&self.stalled).clone()
     }
 
-    /// Calls `write` until it does not fail for want of room, or until `stop` is requested.
+    /// Calls `write` again while `write` fails because the disk is full, until `stop` is requested.
     pub(super) fn retry<T>(
         &self,
         stop: &StopRequest,
@@ -74,7 +74,7 @@ impl FullDisk {
         outcome
     }
 
-    /// Notes the reason of the wait for [`FullDisk::stalled`], and logs it now and then.
+    /// Stores the reason of the wait for [`FullDisk::stalled`], and logs the reason once in each [`LOG_INTERVAL`].
     fn note(&self, error: &StoreError, logged: &mut Option<Instant>) {
         *lock(&self.stalled) = Some(error.to_string());
         if logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {

@@ -1,8 +1,8 @@
 //! Runs blocks in order on a pool, and commits them to a store.
 //!
-//! [`Pipeline`] is the one driver of chains. [`Pipeline::push`] runs a block while earlier blocks are still being committed;
-//! [`Pipeline::push_and_wait`] returns when the block is committed. After a reorganisation, [`Pipeline::roll_back`] removes
-//! blocks. [`blocks`] is where blocks come from.
+//! [`Pipeline`] runs and commits the blocks of a chain. [`Pipeline::push`] runs a block while earlier blocks are still being
+//! committed; [`Pipeline::push_and_wait`] returns when the block is committed. After a reorganisation, [`Pipeline::roll_back`]
+//! removes blocks. The module [`blocks`] reads blocks.
 
 pub mod blocks;
 mod committer;

@@ -1,11 +1,11 @@
-//! What came of a block that ran.
+//! The result of a block that ran, and whether the block was committed.
 
 use cofferdam_protocol::profile::Hash;
 
 use crate::blocks::BlockHash;
 use cofferdam_pool::JobResult;
 
-/// What came of one block.
+/// The result of one block, and whether the block was committed.
 #[derive(Debug)]
 pub struct Outcome {
     /// The block's height.
@@ -18,7 +18,8 @@ pub struct Outcome {
     pub result: JobResult,
     /// SHA-256 of the writes.
     pub writes_sha256: Hash,
-    /// The chain's digest with this block. None after a host verdict, which is no property of the block.
+    /// The digest of the chain up to and including this block. None after a host verdict, because a host verdict is not a
+    /// property of the block.
     pub digest: Option<Hash>,
     /// Whether the store has the block.
     pub committed: bool,

@@ -17,32 +17,32 @@ use crate::blocks::SourceBlock;
 use cofferdam_pool::{Job, JobResult, MAX_LAYERS, Pool, ResetHandle, Runner, StateLayer};
 use cofferdam_store::{BlockRecord, Store, StoreError};
 
-/// What came of a block that was pushed.
+/// The result of pushing a block.
 #[derive(Debug)]
 pub enum Pushed {
-    /// The block ran, and is being committed. The handle tells how the reset of its worker went.
+    /// The block ran, and is being committed. The handle gives the result of the reset of the block's worker.
     Taken(ResetHandle),
     /// The chain stops before the block. All earlier blocks are committed.
     Stopped(Box<Outcome>),
 }
 
-/// Where the time of a chain went, since the pipeline was made.
+/// How the time since the pipeline was made was spent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Times {
     /// The number of blocks that ran.
     pub blocks: u64,
     /// The time that guests ran.
     pub guest: Duration,
-    /// The time from submitting a block to receiving its result, minus the time that the guest ran. It holds the pipe, copies,
-    /// and the wait for a worker whose reset is not done.
+    /// The time from submitting a block to receiving its result, minus the time that the guest ran. This time includes the pipe,
+    /// copies, and the wait for a worker whose reset is not done.
     pub overhead: Duration,
-    /// The time to make layers of what blocks wrote.
+    /// The time to make layers from the writes of blocks.
     pub layers: Duration,
     /// The time that was spent waiting for commits, because too many blocks were not committed yet.
     pub commits: Duration,
 }
 
-/// The newest block that was taken.
+/// The newest block that the pipeline has run and handed to the committer.
 #[derive(Clone, Copy, Debug)]
 struct Tip {
     height: u32,
@@ -57,7 +57,7 @@ struct Pending {
     before: Option<u32>,
 }
 
-/// What came of running a block.
+/// The result of running a block.
 enum Executed {
     /// The block is to be committed.
     Commit(Ran),
@@ -65,7 +65,8 @@ enum Executed {
     Stop(Box<Outcome>),
 }
 
-/// A pool and a store at one point of a chain. When the pipeline is dropped, it commits every block that it took.
+/// Runs the blocks of one chain on a pool, and commits them to a store. When the pipeline is dropped, it commits every block that
+/// it took.
 #[derive(Debug)]
 pub struct Pipeline<R = Arc<Pool>> {
     pool: R,
@@ -108,7 +109,7 @@ impl<R: Runner> Pipeline<R> {
         self.committer.committed()
     }
 
-    /// Where the time went.
+    /// How the time was spent.
     pub fn times(&self) -> Times {
         self.times
     }
@@ -118,7 +119,7 @@ impl<R: Runner> Pipeline<R> {
         self.committer.watch()
     }
 
-    /// Whether the chain has this very block already. A block above the newest one is new.
+    /// Whether the chain already has a block with this height and this hash. A block above the newest one is new.
     ///
     /// # Errors
     /// [`ChainError::OtherChain`] and [`ChainError::NotInStore`] if the chain has another block at this height, or none;
@@ -161,8 +162,8 @@ impl<R: Runner> Pipeline<R> {
         Ok(Pushed::Taken(reset))
     }
 
-    /// Runs `block` as [`Pipeline::push`] does, and waits until it is committed. The outcome of a block that the chain stops
-    /// before is not [`committed`](Outcome::committed).
+    /// Runs `block` as [`Pipeline::push`] does, and waits until it is committed. If the chain stops before the block, the outcome
+    /// is not [`committed`](Outcome::committed).
     ///
     /// # Errors
     /// As [`Pipeline::push`]. Nothing of the block is committed then.
@@ -178,8 +179,8 @@ impl<R: Runner> Pipeline<R> {
         outcome.try_recv().map_err(|_| ChainError::Committer)
     }
 
-    /// Has all blocks that were taken committed without waiting for further blocks. Returns at once: for a caller that has no
-    /// further block at this moment.
+    /// Orders the commit of all blocks that were taken, without waiting for further blocks. Returns at once. This is for a caller
+    /// that has no further block at this moment.
     ///
     /// # Errors
     /// [`ChainError`] if an earlier commit failed.
@@ -199,7 +200,7 @@ impl<R: Runner> Pipeline<R> {
         Ok(())
     }
 
-    /// Writes something other than a block to the store. What happens on a full disk is as for blocks.
+    /// Writes something other than a block to the store. A full disk is handled as for blocks.
     ///
     /// # Errors
     /// The [`StoreError`] of `write`.
@@ -234,7 +235,7 @@ impl<R: Runner> Pipeline<R> {
         }
     }
 
-    /// Runs a block on the state before it. Before a block that the chain stops at, commits all earlier blocks.
+    /// Runs a block on the state before it. If the chain stops before the block, this commits all earlier blocks.
     fn execute(&mut self, block: Hashed) -> Result<Executed, ChainError> {
         let Hashed { block, sha256 } = block;
         self.check_follows(&block)?;
@@ -242,7 +243,8 @@ impl<R: Runner> Pipeline<R> {
         let SourceBlock { height, hash, bytes, .. } = block;
         let block_bytes = bytes.len() as u64;
         let layers: Vec<_> = self.pending.iter().rev().map(|pending| pending.layer.clone()).collect();
-        // A block that ends its workers stops the chain anyway, and the next run has to try it.
+        // The job ignores the quarantine. A block that ends its workers stops the chain anyway, and the next run has to try the
+        // block again.
         let job = Job::block(height, bytes).on_state(self.state_tip()).over(layers).despite_quarantine();
         let result = self.run(&job, height)?;
         self.times.blocks += 1;
@@ -269,7 +271,7 @@ impl<R: Runner> Pipeline<R> {
         Ok(self.pool.call(job)?)
     }
 
-    /// The height that the store has certainly reached: that of the block before the oldest pending one.
+    /// A height that the store has certainly reached: the height of the block before the oldest pending block.
     fn state_tip(&self) -> Option<u32> {
         match self.pending.front() {
             Some(oldest) => oldest.before,
@@ -312,7 +314,7 @@ impl<R: Runner> Pipeline<R> {
         Ok(())
     }
 
-    /// Commits the blocks before a block that stops the chain, and computes what the block's digest would have been.
+    /// Commits the blocks before a block that stops the chain, and computes the digest that the chain would have with this block.
     fn stop_before(&mut self, mut outcome: Box<Outcome>, sha256: Hash) -> Result<Box<Outcome>, ChainError> {
         self.flush()?;
         outcome.writes_sha256 = outcome.result.writes().hash();
@@ -325,7 +327,7 @@ impl<R: Runner> Pipeline<R> {
     }
 }
 
-/// What a store has committed whose newest block is `newest`.
+/// The height and the digest of a store whose newest block is `newest`.
 fn committed(pool: &impl Runner, newest: Option<&BlockRecord>) -> Committed {
     let digest = newest.map_or_else(|| pool.profile().hash(), |record| record.digest);
     Committed { tip: newest.map(|record| record.height), digest }

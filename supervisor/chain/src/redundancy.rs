@@ -25,7 +25,7 @@ pub(super) fn run_on_two(
     let is_guests = |result: &JobResult| matches!(result.verdict, Verdict::Guest(_));
     loop {
         let [one, other] = pool.call_twice(job)?;
-        // While a worker is being replaced, the other one may have run the block twice, and would agree with itself.
+        // While a worker is being replaced, the other worker may have run the block twice. Its two results prove nothing.
         if other.worker.pid != one.worker.pid || !is_guests(&one) || !is_guests(&other) {
             return agreed(height, one, &other);
         }
@@ -38,7 +38,8 @@ pub(super) fn run_on_two(
     }
 }
 
-/// The result that two workers agree on. If one of the results is a host verdict, that result.
+/// Returns the result that two workers agree on. If one of the two has a host verdict, this returns the result with the host
+/// verdict.
 fn agreed(height: u32, one: JobResult, other: &JobResult) -> Result<JobResult, ChainError> {
     for lost in [&one, other] {
         if matches!(lost.verdict, Verdict::Host(_)) {

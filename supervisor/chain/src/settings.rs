@@ -15,10 +15,11 @@ pub enum OnGuestFailure {
 /// What happens when the disk has no room for a commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFullDisk {
-    /// The commit is tried again until there is room, or until the chain is asked to stop: for a service that runs for ever.
+    /// The commit is tried again until there is room, or until the chain is asked to stop. This is for a service that runs
+    /// without an end.
     #[default]
     Wait,
-    /// The chain ends with the error: for a command that somebody waits for.
+    /// The chain ends with the error. This is for a command that somebody waits for.
     Fail,
 }
 
@@ -27,7 +28,8 @@ pub enum OnFullDisk {
 pub struct Batch {
     /// The most blocks in a transaction.
     pub blocks: usize,
-    /// The size in bytes of the pairs from which on a transaction takes no further block.
+    /// The size limit for pairs, in bytes. When the pairs of a transaction reach this size, the transaction takes no further
+    /// block.
     pub bytes: u64,
     /// The longest time that a block waits for further blocks.
     pub age: Duration,
@@ -37,14 +39,14 @@ impl Batch {
     /// Each block is committed by itself, as soon as it has run.
     pub const SINGLE: Self = Self { blocks: 1, bytes: 0, age: Duration::ZERO };
 
-    /// Several blocks are committed together, for a chain with many blocks to come. The batch is small enough that the blocks
-    /// which run during a commit find room in layers ([`cofferdam_pool::MAX_LAYERS`]), and that the last commit, which overlaps
-    /// with no block, is short.
+    /// Several blocks are committed together. This is for a chain with many blocks to come. The batch is small enough for two
+    /// reasons: the layers ([`cofferdam_pool::MAX_LAYERS`]) must have room for the blocks that run during a commit; and the last
+    /// commit, during which no block runs, should be short.
     pub const CATCHING_UP: Self = Self { blocks: 32, bytes: 64 << 20, age: Duration::from_millis(500) };
 }
 
-/// How a [`Pipeline`](super::Pipeline) works. By default a block that fails stops the chain, each block is committed by
-/// itself, blocks must be linked, and a full disk is waited for.
+/// How a [`Pipeline`](super::Pipeline) works. By default, a block that fails stops the chain, each block is committed by itself,
+/// blocks must be linked, and the chain waits while the disk is full.
 #[derive(Clone, Copy, Debug)]
 pub struct PipelineSettings {
     /// What happens when a block fails with a guest verdict.
@@ -53,8 +55,8 @@ pub struct PipelineSettings {
     pub batch: Batch,
     /// Whether every block runs on two workers, and is committed only if their results agree. The pool needs two workers.
     pub redundant: bool,
-    /// Whether each block must have the height after the newest block's, and name the newest block as the one before it.
-    /// Otherwise heights only have to rise.
+    /// Whether each block must have the height after the height of the newest block, and must name the newest block as its
+    /// parent. Otherwise heights only have to rise.
     pub linked: bool,
     /// What happens when the disk has no room for a commit.
     pub on_full_disk: OnFullDisk,

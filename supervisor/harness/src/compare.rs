@@ -1,4 +1,5 @@
-//! Runs the same blocks several times, on pools whose settings differ, and compares the results. The settings must not matter.
+//! Runs the same blocks several times, on pools whose settings differ, and compares the results. The settings must not change the
+//! results.
 
 use std::fmt;
 
@@ -30,7 +31,7 @@ impl fmt::Display for Agreement {
     }
 }
 
-/// Is called with the outcome of each block of a run.
+/// A function that is called with the outcome of each block of a run.
 type Listener<'a> = dyn FnMut(Outcome) -> Result<(), HarnessError> + 'a;
 
 impl Harness {

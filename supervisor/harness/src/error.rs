@@ -1,4 +1,4 @@
-//! Why a case could not be run. A block that fails is not an error but an outcome.
+//! The errors of cases that could not be run. A block that fails is not such an error: its result is an `Outcome`.
 
 use std::io;
 use std::path::PathBuf;
@@ -51,7 +51,7 @@ pub enum HarnessError {
     /// The store of the state failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A block at a height that is not above the height of the state.
+    /// The height given for a block is not above the height of the state.
     #[error("block {height} cannot be run: the state is at height {tip} already, and heights must rise")]
     Passed {
         /// The height given.
@@ -62,7 +62,7 @@ pub enum HarnessError {
     /// The pipeline failed in another way.
     #[error(transparent)]
     Chain(ChainError),
-    /// A comparison that could never find a difference.
+    /// The comparison could never find a difference: there are fewer than two runs, or no blocks.
     #[error("{runs} run(s) of {blocks} block(s) compare nothing: give at least 2 runs and 1 block")]
     NothingToCompare {
         /// The number of runs.
@@ -91,7 +91,8 @@ impl HarnessError {
         matches!(self, Self::NotCommitted(_))
     }
 
-    /// Whether this machine cannot limit the memory of a host. A test that needs such a limit should then be skipped, and say so.
+    /// Whether this machine cannot limit the memory of a host. A test that needs such a limit should then skip the case, and
+    /// print that it skips it.
     pub fn is_no_host_limit(&self) -> bool {
         matches!(self, Self::NoHostLimit { .. })
     }

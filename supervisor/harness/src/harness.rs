@@ -29,7 +29,7 @@ impl Harness {
             module: module.into(),
             memory_bytes: Bytes::mib(64).0,
             host_bytes: None,
-            // A retry would hide what the host does to a worker.
+            // If the pool ran the block again, the test would not see the death of the worker.
             limits: Limits { retries: 0, ..Limits::default() },
             faults: Vec::new(),
             policy: OnGuestFailure::Stop,
@@ -54,12 +54,13 @@ impl Harness {
         self
     }
 
-    /// Limits the memory of the host to `bytes`: each worker runs in a memory cgroup with this limit and without swap. By default,
-    /// workers run on the host of the test without another limit.
+    /// Limits the memory of the host to `bytes`: all workers of a session run in one memory cgroup with this limit and without
+    /// swap. By default, workers run without a limit other than those of the test's own host.
     ///
-    /// The kernel alone decides what fits: the pool does not check beforehand. A worker needs its linear memory and some MiB more.
-    /// This needs root or a delegated cgroup; see [`HarnessError::NoHostLimit`]. With cgroups of version 2, this process may be
-    /// moved to a child cgroup; see [`ChildCgroup::limited_to`](cofferdam_pool::host::cgroup::ChildCgroup::limited_to).
+    /// The pool does not check beforehand whether the workers fit into the limit. The kernel alone decides that. A worker needs
+    /// its linear memory and some MiB more. This needs root or a delegated cgroup; see [`HarnessError::NoHostLimit`]. With
+    /// cgroups of version 2, this process may be moved to a child cgroup; see
+    /// [`ChildCgroup::limited_to`](cofferdam_pool::host::cgroup::ChildCgroup::limited_to).
     pub fn host_memory(mut self, bytes: u64) -> Self {
         self.host_bytes = Some(bytes);
         self

@@ -74,7 +74,7 @@ impl Outcome {
     /// Asserts that the block completed and flushed exactly these pairs, in this order.
     ///
     /// # Panics
-    /// If the block did not complete, or with the first pair that differs.
+    /// If the block did not complete, or if the pairs differ. The message then has the first pair that differs.
     #[track_caller]
     pub fn assert_writes(self, expected: &[(&[u8], &[u8])]) -> Self {
         let outcome = self.assert_completed();
@@ -87,7 +87,7 @@ impl Outcome {
     /// Asserts that the view completed and returned exactly these bytes.
     ///
     /// # Panics
-    /// If the view did not complete, or with both results if they differ.
+    /// If the view did not complete, or if the results differ. The message then has both results.
     #[track_caller]
     pub fn assert_result(self, expected: impl AsRef<[u8]>) -> Self {
         let (outcome, expected) = (self.assert_completed(), expected.as_ref());
@@ -122,7 +122,7 @@ impl Outcome {
         self.fail_if((!logged).then_some(()), |_, ()| format!("expected a log line with {text:?}"))
     }
 
-    /// Panics if `failed` is something, with what was expected and what happened.
+    /// Panics if `failed` is not none. The message says what was expected and what happened.
     #[track_caller]
     fn fail_if<T>(self, failed: Option<T>, expected: impl FnOnce(&Self, T) -> String) -> Self {
         if let Some(failed) = failed {
@@ -132,7 +132,7 @@ impl Outcome {
     }
 }
 
-// The report, and not the fields: a failed `unwrap_err` would print everything that the block wrote.
+// `Debug` prints the report and not the fields. Otherwise a failed `unwrap_err` would print everything that the block wrote.
 cofferdam_protocol::debug_as_display!(Outcome);
 
 impl fmt::Display for Outcome {

@@ -1,4 +1,4 @@
-//! Runs a case: a pool and a state of its own, and a chain of blocks on both.
+//! Runs a case. Each session has its own pool and its own state, and runs one chain of blocks on them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use cofferdam_pool::{Job, Limits, Pool, PoolBuilder};
 use cofferdam_protocol::profile::Hash;
 use cofferdam_store::{Durability, Identity, Store};
 
-/// A running case: committed workers, and a state that is empty at first and that blocks write. When the session is dropped,
-/// its workers and its state are removed.
+/// A running case. Its workers have committed their memory. Its state is empty at first, and the blocks write it. When the
+/// session is dropped, its workers and its state are removed.
 #[derive(Debug)]
 pub struct Session {
     // The fields are dropped in this order: the workers, the state that they read, and last the cgroup that they ran in.
@@ -128,7 +128,8 @@ impl Session {
         self.pipeline.committed().tip
     }
 
-    /// The digest of all committed blocks. Two sessions have the same digest exactly if all their results are the same.
+    /// The digest of all committed blocks. Two sessions have the same digest exactly if their profiles, heights, blocks, verdicts
+    /// and writes are the same.
     pub fn digest(&self) -> Hash {
         self.pipeline.committed().digest
     }
@@ -176,13 +177,14 @@ fn describe(harness: &Harness, settings: RunSettings, host: Option<&ChildCgroup>
     let builder = Pool::builder(harness.module.clone()).memory(harness.memory_bytes).limits(harness.limits);
     let builder = settings.apply(builder.faults(harness.faults.clone()));
     match host {
-        // The kernel decides what fits: a limited host is there to test that.
+        // Admission is off, because a test with a limited host tests what the kernel does when workers do not fit.
         Some(host) => builder.cgroup(host.cgroup().clone()).admission(false),
         None => builder,
     }
 }
 
-/// Panics with the error, at the place of the caller. A closure would hide that place.
+/// Returns the value, or panics with the error at the line of the caller. This is a function and not a closure, because a closure
+/// would report its own line.
 #[track_caller]
 pub(super) fn expect<T>(result: Result<T, HarnessError>) -> T {
     match result {

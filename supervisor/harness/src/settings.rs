@@ -31,8 +31,9 @@ impl Default for RunSettings {
 }
 
 impl RunSettings {
-    /// The settings of the run with this index. Each setting has its own period. So the first runs differ in each setting, and later
-    /// runs combine the settings in other ways. `roomy` says whether there is memory for a second worker.
+    /// The settings of the run with this index. The settings repeat with different periods: 2, 3 or 4 runs. So each setting
+    /// changes within the first three runs, and later runs combine the settings in other ways. `roomy` says whether there is
+    /// memory for a second worker.
     pub(super) fn of_run(index: usize, roomy: bool) -> Self {
         Self {
             commit: if index.is_multiple_of(2) { CommitStrategy::Populate } else { CommitStrategy::Touch },
@@ -61,7 +62,7 @@ impl fmt::Display for RunSettings {
     }
 }
 
-/// Whether two workers with so much memory each are not too much for a test.
+/// Whether a test may use two workers with this much memory each.
 pub(super) fn roomy(memory_bytes: u64) -> bool {
     memory_bytes <= Bytes::mib(256).0
 }

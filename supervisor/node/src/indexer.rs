@@ -1,4 +1,4 @@
-//! The indexing loop: takes events from a feed, and drives the pipeline with them.
+//! The indexing loop. It takes events from a feed: it gives each block to the pipeline, and has the pipeline roll blocks back.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,13 +37,13 @@ cofferdam_protocol::debug_as_display!(IndexError);
 /// Why indexing stopped without an error.
 #[derive(Debug)]
 pub enum StopReason {
-    /// The caller requested it.
+    /// The caller requested the stop.
     Requested,
-    /// The last wanted height is committed.
+    /// The last wanted height is committed. With [`Indexer::stop_at_tip`], this is the height of the tip.
     Reached(u32),
     /// The feed has given all of its blocks. Only a feed of files ends this way.
     FeedEnded,
-    /// A block stops the chain. If its verdict is the guest's, every node with this module stops at the same block.
+    /// A block stops the chain. If the verdict is a guest verdict, every node with this module stops at the same block.
     BlockFailed(Box<Outcome>),
 }
 
@@ -52,7 +52,8 @@ pub enum StopReason {
 pub struct Indexer<'a, R = Arc<Pool>> {
     /// The pipeline that runs and commits the blocks.
     pub pipeline: &'a mut Pipeline<R>,
-    /// How many blocks one reorganisation may roll back. The feed has a limit, too; this limit holds whatever the feed says.
+    /// How many blocks one reorganisation may roll back. The feed has a limit, too. This limit applies even if the feed reports a
+    /// deeper rollback.
     pub max_reorg_depth: u32,
     /// The last height to index. Default `None`: all heights.
     pub stop_height: Option<u32>,
@@ -97,7 +98,7 @@ impl<'a, R: Runner> Indexer<'a, R> {
         let started = Instant::now();
         let mut times = self.state.times();
         let before = times.elapsed;
-        // Time spent waiting at the tip is not time lost to a slow feed.
+        // The time of waiting at the tip is not counted as time of waiting for a slow feed.
         let mut at_tip = false;
         loop {
             if let Some(reason) = self.stop_reason() {
@@ -164,13 +165,13 @@ impl<'a, R: Runner> Indexer<'a, R> {
     fn reach_tip(&mut self, height: u32) -> Result<(), IndexError> {
         self.pipeline.flush()?;
         self.state.record_at_tip();
-        // Workers and other readers of the store that were killed leave their entries behind.
+        // Workers and other readers that were killed leave their slots in the store's table of readers.
         self.store.clear_stale_readers()?;
         tracing::info!("block {height} is indexed: the node is at the tip");
         Ok(())
     }
 
-    /// Indexes one block. Returns the reason if indexing stops at it.
+    /// Indexes one block. If indexing stops at this block, returns the reason.
     fn index(&mut self, block: Hashed) -> Result<Option<StopReason>, IndexError> {
         match self.pipeline.push(block) {
             Ok(Pushed::Taken(_)) => Ok(None),
@@ -178,7 +179,7 @@ impl<'a, R: Runner> Indexer<'a, R> {
                 log_failed_block(&outcome);
                 Ok(Some(StopReason::BlockFailed(outcome)))
             }
-            // The block was cut off. The next run begins with this block.
+            // The request to stop interrupted the block. The next run begins with this block.
             Err(ChainError::Pool(PoolError::Draining) | ChainError::Interrupted { .. })
                 if (self.stop_requested)() =>
             {
@@ -194,7 +195,8 @@ impl<'a, R: Runner> Indexer<'a, R> {
         let rolled_back = self.pipeline.roll_back(fork, depth.min(self.max_reorg_depth));
         let tip = self.store.tip();
         let tip = tip.map(|record| record.as_ref().map(Tip::of));
-        // The rollback ends in the state even if it failed. Otherwise views would wait for its end for ever.
+        // The end of the rollback is recorded in the state even if the rollback failed. Otherwise views would wait for the end of
+        // the rollback for ever.
         self.state.end_rollback(tip.as_ref().ok().copied().flatten(), depth);
         let (rolled_back, _) = (rolled_back?, tip?);
         let to =

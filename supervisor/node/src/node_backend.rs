@@ -1,4 +1,4 @@
-//! The answers to JSON-RPC calls: views run on the pool, and everything else is read from the store.
+//! Answers JSON-RPC calls. Views run on the pool, and all other calls read the store and the state of the node.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use cofferdam_http::{Call, CallAnswer, CallRejection, Service};
 use cofferdam_pool::StateLayer;
 use cofferdam_store::{BlockRecord, ProvenValue, Store};
 
-/// How many times a view is run, at most, because blocks were rolled back while it ran.
+/// The most runs of one view or preview. A call runs again if blocks were rolled back while it ran.
 const ATTEMPTS: usize = 3;
 
 /// The node as a JSON-RPC backend.
@@ -28,17 +28,17 @@ pub struct NodeBackend {
     pub state: Arc<NodeState>,
     /// The first height to index, if the store is empty.
     pub start_height: u32,
-    /// The network, if the operator or the store names it. The network that the Bitcoin node names comes first.
+    /// The network, if the operator or the store names it. If the Bitcoin node names a network, that network is reported instead.
     pub network: Option<Network>,
 }
 
-/// What one run of a view sees of the state.
+/// The part of the state that one run of a view sees.
 struct ViewContext {
     /// The height that the view is given.
     height: u32,
     /// The uncommitted layers over the store, newest first.
     layers: Vec<StateLayer>,
-    /// The newest height of the store that the view sees under the layers; `None` for `height`.
+    /// The newest height of the store that the view sees under the layers. `None` stands for `height`.
     base: Option<u32>,
 }
 
@@ -58,7 +58,7 @@ impl NodeBackend {
 
     fn record(&self, at: StateAt) -> Result<BlockRecord, CallError> {
         let height = self.resolve(at)?;
-        // Without a record, the block was rolled back since the height was resolved.
+        // If there is no record, the block was rolled back after the height was resolved.
         self.store.block(height).map_err(internal)?.ok_or(CallError::Abandoned { height })
     }
 
@@ -78,7 +78,8 @@ impl NodeBackend {
         let call = Call { height: next, export: None, input: block, layers: Vec::new(), base: None };
         let answer = self.run(call).await?;
         let pool = self.service.pool().ok_or_else(|| CallError::NotReady("no worker is ready".to_owned()))?;
-        // The writes can be large, and copying them waits for the arena, which the chain uses, too.
+        // The writes can be large. Copying them also waits for the arena of layers, because the indexing thread uses the same
+        // arena.
         let copied = tokio::task::spawn_blocking(move || {
             let writes = Writes::parse(answer.output.into()).map_err(internal)?;
             // There is no room while too many blocks wait for their commit, or too many previews run.

@@ -1,6 +1,6 @@
 //! The state of the node: which block is committed, how far the Bitcoin node is, and how the indexing goes.
 //!
-//! The indexing thread writes it. Health checks, metrics, the status page and JSON-RPC calls read it.
+//! The indexing thread writes this state. Health checks, metrics, the status page and JSON-RPC calls read it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -21,7 +21,7 @@ use cofferdam_store::BlockRecord;
 pub struct ReadinessLimits {
     /// How many blocks the node may be behind the Bitcoin node.
     pub max_lag: u32,
-    /// How long the Bitcoin node may not have answered.
+    /// The longest time that may have passed since the Bitcoin node last answered.
     pub max_silence: Duration,
 }
 
@@ -41,7 +41,7 @@ impl Tip {
     }
 }
 
-/// The state of the node, as all threads but the indexing one see it.
+/// The state of the node, which the indexing thread shares with all other threads.
 ///
 /// As the [`Application`] of the HTTP service it adds the check `chain` to readiness, and figures about the chain to the status
 /// and the metrics.
@@ -70,7 +70,7 @@ pub struct NodeState {
 /// Where the time of the indexing thread went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IndexingTimes {
-    /// The time in the pipeline, by what it was spent on.
+    /// The time in the pipeline, by activity.
     pub pipeline: Times,
     /// The time spent waiting for the feed while it had blocks to give. Waiting at the tip does not count.
     pub feed_wait: Duration,
@@ -112,7 +112,7 @@ impl NodeState {
         *lock(&self.tip)
     }
 
-    /// The last known status of the Bitcoin node; `None` if no node is followed, or none was followed yet.
+    /// The last known status of the Bitcoin node. `None` if no Bitcoin node is followed, or if no status was recorded yet.
     pub fn daemon(&self) -> Option<DaemonStatus> {
         lock(&self.daemon).clone()
     }
@@ -134,15 +134,16 @@ impl NodeState {
         Some((daemon + 1).saturating_sub(next))
     }
 
-    /// Watches the commits of the pipeline: while they are stalled (the disk is full, say), the node is not ready.
+    /// Watches the commits of the pipeline. While the commits are stalled, for example because the disk is full, the node is not
+    /// ready.
     ///
     /// Only the first call counts, because a node has one pipeline.
     pub fn watch_commits(&self, commits: CommitWatch) {
         let _ = self.commits.set(commits);
     }
 
-    /// Stops retrying a commit that fails because the disk is full, so that whoever waits for the commit gets the error. Does
-    /// nothing before [`NodeState::watch_commits`].
+    /// Stops the retries of a commit that fails because the disk is full. The thread that waits for the commit then gets the
+    /// error. Does nothing before [`NodeState::watch_commits`].
     pub fn give_up_commits(&self) {
         if let Some(commits) = self.commits.get() {
             commits.give_up();
@@ -177,12 +178,12 @@ impl NodeState {
         *self.epoch.borrow()
     }
 
-    /// A rollback begins: until it ends, what is read above the fork may belong to either branch.
+    /// Records that a rollback begins. Until the rollback ends, values that are read above the fork may belong to either branch.
     pub(crate) fn begin_rollback(&self) {
         self.epoch.send_modify(|epoch| *epoch += 1);
     }
 
-    /// A rollback of `depth` blocks ended, and the newest committed block is `tip`.
+    /// Records that a rollback of `depth` blocks ended, and that `tip` is now the newest committed block.
     pub(crate) fn end_rollback(&self, tip: Option<Tip>, depth: u32) {
         *lock(&self.tip) = tip;
         self.reorgs.fetch_add(1, Ordering::Relaxed);
@@ -198,12 +199,12 @@ impl NodeState {
         *lock(&self.times) = times;
     }
 
-    /// Every block that the feed had is indexed.
+    /// Records that every block that the feed had is indexed.
     pub(crate) fn record_at_tip(&self) {
         self.was_at_tip.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the tip is fresh, and why or why not.
+    /// Whether the committed tip is fresh enough for the node to be ready. Both results hold the reason.
     fn freshness(&self) -> Result<String, String> {
         let at = self
             .tip()

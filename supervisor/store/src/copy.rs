@@ -4,10 +4,10 @@
 //! (`mdb_env_copyfd2`). LMDB writes the copy into a descriptor and cannot be told to stop. So LMDB gets a pipe, and the reader
 //! of the pipe can hash the bytes, count them and cancel the copy.
 //!
-//! The copy is not compacted. A compacted copy leaves out the free pages, which are about as many as one commit touches. But
-//! LMDB then reads the tree in the order of the keys, which is a random order on disk. For a store of 1.4 GiB that was not in
-//! the page cache, a compacted copy took 19 s and was an eleventh smaller. A copy in the order of the file, which the kernel
-//! can read ahead, took 2.4 s.
+//! The copy is not compacted. A compacted copy leaves out the free pages. There are about as many free pages as one commit
+//! touches. But to make a compacted copy, LMDB reads the tree in the order of the keys, which is a random order on disk. For a
+//! store of 1.4 GiB that was not in the page cache, a compacted copy took 19 s and was an eleventh smaller. A copy in the order
+//! of the file took 2.4 s, because the kernel can read the file ahead.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
@@ -27,8 +27,9 @@ use crate::error::StoreError;
 /// wait for each other more often.
 const PIPE_BYTES: i32 = 1 << 20;
 
-/// How far ahead of the copy the store's file is read into the page cache. The store's map is advised for scattered reads, so
-/// without this each page that is not cached would cost one read.
+/// How many bytes of the store's file are read into the page cache ahead of the copy. The kernel does not read ahead in the
+/// store's map, because the map is advised for scattered reads. Without the read-ahead here, each page that is not cached would
+/// cost one read.
 const AHEAD_BYTES: i64 = 8 << 20;
 
 /// A copy that is being made. Reading it gives the bytes of a `data.mdb`. Dropping it before the end cancels the copy.
@@ -44,8 +45,8 @@ pub struct StoreCopy {
 }
 
 impl StoreCopy {
-    /// Begins to copy the store that `reader` reads. Writers wait only while LMDB copies its two meta pages. But the pages that
-    /// writers free are not reused before the copy has ended.
+    /// Begins to copy the store that `reader` reads. Writers wait only while LMDB copies its two meta pages. But until the copy
+    /// has ended, no writer reuses the pages that writers have freed meanwhile.
     ///
     /// # Errors
     /// [`StoreError::Directory`] if the pipe or the thread cannot be created.

@@ -1,5 +1,5 @@
-//! Reads what the data file of a store says about itself, without opening the store: for a finished copy, such as the data of a
-//! snapshot.
+//! Reads the facts that the data file of a store holds about the store, without opening the store. This is for a finished copy,
+//! such as the data of a snapshot.
 
 #![allow(unsafe_code, reason = "heed's open is unsafe: LMDB maps a file into memory")]
 
@@ -17,7 +17,7 @@ use crate::content_hash::content_hash;
 /// The longest name of a network, in bytes. The names of Bitcoin's networks have at most ten.
 const MAX_NETWORK_BYTES: usize = 64;
 
-/// What the data file of a store says about itself.
+/// The facts that the data file of a store holds about the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataFileSummary {
     /// The newest block.
@@ -66,8 +66,8 @@ impl From<heed::Error> for DataFileError {
     }
 }
 
-/// Reads the data file `file`, which nobody may write meanwhile. Also hashes all values if `hash_content` is true. Creates no
-/// other file.
+/// Reads the data file `file`. Nobody may write the file meanwhile. If `hash_content` is true, this also hashes all values. It
+/// creates no other file.
 ///
 /// LMDB trusts the pages that it reads: data that was made to mislead LMDB can end this process.
 ///
@@ -135,8 +135,8 @@ fn meta_entry<const N: usize>(
 fn open_file(file: &Path) -> heed::Result<Env<WithoutTls>> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(state::MAP_BYTES).max_dbs(state::TABLES);
-    // SAFETY: without locks a reader must not run beside a writer (lmdb.h, MDB_NOLOCK). There is no writer: the file is a
-    // finished copy, and its name is one that no store is opened by.
+    // SAFETY: without locks a reader must not run beside a writer (lmdb.h, MDB_NOLOCK). There is no writer: the caller of
+    // [`inspect_data_file`] must make sure that nobody writes the file meanwhile.
     unsafe { options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK | EnvFlags::NO_SUB_DIR) };
     // SAFETY: as above, nothing changes the file. If somebody truncates it, SIGBUS ends this process.
     unsafe { options.open(file) }

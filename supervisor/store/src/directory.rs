@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use crate::error::StoreError;
 use crate::file_names::WRITER_LOCK;
 
-/// The lock that makes its holder the only writer of a store. LMDB's own lock would only make two writers take turns, and each
-/// of them would believe that the tip is its own. The kernel releases the lock when the process ends, however it ends.
+/// The lock that makes its holder the only writer of a store. LMDB's own lock would only make two writers write in turn. Each
+/// writer would then go on from a tip that the other writer has changed. The kernel releases the lock when the process ends,
+/// however it ends.
 #[derive(Debug)]
 pub(crate) struct WriterLock(File);
 
@@ -29,13 +30,13 @@ impl WriterLock {
 
 impl Drop for WriterLock {
     fn drop(&mut self) {
-        // Closing the file is not enough if another thread has just forked a child that has not called exec yet: the child
-        // still holds the open file, and with it the lock (flock(2)). If unlocking fails, closing is all that is left.
+        // Closing the file is not enough if another thread has just forked a child that has not called exec yet: the child still
+        // holds the open file, and with it the lock (flock(2)). If unlocking fails, the file is only closed.
         let _closing_remains = self.0.unlock();
     }
 }
 
-/// For `map_err`: what is wrong with the directory `path`.
+/// Makes a function for `map_err`. The function makes the error that `problem` is wrong with the directory `path`.
 pub(crate) fn error(path: &Path, problem: &'static str) -> impl Fn(io::Error) -> StoreError {
     move |source| StoreError::Directory { path: path.to_owned(), problem, source }
 }
@@ -69,7 +70,8 @@ pub(crate) fn sync_names(path: &Path) -> Result<(), StoreError> {
 
 fn sync_directory(path: &Path) -> io::Result<()> {
     match File::open(path) {
-        // This user may pass through the directory but not list it, so the directory cannot be synced alone.
+        // This user may enter the directory, but not list it. So this process cannot sync the directory alone, and syncs all file
+        // systems.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             nix::unistd::sync();
             Ok(())

@@ -1,5 +1,5 @@
-//! What a failure of the disk means: whether a retry can succeed, and what the operator can do. Every writer asks this module,
-//! so that all writers retry after the same failures and stop after the same failures.
+//! What a failure of the disk means: whether a retry can succeed, and what the operator can do. Every writer uses this module, so
+//! that all writers retry after the same failures and stop after the same failures.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -88,9 +88,9 @@ fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
 }
 
-/// Replaces the error of a failed write to the store in `dir` by its true cause. LMDB reports EIO both when the disk failed and
-/// when the kernel wrote only a part of the data (mdb.c, mdb_page_flush: "short write, filesystem full?"). This function tells
-/// the two apart: it tries whether there is space for another write.
+/// Returns the true cause of the error of a failed write to the store in `dir`. LMDB reports EIO both when the disk failed and
+/// when the kernel wrote only a part of the data (mdb.c, mdb_page_flush: "short write, filesystem full?"). This function
+/// distinguishes the two cases by trying another write. If there is no space for the other write, the lack of space is the cause.
 pub(crate) fn write_error(dir: &Path, error: heed::Error) -> heed::Error {
     match error {
         heed::Error::Io(error) if errno(&error) == Errno::EIO => {
@@ -100,8 +100,8 @@ pub(crate) fn write_error(dir: &Path, error: heed::Error) -> heed::Error {
     }
 }
 
-/// Bytes of the other write. A write that was cut short has used up all space, so any number of bytes shows the lack of space.
-/// It is more than one page because some file systems reserve their last pages.
+/// How many bytes [`write_probe`] writes. A write that was cut short has used up all space, so any number of bytes shows the lack
+/// of space. The number is more than one page because some file systems reserve their last pages.
 const PROBE_BYTES: usize = 1 << 20;
 
 /// The error that says why `dir` has no space; none if it has space.
@@ -114,7 +114,7 @@ fn find_lack_of_space(dir: &Path) -> Option<io::Error> {
     write_probe(dir).err().filter(|error| FailureKind::of_io(error) == FailureKind::NoSpace)
 }
 
-/// Writes a file that has no name while it is written and does not exist any more afterwards.
+/// Creates a file, removes its name at once, then writes and syncs its bytes. When the file is closed, nothing of it is left.
 fn write_probe(dir: &Path) -> io::Result<()> {
     let path = dir.join(PROBE_FILE);
     let mut file = File::create(&path)?;

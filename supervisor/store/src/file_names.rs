@@ -8,11 +8,12 @@ pub(crate) const LOCK_FILE: &str = "lock.mdb";
 pub(crate) const WRITER_LOCK: &str = "writer.lock";
 /// Created and removed at once to find out whether the disk has space; see [`crate::failure`].
 pub(crate) const PROBE_FILE: &str = "room.probe";
-/// The data of a store that is being restored, until the data is complete. A store is not opened beside this file.
+/// The data of a store that is being restored, until the data is complete. In a directory that has this file and no `data.mdb`,
+/// no store is created.
 pub(crate) const RESTORING_FILE: &str = "restoring.mdb";
 
-/// What may be in a directory that has no data: our own files, left by a start that was cut short, and the directory that
-/// mke2fs(8) puts into the root of a new file system.
+/// The entries that a directory without data may have. Three are files of a store, left by a start that was interrupted.
+/// `lost+found` is the directory that mke2fs(8) puts into the root of a new file system.
 const IGNORED: [&str; 4] = [LOCK_FILE, WRITER_LOCK, PROBE_FILE, "lost+found"];
 
 /// Whether an entry of this name may be in a directory that has no data.

@@ -1,4 +1,4 @@
-//! What a caller says of a store when it opens the store.
+//! What a caller states about a store when the caller opens the store.
 
 use cofferdam_protocol::profile::Hash;
 
@@ -16,7 +16,7 @@ pub struct Identity {
 pub enum Durability {
     /// A loss of power: every commit is synced to disk before it returns.
     Block,
-    /// The end of every process, but not of the machine. After the machine fails the store may be corrupt, so this is for a
-    /// directory that is created for one run and then thrown away.
+    /// The end of every process, but not of the machine. After the machine fails, the store may be corrupt. So this value is for
+    /// a directory that is created for one run and removed afterwards.
     None,
 }

@@ -5,13 +5,15 @@
 //! Modules lower in this list use those above them, never the other way round:
 //!
 //! - what everything needs: `file_names` (the names of a store's files), `identity` ([`Identity`], [`Durability`]), `failure`
-//!   ([`FailureKind`]: whether a failed write can be retried, and advice for the operator), `error` ([`StoreError`]);
+//!   ([`FailureKind`]: whether a failed write can be retried, and advice for the operator), `error` ([`StoreError`]),
+//!   `content_hash` (the hash over all values);
 //! - the directory and the files in it: `directory` (creation, the writer's lock, syncing), `read_access` ([`ReadAccess`]),
 //!   `restore_target` ([`RestoreTarget`]), `data_file` (reads a finished copy of a store);
 //! - the tree over the newest values, in `tree`, and `tree_feature`, which keeps the tree in step with the store (or
 //!   `no_tree_feature`, which refuses stores that have a tree);
-//! - `open` (the LMDB environment and its tables), `store` ([`Store`]: opening and reading), `transaction` (committing
-//!   blocks), `undo_list` and `rollback` (removing blocks), `tree_queries` (roots and proofs), `copy` ([`StoreCopy`]);
+//! - `open` (the LMDB environment and its tables), `store_faults` (failures that tests inject), `store` ([`Store`]: opening and
+//!   reading), `transaction` (committing blocks), `undo_list` and `rollback` (removing blocks), `tree_queries` (roots and
+//!   proofs), `copy` ([`StoreCopy`]);
 //! - [`snapshot`], on top of all of these.
 //!
 //! The bytes in the tables are described in [`cofferdam_protocol::state`]. Workers read the same files without a round trip

@@ -103,9 +103,9 @@ fn open_env(path: &Path, durability: Durability, map_bytes: usize) -> heed::Resu
         Durability::Block => EnvFlags::empty(),
         Durability::None => EnvFlags::NO_SYNC,
     };
-    // SAFETY: NO_READ_AHEAD is only a hint, given because reads are scattered. NO_SYNC can lose and corrupt the store when the
-    // machine fails, though not when a process does (lmdb.h, MDB_NOSYNC): a caller who asks for `Durability::None` throws the
-    // store away then.
+    // SAFETY: NO_READ_AHEAD is only a hint, given because reads are scattered. With NO_SYNC, a failure of the machine can lose or
+    // corrupt the store, but the end of a process cannot (lmdb.h, MDB_NOSYNC). A caller that asks for `Durability::None` does not
+    // use the store after a failure of the machine.
     unsafe { options.flags(sync | EnvFlags::NO_READ_AHEAD) };
     // SAFETY: the map is sound while only LMDB changes data.mdb. `writer.lock` keeps a second writer out, readers open the
     // file read-only, LMDB's own locks are on, and heed refuses to open a directory twice in one process.
@@ -120,7 +120,7 @@ fn close_on_exec(file: &Path) -> io::Result<()> {
     for entry in fs::read_dir("/proc/self/fd")? {
         let entry = entry?;
         let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // A descriptor that was closed meanwhile was not LMDB's.
+        // A descriptor that was closed meanwhile is skipped: LMDB keeps its own descriptor open.
         if inode(&entry.path()).is_ok_and(|found| found == wanted) {
             // SAFETY: this is a descriptor of data.mdb, and the environment keeps it open beyond this call.
             let descriptor = unsafe { BorrowedFd::borrow_raw(number) };

@@ -1,5 +1,6 @@
-//! Checks before a store is read that another process made or writes: its files exist and can be opened, and no process writes
-//! the store where readers cannot register in LMDB's lock file.
+//! The checks that a process makes before it reads a store that another process made or is writing. The files of the store must
+//! exist, and this process must be able to open them. If readers cannot register in LMDB's lock file, no process may be writing
+//! the store.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -10,11 +11,11 @@ use crate::directory;
 use crate::error::StoreError;
 use crate::file_names::{DATA_FILE, LOCK_FILE, WRITER_LOCK};
 
-/// A store that this process and its workers can open for reading (`cofferdam_worker::state`) while this exists.
+/// While a value of this type exists, this process and its workers can open the store for reading (`cofferdam_worker::state`).
 #[derive(Debug)]
 pub struct ReadAccess {
     path: PathBuf,
-    /// Keeps writers out of a store in whose lock file readers cannot register.
+    /// The shared lock on `writer.lock`, which keeps writers out. It is held if readers cannot register in the store's lock file.
     _no_writer: Option<File>,
 }
 
@@ -62,8 +63,8 @@ fn open_lock_file(path: &Path, data: &fs::Metadata) -> io::Result<()> {
     }
     let made = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&name)?;
     if made.metadata()?.uid() != data.uid() {
-        // The file must not keep the store's owner out. If this process may not give the file away, the owner gets an error
-        // that says so.
+        // The file must not keep the store's owner out. If this process may not change the owner of the file, the store's owner
+        // later gets an error about the file.
         let _not_ours = fchown(&made, Some(data.uid()), Some(data.gid()));
     }
     Ok(())

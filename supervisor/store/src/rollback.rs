@@ -1,8 +1,9 @@
 //! Rolling blocks back, which a reorganisation of the chain needs.
 //!
-//! Values are stored by height, so rolling a block back means deleting what the block wrote: it overwrote nothing older. A
-//! block with an undo list is rolled back by that list ([`crate::undo_list`]). A block without a list (it is older than the
-//! lists that are kept, or was committed without lists) is rolled back by looking at every value in the store.
+//! Each value is stored under the height of its block, so a block does not overwrite older values. To roll a block back, it is
+//! enough to delete the values that the block wrote. A block with an undo list is rolled back by that list
+//! ([`crate::undo_list`]). A block without a list (it is older than the lists that are kept, or was committed without lists) is
+//! rolled back by looking at every value in the store.
 
 use std::ops::Bound;
 
@@ -16,8 +17,9 @@ use crate::store_faults::StoreCall;
 use crate::tree_feature;
 use crate::undo_list;
 
-/// How much one step of a rollback removes at most: pairs (unless one block alone has more), and blocks. In the worst case each
-/// pair changes a page of 4 KiB, and LMDB keeps changed pages in memory until the step is committed: 128 MiB.
+/// The most pairs that one step of a rollback removes; a single block with more pairs is a step of its own. [`STEP_BLOCKS`]
+/// limits the blocks of a step. In the worst case each pair changes a page of 4 KiB, and LMDB keeps the changed pages in memory
+/// until the step is committed. For this number of pairs that is 128 MiB.
 const STEP_PAIRS: u64 = 32_768;
 const STEP_BLOCKS: usize = 1_000;
 
@@ -28,9 +30,9 @@ impl Store {
     /// Rolls back every block above `to`, or every block if `to` is none. Afterwards the store is as it was after the block at
     /// `to`. Returns how many blocks were rolled back.
     ///
-    /// The rollback runs in steps. Each step is one transaction of whole blocks, so the memory use is that of one step, however
-    /// many blocks there are. If an error or the end of the process interrupts the rollback between two steps, the store is
-    /// as it was after one of its blocks. Readers that hold an older snapshot of the store still see the old values.
+    /// The rollback runs in steps. Each step is one transaction of whole blocks. So a rollback of many blocks needs no more
+    /// memory than one step. If an error or the end of the process interrupts the rollback between two steps, the store is as it
+    /// was after one of its blocks. A reader whose read transaction began before the rollback still sees the old values.
     ///
     /// # Errors
     /// [`StoreError::TooDeep`] if there are more than `at_most` blocks above `to`; then no block was rolled back.
@@ -46,8 +48,8 @@ impl Store {
         }
     }
 
-    /// Rolls back the newest of the blocks above `to`: as many as fit into one transaction. Returns how many blocks that were,
-    /// at most `at_most`; 0 if there are no blocks above `to`.
+    /// Rolls back the newest of the blocks above `to`: as many as fit into one transaction. Returns the number of removed blocks,
+    /// at most `at_most`. The number is 0 if there are no blocks above `to`.
     ///
     /// # Errors
     /// The same as [`Store::roll_back`]. The store is then as it was before this step.

@@ -29,7 +29,7 @@ pub struct Store {
     pub(crate) undo: Table,
     /// The tree over the newest values, in a store that was made with one.
     pub(crate) tree: Option<Tree>,
-    /// For how many of the newest blocks undo lists are kept; see [`Store::with_undo`].
+    /// The number of newest blocks whose undo lists are kept; see [`Store::with_undo`].
     pub(crate) undo_depth: u32,
     /// Failures that a test injects.
     pub(crate) faults: Option<Arc<StoreFaults>>,
@@ -122,7 +122,7 @@ impl Store {
         self
     }
 
-    /// Makes calls of this store fail as `faults` says. For tests only.
+    /// Makes calls of this store fail, as `faults` determines. For tests only.
     #[doc(hidden)]
     #[must_use]
     pub fn with_faults(mut self, faults: Arc<StoreFaults>) -> Self {
@@ -135,8 +135,8 @@ impl Store {
         &self.path
     }
 
-    /// A reader in this process, like the one that a worker's guest reads through. A reader keeps the environment open, so it
-    /// must not outlive the store.
+    /// A reader of the store in this process. The guest of a worker reads the store through such a reader, too. A reader keeps
+    /// the environment open, so it must not outlive the store.
     pub fn reader(&self) -> StateReader {
         let tables = [self.meta, self.blocks, self.values];
         StateReader::of(self.env.clone(), tables, self.path.as_path().into())
@@ -235,8 +235,8 @@ impl Store {
         txn.commit().map_err(fail)
     }
 
-    /// The newest value of `key` at or below the height `at_most`; none if no block up to there wrote one. A value of zero
-    /// bytes is a value.
+    /// The newest value of `key` at or below the height `at_most`; none if no block up to that height wrote a value of `key`. A
+    /// value of zero bytes is a value.
     ///
     /// # Errors
     /// [`StoreError::Damaged`], [`StoreError::Lmdb`].
@@ -263,7 +263,7 @@ impl Store {
     }
 
     /// SHA-256 over every stored key and value in the order of the keys, each after its length (u64 little-endian). Equal
-    /// histories have equal hashes, whatever runs they were indexed in. Reads the whole store.
+    /// histories have equal hashes, even if they were indexed in different runs. Reads the whole store.
     ///
     /// # Errors
     /// [`StoreError::Lmdb`].
@@ -273,8 +273,8 @@ impl Store {
         content_hash(self.values, &txn).map_err(fail)
     }
 
-    /// Frees the reader slots of processes that have ended, and returns how many it freed. Call this after a worker died: if
-    /// the worker held a snapshot, its slot would keep old pages from being reused for ever.
+    /// Frees the reader slots of processes that have ended, and returns how many it freed. Call this after a worker died. If the
+    /// worker had a read transaction open, its slot would otherwise keep LMDB from ever reusing old pages.
     ///
     /// # Errors
     /// [`StoreError::Lmdb`].

@@ -22,7 +22,7 @@ pub enum StoreCall {
     Commit,
 }
 
-/// Failures to come. A store and the test that injects the failures share this.
+/// The failures that a test has planned. The store and the test share this value.
 #[derive(Debug, Default)]
 pub struct StoreFaults {
     calls: AtomicU64,
@@ -36,9 +36,9 @@ pub struct StoreFaults {
 struct Fault {
     /// The kind of calls; none for all kinds.
     call: Option<StoreCall>,
-    /// How many of these calls still succeed first.
+    /// How many of these calls succeed before the first one fails.
     after: u64,
-    /// How many of these calls fail then.
+    /// How many of these calls fail after that.
     times: u64,
     errno: i32,
 }

@@ -21,8 +21,8 @@ pub struct ProvenValue {
 }
 
 impl Store {
-    /// Keeps a tree over the newest value of every key, from which values can be proved ([`crate::tree`]). A store that was
-    /// made with a tree always keeps it; only a store without blocks can start to.
+    /// Keeps a tree over the newest value of every key, from which values can be proved ([`crate::tree`]). A store that was made
+    /// with a tree always keeps the tree. Only a store without blocks can get a tree.
     ///
     /// # Errors
     /// [`StoreError::WithoutTree`] if the store has blocks that were committed without a tree; [`StoreError::Lmdb`].

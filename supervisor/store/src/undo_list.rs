@@ -1,5 +1,5 @@
-//! Undo lists. A block's list names the stored keys that the block wrote, so that a rollback can delete exactly those. The list
-//! is written in the block's own transaction.
+//! Undo lists. The undo list of a block names the stored keys that the block wrote, so that a rollback can delete exactly these
+//! keys. The list is written in the block's own transaction.
 
 use std::ops::Bound;
 
@@ -7,7 +7,8 @@ use cofferdam_protocol::state::{self, VersionKey};
 use cofferdam_worker::state::Table;
 use heed::RwTxn;
 
-/// The most bytes in one entry of a list. Larger entries need more contiguous pages; smaller entries need more entries.
+/// The most bytes in one entry of a list. With a higher limit, one entry needs more contiguous pages. With a lower limit, a list
+/// needs more entries.
 const MAX_ENTRY_BYTES: usize = 60 << 10;
 
 /// The list of one block while the block is being written.
@@ -66,7 +67,7 @@ pub(crate) fn delete_listed(
         let mut bytes = entry.as_slice();
         while let Some((length, rest)) = bytes.split_first_chunk() {
             let Some((key, rest)) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length))) else {
-                // Something else cut the entry short, so the caller has to look at every value.
+                // This crate writes only complete keys, so the entry was damaged. The caller has to look at every value.
                 return Ok(false);
             };
             values.delete(txn, key)?;

@@ -15,7 +15,7 @@ use super::options::IndexedRange;
 use super::scan::{Entry, Index, Place};
 use super::verify::verify;
 
-/// A chain of blocks in a set of blk files. The blocks are still to be read.
+/// A chain of blocks in a set of blk files, of which some or all blocks are still to be read.
 #[derive(Debug)]
 pub(super) struct BestChain {
     files: Vec<BlkFile>,
@@ -79,7 +79,8 @@ impl BestChain {
         Ok(Some(HeightClaim::of(&block)))
     }
 
-    /// The place of any block of the scan, and the height that the block states. Reads the block.
+    /// The place of the block of `entry`, and the height that the block states. `entry` may be any block of the scan. Reads the
+    /// block.
     pub(super) fn stated_height(&mut self, entry: &Entry) -> Result<(Origin, Option<u32>), BlockError> {
         let (block, _, origin) = self.read_intact(entry.into())?;
         Ok((origin, HeightClaim::of(&block).stated()))

@@ -9,12 +9,12 @@ use bitcoin::{Block, BlockHash, CompactTarget, Network};
 /// From this height on, each block of mainnet states its height (BIP34; `BIP34Height` in chainparams.cpp of Bitcoin Core). All
 /// other networks activated BIP34 at a lower height.
 const MAINNET_ACTIVATION: u32 = 227_931;
-/// The same for testnet3.
+/// From this height on, each block of testnet3 states its height.
 const TESTNET_ACTIVATION: u32 = 21_111;
 /// A stated height from here on is not believed. Bitcoin needs three more centuries to reach heights of more than three bytes,
 /// and the coinbases of old blocks begin with a push of four bytes that is not a height but the target of the block.
 const IMPLAUSIBLE: u32 = 1 << 24;
-/// The target of all blocks of regtest, and of no other network. Every second hash meets it.
+/// The target of all blocks of regtest, and of no other network. One hash in two meets this target.
 const REGTEST_BITS: u32 = 0x207f_ffff;
 
 /// What a block says about its height.
@@ -56,12 +56,12 @@ impl HeightClaim {
         }
     }
 
-    /// The height that the block states, whether or not the rules of its time required it to be right. 0 for a genesis block.
+    /// The height that the block states, even if BIP34 did not apply to the block. 0 for a genesis block.
     pub(super) fn stated(&self) -> Option<u32> {
         if self.is_genesis { Some(0) } else { self.stated }
     }
 
-    /// The height that the block states, if a rule makes it right. Before BIP34 was a rule, a coinbase could begin with any
+    /// The height that the block states, if BIP34 applied to the block. Before BIP34 was a rule, a coinbase could begin with any
     /// bytes.
     pub(super) fn reliable(&self, network: Option<Network>) -> Option<u32> {
         if self.is_genesis {

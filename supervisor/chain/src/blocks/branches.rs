@@ -8,8 +8,8 @@ use bitcoin::{BlockHash, CompactTarget, Target};
 
 use super::scan::{Entry, Index};
 
-/// How many other trees than the tree of the chain are listed. The directory of a node in its initial download may hold a
-/// thousand trees.
+/// The most trees that [`Branches::other_roots`] returns. The directory of a node in its initial download may hold a thousand
+/// trees.
 const MOST_OTHER_ROOTS: usize = 64;
 
 /// All blocks of an index as trees. The parent of the root of a tree is not in the index.
@@ -30,7 +30,8 @@ impl<'a> Branches<'a> {
         let mut root = vec![0; index.entries.len()];
         let mut branch = Vec::new();
         for start in 0..count(index) {
-            // Walk back to a block whose sum is known, or to a root. Then walk forth again and sum up.
+            // Go from each block to its parent, up to a block whose sum is known, or to a root. Then return over the same blocks
+            // and sum up.
             let (mut sum, mut top) = (0, start);
             let mut at = Some(start);
             while let Some(number) = at {
@@ -96,8 +97,8 @@ impl<'a> Branches<'a> {
     }
 }
 
-/// The blocks from `from` back to the root of its branch. This ends, because a cycle of blocks would be a cycle of SHA-256
-/// hashes.
+/// The blocks from `from` back to the root of its branch. The iteration ends: blocks cannot form a cycle, because each block
+/// holds the SHA-256 hash of its parent.
 pub(super) fn walk_back(index: &Index, from: u32) -> impl Iterator<Item = &Entry> {
     std::iter::successors(entry(index, from), move |block| entry(index, *index.by_hash.get(&block.previous)?))
 }

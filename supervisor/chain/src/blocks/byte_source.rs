@@ -13,7 +13,7 @@ use super::block::Origin;
 use super::error::BlockError;
 use super::xor::XorKey;
 
-/// A readable file that is not open, because a node has thousands of files; or bytes of this program.
+/// A readable file, or bytes of this program. The file is not kept open, because a node has thousands of files.
 #[derive(Debug, Clone)]
 pub(super) struct ByteSource {
     name: Arc<Path>,
@@ -22,7 +22,7 @@ pub(super) struct ByteSource {
 }
 
 impl ByteSource {
-    /// Checks that a file can be read. Returns it with its first bytes: four, or all if the file is shorter.
+    /// Checks that a file can be read. Returns the file and its first four bytes. A shorter file is returned with all its bytes.
     pub(super) fn on_disk(path: &Path) -> Result<(Self, Vec<u8>), BlockError> {
         let file = File::open(path).map_err(BlockError::io(path, "open"))?;
         let len = file.metadata().map_err(BlockError::io(path, "read"))?.len();

@@ -30,7 +30,7 @@ pub(super) enum InputFile {
 /// Finds the inputs that `path` stands for, in the order in which they are read. With `opaque`, each file is raw.
 ///
 /// # Errors
-/// All that shows before a block is read: missing and unreadable files, and directories without blocks.
+/// The errors that can be found before a block is read: missing and unreadable files, and directories without blocks.
 pub(super) fn discover(path: &Path, opaque: bool) -> Result<Vec<InputFile>, BlockError> {
     let kind = fs::metadata(path).map_err(BlockError::io(path, "open"))?.file_type();
     if kind.is_dir() {
@@ -102,7 +102,7 @@ fn list(path: &Path) -> Result<(Vec<PathBuf>, usize), BlockError> {
     Ok((names, skipped))
 }
 
-/// The key with which the start of a file becomes the magic of a network. `None` if there is no such key.
+/// The key that turns the start of a file into the magic of a network. `None` if neither `key` nor the key of zeros does that.
 ///
 /// Files that are not obfuscated sometimes lie beside an `xor.dat`, because they were copied out of a node and de-obfuscated.
 /// So both are tried: the key, and no key.

@@ -1,6 +1,6 @@
 //! Every way in which a source of blocks can fail.
 //!
-//! Operators read these messages at night. So each message says what is wrong, where (file, byte offset, height), and what to do.
+//! Operators read these messages. So each message says what is wrong, where (file, byte offset, height), and what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -192,7 +192,7 @@ pub enum BlockError {
         /// The four bytes found.
         magic: [u8; 4],
     },
-    /// A place holds another block than during the scan.
+    /// The scan found a block at a place, and now there is another block at this place.
     #[error(
         "{origin}: the scan found block {expected} here, and now this is block {found}, so the file has changed; stop bitcoind \
          and run again"

@@ -11,7 +11,8 @@ use super::verify::{BlockDefect, verify_header};
 pub(super) const MAGIC_BYTES: usize = 4;
 /// The length of the head of a record, in bytes: magic and length field.
 pub(super) const HEAD_BYTES: usize = 8;
-/// The length of a record's head and a block header, in bytes. So many bytes distinguish a record from other bytes.
+/// The length of a record's head and a block header, in bytes. This number of bytes is enough to distinguish a record from other
+/// bytes.
 pub(super) const PROBE_BYTES: usize = HEAD_BYTES + Header::SIZE;
 /// The length of the obfuscation key, in bytes.
 pub(super) const XOR_KEY_BYTES: usize = 8;
@@ -66,7 +67,7 @@ cofferdam_protocol::debug_as_display!(RecordDefect);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Head {
     pub(super) network: Network,
-    /// The length of the block in bytes. It is within the limit, and the input has so many bytes.
+    /// The length of the block in bytes. The length is within the limit, and the input has at least this number of bytes.
     pub(super) length: u32,
     /// The block header. Its hash meets its target.
     pub(super) header: Header,

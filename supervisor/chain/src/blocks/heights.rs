@@ -1,5 +1,5 @@
-//! Assigns heights to blocks that do not state their own: one after the other. Heights never fall, because the state of an
-//! indexer is a function of the height.
+//! Assigns consecutive heights to blocks that have no height of their own, and checks that all heights strictly rise. Heights
+//! must rise, because the state of an indexer is a function of the height.
 
 use super::block::Origin;
 use super::error::BlockError;
@@ -48,8 +48,8 @@ impl HeightAssigner {
         Ok(height)
     }
 
-    /// The highest height before a block at `height`: assigned before, or indexed. `None` if there is none, and for a block
-    /// that is indexed already: between two indexed blocks no height is missing.
+    /// The highest height below a block at `height` that was assigned or is indexed. `None` if there is no such height. `None`
+    /// also for a block at or below the indexed tip, because no height is missing between two indexed blocks.
     fn height_below(&self, height: u32) -> Option<u32> {
         match self.indexed_tip {
             Some(tip) if height <= tip => None,
@@ -67,7 +67,7 @@ impl HeightAssigner {
         self.allow_gaps
     }
 
-    /// Whether no block comes before the next one.
+    /// Whether the next block is the first one: no height was assigned, and no block is indexed.
     pub(super) fn is_first(&self) -> bool {
         self.last.max(self.indexed_tip).is_none()
     }
@@ -77,7 +77,7 @@ impl HeightAssigner {
         self.last = Some(last);
     }
 
-    /// The height of the next block without its own, if a height is left.
+    /// The height of the next block that has no height of its own, if a height is left.
     pub(super) fn next_height(&self) -> Option<u32> {
         self.last.map_or(Some(self.start), |last| last.checked_add(1))
     }

@@ -1,10 +1,10 @@
 //! Reads Bitcoin blocks from files, directories and pipes, checks each block, and gives it its height.
 //!
-//! The state of an indexer is only as good as the blocks that it is fed. So every block is checked before it leaves this
-//! module: it decodes to its last byte, its merkle root and its witness commitment match its transactions, its hash meets
-//! the target in its header, and its height agrees with the height in its coinbase (BIP34). Bitcoind writes blocks in the
-//! order in which they arrive, and stale blocks among them. This module orders the blocks and picks the chain with the
-//! most work, so the rest of the program sees strictly rising heights.
+//! A wrong block makes a wrong state. So every block is checked before this module delivers it: it decodes to its last byte, its
+//! merkle root and its witness commitment match its transactions, its hash meets the target in its header, and its height agrees
+//! with the height in its coinbase (BIP34). Bitcoind writes blocks in the order in which they arrive, and also writes stale
+//! blocks. This module picks the chain with the most work and orders its blocks, so the rest of the program receives strictly
+//! rising heights.
 //!
 //! A caller parses arguments into [`BlockInput`]s, calls [`open`] (or `bundled`, with the feature of that name), and
 //! iterates over the [`BlockSource`].
@@ -26,8 +26,8 @@
 //! Sources are read lazily. Memory holds one block at a time. A chain from blk files also takes some 170 bytes for each
 //! block while its headers are sorted, and 56 bytes afterwards.
 //!
-//! A chain that a running node reports has no end, and can be reorganised. It is not read here: the crate `cofferdam-node`
-//! follows such a chain, and checks its blocks with [`verify`].
+//! This module does not follow a running node, whose chain has no end and can be reorganised. The crate `cofferdam-node` follows
+//! such a chain, and checks the blocks with [`verify`].
 
 mod best_chain;
 mod bip34;

@@ -120,15 +120,15 @@ impl<'a> PartOpener<'a> {
         chain.start_at(first, self.options.start_height.unwrap_or(0), self.options.indexed)
     }
 
-    /// The height of a chain that states no height. For the first input only `--start-height` tells the height; a later input
-    /// continues the heights of the previous one.
+    /// The height of a chain that states no height. For the first input, only `--start-height` gives the height. A later input
+    /// continues the heights of the previous input.
     fn next_height(&self) -> Option<u32> {
         let is_told = |heights: &&HeightAssigner| self.options.start_height.is_some() || !heights.is_unused();
         self.heights.as_ref().filter(is_told).and_then(HeightAssigner::next_height)
     }
 
-    /// Refuses a chain that begins above the next height to index: otherwise a missing file would change the state without an
-    /// error. If the argument gives the height of the first input, that height is where indexing begins.
+    /// Refuses a chain that begins above the next height to index. Without this check, a missing file would change the state
+    /// without an error. If the argument gives the height of the first input, indexing begins at that height.
     fn check_start(
         &self,
         first: u32,

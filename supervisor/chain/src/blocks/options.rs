@@ -15,11 +15,11 @@ pub struct Options {
     pub start_height: Option<u32>,
     /// The blocks that the caller has already, if any. The first new block must follow the newest of them.
     ///
-    /// A chain from blk files begins with the newest indexed block, and the blocks before it are not read: the hashes in the
-    /// headers have proved them. A chain that ends below the newest indexed block begins with its own last block. Other
-    /// sources deliver all their blocks.
+    /// From blk files, the first delivered block is [`IndexedRange::overlap`] blocks below the newest indexed block. The blocks
+    /// before the first delivered block are not read, because the hashes in the headers prove them. If the chain ends before the
+    /// first block to deliver, only the last block of the chain is delivered. Other sources deliver all their blocks.
     pub indexed: Option<IndexedRange>,
-    /// Whether each block must name the block before it as its parent, and be one higher. Chains from blk files always
+    /// Whether each block must name the block before it as its parent, and have the next height. Chains from blk files always
     /// satisfy this.
     pub check_chain: bool,
     /// Whether heights may be missing between two blocks, and between the indexed blocks and the first new block.

@@ -34,7 +34,7 @@ impl fmt::Debug for Part {
 }
 
 impl Part {
-    /// How many blocks the part has. `None` if that shows only at the end of a stream.
+    /// How many blocks the part has. `None` for a stream, because its number of blocks is known only at its end.
     pub(super) fn blocks(&self) -> Option<u64> {
         match self {
             Self::Raw { .. } => Some(1),

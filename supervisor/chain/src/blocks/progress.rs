@@ -17,14 +17,14 @@ impl<'a> Progress<'a> {
         Self { report, total, files_done: 0, reported: 0 }
     }
 
-    /// The scan is at this offset of the current file, in bytes.
+    /// Records that the scan has reached this offset of the current file, in bytes.
     pub(super) fn at(&mut self, offset: u64) {
         if self.files_done + offset >= self.reported + STEP_BYTES {
             self.tell(self.files_done + offset);
         }
     }
 
-    /// The current file, of `len` bytes, was scanned.
+    /// Records that the current file, of `len` bytes, was scanned.
     pub(super) fn file_done(&mut self, len: u64) {
         self.files_done += len;
         self.tell(self.files_done);

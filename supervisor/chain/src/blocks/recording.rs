@@ -36,7 +36,7 @@ impl<R: Read> Read for CountingReader<R> {
     }
 }
 
-/// Why a [`RecordingReader`] delivered no more bytes. The error of the decoder does not distinguish these.
+/// Why a [`RecordingReader`] delivered no more bytes. The error of the decoder does not distinguish these reasons.
 #[derive(Debug)]
 pub(super) enum StopReason {
     /// The limit was reached.
@@ -62,7 +62,8 @@ impl<'a, R: Read> RecordingReader<'a, R> {
         Self { head, input, bytes: Vec::new(), limit, stop: None }
     }
 
-    /// All bytes that were read; and, if the decoder asked for more bytes than there were, why there were no more.
+    /// Returns all bytes that were read. If the decoder asked for more bytes than there were, this also returns why there were no
+    /// more bytes.
     pub(super) fn finish(self) -> (Vec<u8>, Option<StopReason>) {
         (self.bytes, self.stop)
     }

@@ -1,4 +1,5 @@
-//! One open blk file of a scan: what stands at an offset, and where the next record may begin.
+//! One open blk file of a scan. This file says what is at an offset of the blk file, and finds the places where the next record
+//! may begin.
 
 use bitcoin::{BlockHash, Network};
 
@@ -89,7 +90,8 @@ impl<'a> Records<'a> {
         }
     }
 
-    /// Reads zeros. If they reach to the end of the file, they are its end: bitcoind allocates its files in advance.
+    /// Reads zeros. If only zeros follow up to the end of the file, the records end here: bitcoind allocates its files in
+    /// advance.
     fn padding(&self, mut offset: u64) -> Result<FileItem, BlockError> {
         let mut chunk = vec![0; CHUNK_BYTES];
         while let has @ 1.. = self.bytes_from(offset) {

@@ -1,8 +1,8 @@
 //! Builds an index of the headers in a set of blk files.
 //!
-//! Bitcoind appends blocks in the order in which they arrive. So the order of the chain is known only after each header was
-//! read. The scan reads 88 bytes of each block, and the block itself is read when it is delivered. If no record follows a
-//! record, the scan also reads the block in between, because that block may be cut short.
+//! Bitcoind appends blocks in the order in which they arrive. So the order of the chain is known only after each header was read.
+//! The scan reads 88 bytes of each block, and the block itself is read when it is delivered. If a record is not followed directly
+//! by another record, the scan also reads and checks the block of the first record, because that block may be cut short.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
@@ -21,7 +21,7 @@ use super::verify::BlockDefect;
 /// directory holds no record if the obfuscation key is missing.
 const MOST_SEARCHED_BYTES: u64 = 256 << 20;
 
-/// The header of one block, as far as it is needed, and where the block is. Mainnet has a million of these, so they are small.
+/// The needed fields of one block's header, and the place of the block. Mainnet has a million entries, so an entry is small.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) hash: BlockHash,
@@ -56,7 +56,7 @@ pub(super) struct Index {
     pub(super) network: Option<Network>,
     /// The first record at the end of a file that could not be read, and whose block has no other copy.
     pub(super) lost: Option<BlockError>,
-    /// All unreadable records at the ends of files. Which of them are lost shows only when all copies are known.
+    /// All unreadable records at the ends of files. Only when all copies are known, it is known which of these records are lost.
     unreadable_ends: Vec<Lost>,
     regions: UnreadableRegions,
     /// The error for the first file without a record, as long as no file holds a record.
@@ -110,7 +110,7 @@ impl Index {
     ) -> Result<(), BlockError> {
         self.regions.start_input();
         let mut offset = 0;
-        // A record is added when it is known what follows it.
+        // A record is added only when the bytes behind the record were examined.
         let mut last: Option<Record> = None;
         loop {
             progress.at(offset);
@@ -215,8 +215,8 @@ impl Index {
         Ok(None)
     }
 
-    /// Notes a file without a record while no record was found. The files may be of another kind, or obfuscated with a key that
-    /// is missing.
+    /// Keeps the error for a file without a record, while no file had a record. The files may be of another kind, or obfuscated
+    /// with a key that is missing.
     fn note_unknown(&mut self, records: &Records<'_>) -> Result<(), BlockError> {
         let unknown = records.unknown_magic()?;
         self.searched_bytes = self.searched_bytes.saturating_add(records.len());

@@ -1,5 +1,5 @@
-//! The iterator over all inputs: reads them one after the other, assigns the heights, and checks that heights rise and, if asked
-//! to, that each block follows the previous one.
+//! The iterator over all inputs. It reads the inputs one after the other, assigns the heights, and checks that heights rise. With
+//! [`Options::check_chain`], it also checks that each block follows the previous one.
 
 use std::collections::VecDeque;
 
@@ -50,7 +50,7 @@ impl BlockSource {
         }
     }
 
-    /// The number of blocks. `None` if that shows only at the end of a stream.
+    /// The number of blocks. `None` if a part is a stream, because the number of its blocks is known only at its end.
     pub fn total(&self) -> Option<u64> {
         self.total
     }
@@ -88,8 +88,8 @@ impl BlockSource {
         self.missing.take().map_or(Ok(None), Err)
     }
 
-    /// Assigns a height to a block. Then checks the height against what the block says about it, and the block against the
-    /// previous one.
+    /// Assigns a height to a block. Then compares the height with the height that the block states, and checks with
+    /// [`Options::check_chain`] that the block follows the previous one.
     fn admit(&mut self, block: ReadBlock) -> Result<SourceBlock, BlockError> {
         let own = block.height.or_else(|| self.height_after_gap(&block));
         let height = self.heights.assign(own, &block.origin)?;

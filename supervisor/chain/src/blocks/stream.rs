@@ -88,7 +88,7 @@ impl<R: Read> Stream<R> {
         Ok(framing)
     }
 
-    /// Reads the next record of opaque bytes, of any network. Damaged bytes cannot be noticed.
+    /// Reads the next record of opaque bytes, of any network. Damage in the bytes cannot be detected.
     fn opaque_record(&mut self) -> Result<Option<ReadBlock>, BlockError> {
         let start = self.input.reader.position();
         let Some(magic) = self.skip_zeros()? else { return Ok(None) };
@@ -171,8 +171,8 @@ impl<R: Read> Stream<R> {
         Err(self.not_a_block(origin, defect))
     }
 
-    /// The error for bytes that are not a block. At the start of the stream the user gave the wrong input. Later the stream is
-    /// damaged.
+    /// The error for bytes that are not a block. If the stream has had no intact block yet, the user gave the wrong input. If it
+    /// has had one, the stream is damaged.
     fn not_a_block(&self, origin: Origin, defect: BlockDefect) -> BlockError {
         if self.input.intact == 0 {
             BlockError::NotABlock { origin, defect }

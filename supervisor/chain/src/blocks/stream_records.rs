@@ -209,7 +209,7 @@ fn skip_to_magic<R: Read>(input: &mut StreamInput<R>, network: Network) -> Resul
         let passed = buffered.len().saturating_sub(MAGIC_BYTES - 1);
         input.reader.consume(passed);
         if input.reader.read_more().map_err(BlockError::io(&input.name, "read"))? == 0 {
-            // The last bytes may be the start of a magic. No block is lost with so short a record.
+            // The last bytes may be the start of a magic. Bytes that short hold no block, so no block is lost.
             input.reader.consume(MAGIC_BYTES - 1);
             return Ok(());
         }

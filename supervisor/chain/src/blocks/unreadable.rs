@@ -10,9 +10,9 @@ use super::framing::RecordDefect;
 
 /// The unreadable regions of an input: logs them, and bounds the work that they cause.
 ///
-/// Behind an unreadable region, each byte may be the start of the next record. A file can be made so that most of these starts
-/// name a long block that is not intact, and then the same bytes would be read again and again. So the bytes of blocks that
-/// turned out not to be intact are counted, and the count is kept in proportion to the length of the input.
+/// Behind an unreadable region, each byte may be the start of the next record. In a file that somebody made for this purpose,
+/// most of these starts may name a long block that is not intact. Then the same bytes would be read again and again. So this type
+/// counts the bytes of blocks that were read and are not intact, and limits the count in proportion to the position in the input.
 #[derive(Debug, Default)]
 pub(super) struct UnreadableRegions {
     logged: u32,
@@ -53,8 +53,8 @@ impl UnreadableRegions {
         self.wasted_bytes = self.wasted_bytes.saturating_add(bytes);
     }
 
-    /// Whether another block may be read to see if it is intact, `position` bytes into the input. If not, the head of the
-    /// record has to be trusted.
+    /// Whether another block may be read to see if it is intact, `position` bytes into the input. If not, the caller has to trust
+    /// the head of the record.
     pub(super) fn within_budget(&self, position: u64) -> bool {
         self.wasted_bytes <= Self::FREE_BYTES.saturating_add(position.saturating_mul(2))
     }

@@ -1,4 +1,4 @@
-//! Checks whether bytes are an intact Bitcoin block, as far as that shows without other blocks.
+//! Checks whether bytes are an intact Bitcoin block, as far as this can be checked without other blocks.
 //!
 //! The block must decode to its last byte, its hash must meet the target in its header, and its merkle root and its witness
 //! commitment must match its transactions. A single flipped bit fails at least one of these checks.
@@ -84,7 +84,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Block, BlockDefect> {
     if rest.is_empty() { Ok(block) } else { Err(BlockDefect::TrailingBytes { at, extra: rest.len() as u64 }) }
 }
 
-/// The error of the decoder in words that fit a file: the decoder reports an unexpected end as an error of its reader.
+/// The error of the decoder as a [`BlockDefect`]. The decoder reports an unexpected end as an error of its reader; here the text
+/// is "unexpected end".
 pub(super) fn undecodable(error: &encode::Error, at: u64) -> BlockDefect {
     let reason = match error {
         encode::Error::Io(_) => "unexpected end".to_owned(),

@@ -1,8 +1,8 @@
 //! Runs two modules over the same blocks, and finds the first block and key in which their results differ.
 //!
-//! Two results are equal if the verdicts are equal, and if the last value that the block wrote for each key is equal: only
-//! these count for the state. The order of writes, fuel, memory and the message of a trap depend on the code of a module, which
-//! is expected to differ.
+//! Two results are equal if the verdicts are equal, and if for each key the last value that the block wrote is equal. Only the
+//! last values become part of the state. The order of writes, fuel, memory and the message of a trap depend on the code of a
+//! module, which is expected to differ.
 
 use std::cmp::Ordering;
 use std::io;
@@ -49,7 +49,7 @@ impl KeyCounts {
 /// How the results of two sides differ in one block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
-    /// The verdicts differ. Each verdict is with its detail.
+    /// The verdicts differ. Each verdict comes with its detail.
     Verdict([(Verdict, String); 2]),
     /// The writes differ.
     Writes {
@@ -63,7 +63,7 @@ pub enum Difference {
 /// The results of two sides in one block.
 #[derive(Debug)]
 pub struct Compared {
-    /// What came of the block on each side.
+    /// The outcome of the block on each side.
     pub outcomes: [Box<Outcome>; 2],
     /// How the results differ; none if they are equal.
     pub difference: Option<Difference>,
@@ -118,7 +118,7 @@ impl<R: Runner + Send> Comparison<R> {
     /// Compares two chains by the keys that begin with `prefix`. The chains must be at the same height.
     ///
     /// The chains should commit blocks that fail ([`OnGuestFailure::Skip`](cofferdam_chain::OnGuestFailure::Skip)). A block that
-    /// fails on both sides is then no difference, and the blocks after it are compared, too.
+    /// fails with the same verdict on both sides is then no difference, and the blocks after it are compared, too.
     pub fn new(chains: [Pipeline<R>; 2], prefix: Vec<u8>) -> Self {
         Self { chains, prefix }
     }

@@ -25,7 +25,7 @@ impl Backoff {
         self.failures
     }
 
-    /// An attempt succeeded: the next delay is the first one again.
+    /// Records that an attempt succeeded. The next delay is the first one again.
     pub(super) fn reset(&mut self) {
         self.failures = 0;
     }

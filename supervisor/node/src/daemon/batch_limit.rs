@@ -12,7 +12,8 @@ const LARGEST: usize = 101;
 /// How many times in a row a node may answer a batch with "busy" before the size of the batch counts as the reason.
 const BUSY_ANSWERS: u32 = 3;
 
-/// The largest batch that one node accepts, as far as it is known. It is kept for as long as the node is followed.
+/// The largest batch that one node accepts, as far as the follower has learned it. The limit is kept for as long as the node is
+/// followed.
 #[derive(Debug)]
 pub(super) struct BatchLimit {
     size: AtomicUsize,
@@ -32,7 +33,7 @@ impl BatchLimit {
         self.size.load(Ordering::Relaxed)
     }
 
-    /// The node answered a batch.
+    /// Records that the node answered a batch.
     pub(super) fn accepted(&self) {
         self.busy.store(0, Ordering::Relaxed);
     }
@@ -56,7 +57,7 @@ impl BatchLimit {
         }
     }
 
-    /// The node refused a batch of `size`, but answered one request alone. Returns the size of batches from now on.
+    /// Records that the node refused a batch of `size`, but answered one request alone. Returns the size of batches from now on.
     pub(super) fn lower(&self, size: usize) -> usize {
         let was_busy = self.busy.swap(0, Ordering::Relaxed) >= BUSY_ANSWERS;
         // A node that answers "busy" would do so for every half, which would take too long.

@@ -1,11 +1,12 @@
-//! The queue of blocks between the node and the caller: blocks that are planned, blocks that are being fetched, and blocks
-//! that are ready to be taken. The threads of a follower share no other blocks.
+//! The queue of blocks between the node and the caller: blocks that are planned, blocks that are being fetched, and blocks that
+//! are ready to be taken. The threads of a follower share blocks only through this queue.
 //!
-//! The queue keeps the promise of a feed: the blocks that the caller takes form one chain, and a block that the node has left
-//! is never taken.
+//! The queue guarantees what a feed guarantees: the blocks that the caller takes form one chain. After a rollback of the queue,
+//! the caller is told of the rollback first, and never takes a block of the branch that was left.
 //!
-//! Three sides use the queue. The chain tracker plans hashes at its end, and rolls the queue back where the node has left its
-//! chain. The fetchers claim the first planned blocks, and deliver them. The caller takes ready blocks from its front.
+//! Three users share the queue. The chain tracker plans blocks at the end of the queue, and rolls the queue back if the node has
+//! left the queue's chain. The fetchers claim the first planned blocks, and deliver them. The caller takes ready blocks from the
+//! front of the queue.
 //!
 //! Every wait is a wait on one condition variable, and ends at once when the queue is stopped.
 
@@ -77,14 +78,14 @@ impl BlockQueue {
     }
 }
 
-/// The side of the chain tracker.
+/// The methods that the chain tracker calls.
 impl BlockQueue {
     /// The highest block that was given.
     pub(super) fn given(&self) -> Option<(u32, BlockHash)> {
         self.lock().given.tip()
     }
 
-    /// The highest block that the caller holds. A block that is rolled back counts until the caller was told so.
+    /// The highest block that the caller holds. A block that is rolled back counts until the caller was told of the rollback.
     pub(super) fn held(&self) -> Option<u32> {
         let state = self.lock();
         let untold = state.rollback.as_ref().map_or(0, |rollback| rollback.depth);
@@ -120,7 +121,7 @@ impl BlockQueue {
         self.lock().has_room()
     }
 
-    /// Sets the height at which the caller has everything, and the hash there if it is known.
+    /// Sets the target: the height of the last block to give, and the hash of that block if it is known.
     pub(super) fn set_target(&self, height: u32, hash: Option<BlockHash>) {
         self.lock().target = Some((height, hash));
         self.changed.notify_all();
@@ -136,8 +137,8 @@ impl BlockQueue {
         self.lock().drop_above(None);
     }
 
-    /// Rolls everything above the fork back. Returns how many given blocks that concerns, and the highest of them; `None` if it
-    /// concerns no given block.
+    /// Rolls everything above the fork back. Returns how many given blocks were rolled back, and the highest of them. `None` if
+    /// no given block was rolled back.
     pub(super) fn roll_back(&self, fork: Fork) -> Option<(u32, (u32, BlockHash))> {
         let mut state = self.lock();
         state.drop_above(fork.at.map(|(height, _)| height));
@@ -171,7 +172,7 @@ impl BlockQueue {
     }
 }
 
-/// The side of the fetchers.
+/// The methods that the fetchers call.
 impl BlockQueue {
     /// Claims the first block that should be fetched and that no thread is fetching. Waits until there is one. Returns `None`
     /// when the queue is stopped.
@@ -221,7 +222,8 @@ impl BlockQueue {
         self.changed.notify_all();
     }
 
-    /// Gives a claimed block back, because the node sent wrong bytes. Returns how many times that happened to this block.
+    /// Gives a claimed block back, because the node sent wrong bytes. Returns how many times the node has sent wrong bytes for
+    /// this block.
     pub(super) fn reject(&self, block: BlockRef) -> u32 {
         let times = self.lock().slot_mut(block).map_or(0, |slot| {
             slot.rejected += 1;
@@ -240,7 +242,7 @@ impl BlockQueue {
     }
 }
 
-/// The side of the caller.
+/// The method that the caller calls.
 impl BlockQueue {
     /// Returns the next event. Waits for it for at most `timeout`.
     pub(super) fn take(&self, timeout: Duration) -> Result<Option<FeedEvent>, DaemonError> {

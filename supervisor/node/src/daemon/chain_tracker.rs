@@ -1,5 +1,5 @@
-//! The thread that knows where the node's chain is. It plans which block is fetched next, and rolls the queue back where the
-//! node has left its chain.
+//! The thread that polls the node for its best chain. The thread plans which blocks are fetched next, and rolls the queue back if
+//! the node has left the queue's chain.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use crate::event::LookupError;
 /// The most hashes that are requested at once.
 const HASH_BATCH: u32 = 100;
 
-/// How many times in a row the chain may have changed during a poll before that is logged. With the default poll interval,
+/// After this number of polls in a row during which the chain changed, the changes are logged. With the default poll interval,
 /// this takes about ten seconds.
 const CHANGES: u32 = 40;
-/// How many hashes are requested first when a fork is searched: most forks are one or two blocks deep.
+/// The number of hashes in the first request of a search for a fork. It is small because most forks are one or two blocks deep.
 const FIRST_STEP: u32 = 10;
-/// How many mismatches in a row are tolerated. A reorganisation between two requests makes one mismatch. Several nodes behind
-/// one address that are not at the same block make more, until they are at the same block.
+/// How many mismatches in a row are tolerated. A reorganisation between two requests causes one mismatch. If several nodes with
+/// different best blocks share one address, they cause more mismatches, until they are at the same block.
 const MISMATCHES: u32 = 20;
-/// How long `getblockchaininfo` is not called again while the best block stays the same.
+/// While the best block stays the same, `getblockchaininfo` is called again only after this time.
 const CHAIN_INFO_AGE: Duration = Duration::from_secs(10);
 
 /// Follows the best chain of one Bitcoin node, and decides which block is fetched next.
@@ -44,9 +44,9 @@ pub(super) struct ChainTracker<C> {
     /// The genesis block at the first check.
     genesis: Option<BlockHash>,
     tip: Option<NodeTip>,
-    /// Whether the end of the queue is known to be on the node's chain as it is at `tip`.
+    /// Whether the last block of the queue is known to be on the node's chain that ends with `tip`.
     agreed: bool,
-    /// How many mismatches occurred in a row while this block was the highest given one.
+    /// The number of mismatches in a row, and the highest given block at that time.
     mismatches: (u32, Option<(u32, BlockHash)>),
 }
 
@@ -90,7 +90,7 @@ impl<C: Fn(u32) -> Result<Option<BlockHash>, LookupError>> ChainTracker<C> {
         }
     }
 
-    /// Keeps the queue on the node's chain until the queue is stopped, or until the node can no longer be followed.
+    /// Polls the node and updates the queue, until the queue is stopped, or until the node can no longer be followed.
     pub(super) fn run(mut self) {
         let mut backoff = Backoff::default();
         let mut changes = 0;
@@ -205,7 +205,7 @@ impl<C: Fn(u32) -> Result<Option<BlockHash>, LookupError>> ChainTracker<C> {
         Err(DaemonError::OtherGenesis { url, expected, of: of(), found }.into())
     }
 
-    /// Asks the node where its chain is now.
+    /// Asks the node for its network and its best block.
     fn learn_tip(&mut self) -> Result<NodeTip, RequestFailure> {
         let info = self.client.chain_info()?;
         self.check_network(&info)?;

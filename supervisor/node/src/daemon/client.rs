@@ -117,7 +117,7 @@ impl Client {
         self.connections.close();
     }
 
-    /// Asks where the node's chain is.
+    /// Asks for the network, the best block and the best header of the node.
     pub(super) fn chain_info(&self) -> Result<ChainInfo, RequestFailure> {
         self.call("getblockchaininfo", None)
     }
@@ -153,7 +153,8 @@ impl Client {
                     left.drain(..size);
                 }
                 Err(failure) if self.batch_limit.may_explain(&failure) => {
-                    // If a single request fails, too, its error is the real one.
+                    // If a single request fails, too, the batch was not the reason, and the error of the single request is
+                    // returned.
                     hashes.push(self.block_hash(first)?);
                     left.remove(0);
                     let smaller = self.batch_limit.lower(size);
@@ -245,7 +246,7 @@ impl Client {
         }
     }
 
-    /// What the follower does about an error.
+    /// Converts an error of a request. The result says what the follower does about the error.
     fn failure(&self, method: &'static str, error: jsonrpc::Error) -> RequestFailure {
         match error {
             jsonrpc::Error::Rpc(error) => self.rpc_failure(method, error),

@@ -1,4 +1,4 @@
-//! The errors that end a follower. A failure that can pass is not one of them: see `transient`.
+//! The errors that end a follower. For failures that can pass by themselves, see `transient`.
 
 use std::io;
 
@@ -103,7 +103,7 @@ pub enum DaemonError {
         url: String,
         /// The expected genesis block.
         expected: BlockHash,
-        /// Where the expectation comes from.
+        /// The reason why this genesis block is expected.
         of: String,
         /// The node's genesis block.
         found: BlockHash,

@@ -16,11 +16,12 @@ use super::transient::{RequestFailure, TransientError};
 use cofferdam_chain::Hashed;
 use cofferdam_chain::blocks::{Origin, SourceBlock, verify};
 
-/// How many times the node may send wrong bytes for a block. More than once, because the bytes may have been damaged on the
-/// way.
+/// How many times the node may send wrong bytes for a block. The number is more than one, because the bytes may have been damaged
+/// on the way.
 const REJECTIONS: u32 = 3;
 
-/// How many times in a row a block may be missing before that is logged. A block may be missing while the chain changes.
+/// How many attempts in a row may find a block missing before the missing block is logged. A block may be missing while the chain
+/// changes.
 const ABSENCES: u32 = 3;
 
 /// One of the threads that fetch blocks.
@@ -63,7 +64,8 @@ impl Fetcher {
                     self.failed(block, &error, &backoff);
                     delay
                 }
-                // The chain tracker will notice if the chain has changed. If it has not, the node contradicts itself.
+                // If the chain has changed, the chain tracker will notice the change. If the chain has not changed, the node
+                // contradicts itself.
                 Fetched::Failed(FetchError::Failed(RequestFailure::ChainMoved)) => {
                     let delay = backoff.next_delay();
                     if backoff.failures() > ABSENCES {

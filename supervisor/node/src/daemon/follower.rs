@@ -1,4 +1,4 @@
-//! The follower: the interface of this module, which starts and ends the threads behind it.
+//! The follower is the interface of this module. It starts and ends the threads that fetch blocks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,10 +21,11 @@ use crate::transport::Endpoint;
 
 /// How many blocks are fetched at the same time, at most. Most nodes have this many threads for their RPC server by default.
 const FETCHERS: usize = 4;
-/// How long a dropped follower waits for its threads to end. They were told to stop before.
+/// How long a dropped follower waits for its threads to end. The follower has told them to stop before it waits.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Follows one Bitcoin node. Its threads end within a second after it is dropped.
+/// Follows one Bitcoin node. When the follower is dropped, it tells its threads to end, and waits for them for at most one
+/// second.
 ///
 /// One thread uses the follower, and takes events with [`Follower::next`] at its own speed. Meanwhile blocks are fetched and
 /// verified ahead, within the bounds of [`FollowerSettings::fetch_ahead`] and
@@ -66,8 +67,8 @@ impl Follower {
     /// `committed_hash` is not called for the newest given blocks, so that the caller may commit late: up to
     /// [`MAX_LAYERS`] blocks, and the block that it is working on, need not be committed.
     ///
-    /// The node need not be running yet: the follower waits for it. What is wrong with the node is an error of
-    /// [`Follower::next`].
+    /// The node need not be running yet: the follower waits for it. If something is wrong with the node, [`Follower::next`]
+    /// returns an error.
     ///
     /// # Errors
     /// [`DaemonError::Url`] if the URL is wrong; [`DaemonError::Thread`] if a thread cannot be started.

@@ -1,4 +1,4 @@
-//! The hashes of the last given blocks: enough of them to measure every reorganisation that is allowed.
+//! The hashes of the last given blocks. The follower keeps enough hashes to find the fork of every allowed reorganisation.
 
 use std::collections::VecDeque;
 

@@ -22,7 +22,7 @@ pub struct FollowerSettings {
     pub silence_timeout: Duration,
     /// The first height to give when the caller has no block yet. Default 0.
     pub start_height: u32,
-    /// The last height to give. Default `None`: the follower does not end.
+    /// The last height to give. Default `None`: the follower gives every block.
     pub stop_height: Option<u32>,
     /// The longest accepted block, in bytes. Default [`MAX_BLOCK_BYTES`]. A longer block is never held in memory.
     pub max_block_bytes: u64,
@@ -33,7 +33,8 @@ pub struct FollowerSettings {
 }
 
 /// How many bytes of fetched blocks may wait for the caller: at this many bytes, only the block that the caller needs next is
-/// still fetched. Blocks that are being fetched at that moment come on top, at most one for each of at most four connections.
+/// still fetched. Blocks that are being fetched at that moment are added to this number, at most one block for each of at most
+/// four connections.
 pub const FETCH_AHEAD_BYTES: u64 = 64 << 20;
 
 impl FollowerSettings {

@@ -1,5 +1,5 @@
-//! The status of the node, and the log lines about it. A transient failure is logged when it begins and when it is over, not
-//! at every attempt in between.
+//! The status of the node, and the log lines about it. A transient failure is logged when it begins and when it is over. In
+//! between it is not logged at every attempt, but only once in each [`REMINDER_INTERVAL`].
 
 use std::mem::{Discriminant, discriminant};
 use std::sync::{Mutex, MutexGuard};
@@ -11,17 +11,18 @@ use cofferdam_base::sync::lock;
 use super::client::ChainInfo;
 use super::transient::TransientError;
 
-/// How many headers more than blocks a node may have before it counts as still downloading. Each new block makes the
-/// difference one for a moment.
+/// If a node has more headers than blocks, and the difference is above this number, the node counts as still downloading. A small
+/// difference is usual: with each new block, the node has one header more than blocks for a moment.
 const USUAL_HEADERS_AHEAD: u32 = 3;
 
-/// How long a failure that goes on is not logged again.
+/// The time between two log lines about one failure that continues.
 const REMINDER_INTERVAL: Duration = Duration::from_mins(10);
 
 /// The status of the node, for a health check.
 #[derive(Clone, Debug, Default)]
 pub struct DaemonStatus {
-    /// Whether the last request succeeded.
+    /// Whether the node answers. After a failed request this is `false`, until a request of the same activity (polling or
+    /// fetching) succeeds.
     pub connected: bool,
     /// The network of the node, if it is one of Bitcoin's.
     pub network: Option<Network>,
@@ -40,7 +41,7 @@ pub struct DaemonStatus {
 /// What a thread was doing when a request failed. One activity may work while the other one fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Activity {
-    /// Asking the node where its chain is.
+    /// Asking the node for its best block and its hashes.
     Polling,
     /// Fetching a block.
     Fetching,
@@ -75,7 +76,7 @@ impl Reporter {
         self.lock().status.clone()
     }
 
-    /// A request succeeded.
+    /// Records that a request succeeded.
     pub(super) fn succeeded(&self, activity: Activity) {
         let mut state = self.lock();
         state.status.last_contact = Some(Instant::now());
@@ -87,7 +88,7 @@ impl Reporter {
         }
     }
 
-    /// A request failed, and will be tried again.
+    /// Records that a request failed, and that it will be tried again.
     pub(super) fn failed(&self, activity: Activity, error: &TransientError) {
         let mut state = self.lock();
         let kind = discriminant(error);
@@ -101,14 +102,14 @@ impl Reporter {
         state.status.last_error = Some(message);
     }
 
-    /// The follower ended with an error.
+    /// Records that the follower ended with an error.
     pub(super) fn ended(&self, reason: &str) {
         let mut state = self.lock();
         state.status.connected = false;
         state.status.last_error = Some(reason.to_owned());
     }
 
-    /// The node reported where its chain is.
+    /// Records what the node reported about its chain.
     pub(super) fn update_chain(&self, info: &ChainInfo) {
         let mut state = self.lock();
         let status = &mut state.status;

@@ -1,5 +1,5 @@
-//! The failures of a request to the node, by what the follower does about them: it waits and tries again, it looks at the
-//! node's chain again, or it ends.
+//! The failures of a request to the node. The kind of a failure says what the follower does: it waits and tries again, it polls
+//! the node's chain again, or it ends.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -88,8 +88,8 @@ pub(super) enum TransientError {
 }
 
 impl TransientError {
-    /// After how many failed attempts in a row the follower gives up; `None` if it never does. Only a refused cookie has a
-    /// limit: after it, the credentials count as wrong.
+    /// After how many failed attempts in a row the follower gives up; `None` if it never does. Only a refused cookie has a limit.
+    /// When the limit is reached, the credentials count as wrong.
     pub(super) fn attempt_limit(&self) -> Option<u32> {
         // About eight seconds, by the delays of `Backoff`.
         matches!(self, Self::OldCookie { .. }).then_some(8)

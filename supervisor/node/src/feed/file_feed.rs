@@ -1,4 +1,4 @@
-//! A feed from files: the chain in bitcoind's block files, from the height at which it leaves the indexed chain.
+//! A feed from files. It gives the chain in bitcoind's block files, from the height at which that chain leaves the indexed chain.
 
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -53,7 +53,8 @@ impl FileFeed {
         max_reorg_depth: u32,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, FeedError> {
-        // The first indexed height only serves figures that this feed does not show, so that 0 is good enough.
+        // The first indexed height is used only to count the skipped blocks, and this feed does not report that count. So any
+        // value will do.
         let indexed = tip.map(|(tip, _)| IndexedRange { first: 0, tip, overlap: max_reorg_depth });
         let options = Options { indexed, check_chain: true, ..options.clone() };
         let source = blocks::open(inputs, &options, progress)?;
@@ -73,7 +74,8 @@ impl FileFeed {
         self.network
     }
 
-    /// How many blocks were found, if that is known. Blocks that are already indexed count, too.
+    /// How many blocks the files deliver, if that is known. Indexed blocks that are read again for the comparison with the
+    /// indexed chain count, too.
     pub fn total(&self) -> Option<u64> {
         self.total
     }

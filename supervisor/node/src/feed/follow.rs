@@ -1,4 +1,4 @@
-//! The interface that the indexer follows blocks by.
+//! The interface through which the indexer receives blocks.
 
 use std::time::Duration;
 

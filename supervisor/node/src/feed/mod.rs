@@ -1,7 +1,7 @@
-//! Feeds of blocks: the chain of a node while it grows, and while it reorganises.
+//! Feeds of blocks. A feed gives the blocks of a chain that grows and can be reorganised.
 //!
-//! A [`cofferdam_chain::blocks::BlockSource`] gives a settled chain, whose heights only rise. A [`Feed`] adds what a living
-//! chain needs: it can roll back to a fork, and it can reach a tip and wait there for the next block.
+//! A [`cofferdam_chain::blocks::BlockSource`] gives a chain that does not change: its heights only rise. A [`Feed`] can also
+//! report a rollback to a fork, and can report that it is at the tip and wait there for the next block.
 //!
 //! Two feeds exist: [`FileFeed`] reads the chain in bitcoind's block files, and
 //! [`Follower`](crate::daemon::Follower) follows a Bitcoin node.

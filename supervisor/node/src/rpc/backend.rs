@@ -66,8 +66,8 @@ pub trait Backend: Send + Sync + 'static {
     /// [`CallError`]
     fn state_root(&self, at: StateAt) -> Result<[u8; 32], CallError>;
 
-    /// The chain's digest, and the last block in it. Two nodes agree on everything up to a height if, and only if, their
-    /// digests at that height are equal.
+    /// The chain's digest, and the last block that the digest covers. Two nodes agree on everything up to a height if, and only
+    /// if, their digests at that height are equal.
     ///
     /// # Errors
     /// [`CallError`]
@@ -95,7 +95,7 @@ pub trait Backend: Send + Sync + 'static {
 /// The chain's digest at a height.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChainDigest {
-    /// The height of the last block in it.
+    /// The height of the last block that the digest covers.
     pub height: u32,
     /// The hash of that block.
     pub block: BlockHash,
@@ -187,7 +187,7 @@ pub enum CallError {
     Host {
         /// What happened to the worker.
         verdict: HostVerdict,
-        /// What is known about it.
+        /// What is known about the failure.
         detail: String,
     },
     /// The input is longer than the pool accepts.

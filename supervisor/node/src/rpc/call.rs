@@ -96,7 +96,7 @@ impl Read {
 
     fn run<B: Backend>(self, backend: &B) -> Result<Returned, CallError> {
         Ok(Returned::Json(match self {
-            // The replaced node returns "0", too, before any block is indexed.
+            // Before any block is indexed, the replaced node returns "0", too.
             Self::Height => json!(backend.height()?.unwrap_or(0).to_string()),
             Self::BlockHash(at) => json!(format!("0x{}", backend.block_hash(at)?)),
             Self::StateRoot(at) => return backend.state_root(at).map(|root| Returned::Bytes(root.to_vec())),
@@ -108,7 +108,7 @@ impl Read {
     }
 }
 
-/// The members of the replaced node's answer. Its snapshots do not exist here, so that their counters stay 0.
+/// The members of the replaced node's answer. This node has no snapshots of that kind, so the counters of snapshots are always 0.
 fn figures(figures: &StoreFigures) -> Value {
     json!({
         "enabled": true,

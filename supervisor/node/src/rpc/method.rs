@@ -51,7 +51,7 @@ impl Method {
         }
     }
 
-    /// What the method runs, in the replaced node's messages.
+    /// The words for what the method runs, as in the messages of the replaced node.
     pub(super) fn runs(self) -> &'static str {
         if self == Self::Preview { "Preview function" } else { "View function" }
     }

@@ -1,4 +1,5 @@
-//! The JSON-RPC 2.0 server of the node, over HTTP. It speaks to the clients of a metashrew node (`rockshrew-mono`).
+//! The JSON-RPC 2.0 server of the node, over HTTP. It serves the clients of a metashrew node (`rockshrew-mono`). In this
+//! documentation, that node is called the replaced node.
 //!
 //! ```no_run
 //! # async fn example<B: cofferdam_node::rpc::Backend>(backend: B, service: cofferdam_http::Service)
@@ -66,29 +67,31 @@
 //! | -32005 | `too-large` | the request has more bytes than the limit (with status 413) |
 //! | -32005 | `response-too-large` | the response would have more bytes than the limit |
 //!
-//! The replaced node uses the codes -32000, -32001 and -32002 in the same way. Where it has a message, the message here begins
-//! the same.
+//! The replaced node uses the codes -32000, -32001 and -32002 in the same way. If the replaced node has a message for an error,
+//! the message of this server begins with the same words.
 //!
 //! # Differences from the replaced node
 //!
-//! The replaced node takes any JSON value as one request, and reads what it can. Every call that it answers correctly is
-//! answered the same here. These calls are answered differently, because the replaced node answers them wrongly or not at all:
+//! The replaced node takes any JSON value as one request, and reads the parts that it can read. Every call that the replaced node
+//! answers correctly has the same answer here. These calls are answered differently, because the replaced node answers them
+//! wrongly or not at all:
 //!
 //! - A batch: the replaced node answers "Method not found". Here it is answered as a batch.
 //! - An unknown method: the replaced node answers with the code -32000. Here the code is -32601.
-//! - A notification: the replaced node answers it. Here it has no answer, as the specification says, and the status is 204. It
-//!   is not run either, because no method changes anything. A request without an id that does not say `"jsonrpc": "2.0"` is
-//!   answered in both.
+//! - A notification: the replaced node answers it. Here it has no answer, as the specification says, and the status is 204. It is
+//!   not run either, because no method changes anything. If a request has no id and does not say `"jsonrpc": "2.0"`, both nodes
+//!   answer it.
 //! - An id: the replaced node sends back any value. Here an id must be a string, a number or null, and is sent back digit by
 //!   digit.
 //! - A height of `metashrew_getblockhash` that is missing or a string: the replaced node reads it as 0. A height of
-//!   `metashrew_stateroot` that is a number: the replaced node reads it as `"latest"`. Here both are read as that node documents
-//!   them. A parameter of another type is the error -32602 instead of an empty value.
+//!   `metashrew_stateroot` that is a number: the replaced node reads it as `"latest"`. Here both are read as the documentation of
+//!   the replaced node says. A parameter of another type is the error -32602 instead of an empty value.
 //! - A view at a height that is not indexed: the replaced node runs it on the newest state. Here it is the error -32003.
 //! - A body above 2 MiB, and with it the preview of a block above 1 MiB: the replaced node refuses it. Here the limit is a
 //!   setting.
-//! - Origins in `--cors`: in the replaced node they only serve requests without a preflight request, so never JSON; and a host
-//!   without a scheme matches no page. [`Cors`] gives the same value the meaning that the operator intends.
+//! - Origins in `--cors`: the replaced node applies them only to requests without a preflight request. JSON needs a preflight
+//!   request, so the origins never help a JSON request there. A host without a scheme matches no page there. [`Cors`] gives the
+//!   same value the meaning that the operator intends.
 //!
 //! Both refuse a body whose content type is not JSON, such as the body of a plain `curl -d`. The replaced node does so with
 //! status 400, this server with status 415.
@@ -97,9 +100,9 @@
 //!
 //! The maintained library for a JSON-RPC server is `jsonrpsee`. It refuses requests that clients of the replaced node send:
 //! requests without `jsonrpc` (or with `"1.0"`), ids that are negative or fractional, and content types such as
-//! `application/json; charset=UTF8`. It also runs the calls of a batch one after the other. Its types cannot be configured
-//! otherwise, and the rest of the library is smaller than the code that would adapt it: about 200 lines in `envelope`. JSON,
-//! HTTP, body limits and CORS come from serde, axum, http-body and tower-http.
+//! `application/json; charset=UTF8`. It also runs the calls of a batch one after the other. None of this can be configured. The
+//! parts of the library that remain usable are smaller than the code that would adapt them. The replacement is about 200 lines in
+//! `envelope`. JSON, HTTP, body limits and CORS come from serde, axum, http-body and tower-http.
 
 mod backend;
 mod call;

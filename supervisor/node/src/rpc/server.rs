@@ -209,12 +209,12 @@ fn json(status: StatusCode, body: Vec<u8>) -> Response {
     (status, [(header::CONTENT_TYPE, JSON)], body).into_response()
 }
 
-/// Does `work` on `bytes` bytes. Much work is done on a thread of its own, so that no connection waits for it.
+/// Does `work` on `bytes` bytes. Work on many bytes is done on another thread, so that no connection waits for it.
 async fn off_thread<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, RpcError> {
-    /// From this length on, the work takes longer than handing it to another thread.
+    /// From this number of bytes on, the work takes longer than the handover to another thread.
     const MUCH_BYTES: usize = 1 << 20;
     if bytes < MUCH_BYTES {
         return Ok(work());

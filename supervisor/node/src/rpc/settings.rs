@@ -8,7 +8,8 @@ use cofferdam_base::size::Bytes;
 /// What calls may cost, and which web pages may call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RpcSettings {
-    /// The longest request, in bytes. A block to preview arrives in hexadecimal, which takes two bytes for each. Default 64 MiB.
+    /// The longest request, in bytes. A block to preview arrives in hexadecimal, which takes two bytes for each byte of the
+    /// block. Default 64 MiB.
     pub request_bytes: u64,
     /// The longest response, in bytes. Results are sent in hexadecimal, too. Default 64 MiB.
     pub response_bytes: u64,

@@ -12,8 +12,8 @@ use super::quote::quote;
 use cofferdam_base::Secret;
 use cofferdam_base::sync::lock;
 
-/// The slowest answer that is waited for, in bytes a second. Together with the length limit of an answer it bounds the time
-/// that the answer may take.
+/// The slowest rate of an answer for which a request waits, in bytes a second. This rate and the length limit of an answer
+/// determine the time that the answer may take.
 const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
 /// The longest time that a connection attempt may take. It counts towards the time of the request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ const HEAD_BYTES: usize = 16 << 10;
 pub(crate) struct Connections {
     agent: Agent,
     endpoint: Endpoint,
-    /// The header `Authorization`. With a cookie, the header for the cookie as it was read last.
+    /// The header `Authorization`. With a cookie file, this is the header for the contents that were read last.
     authorization: Mutex<Option<Secret>>,
     /// How long the node may send nothing.
     silence_timeout: Duration,
@@ -119,7 +119,7 @@ impl Connections {
         Ok(authorization.clone())
     }
 
-    /// Has the cookie file read again for the next request. Returns whether a cookie is used.
+    /// Drops the stored cookie, so that the next request reads the cookie file again. Returns whether a cookie is used.
     fn forget_cookie(&self) -> bool {
         let is_cookie = matches!(self.endpoint.auth, Auth::CookieFile(_));
         if is_cookie {

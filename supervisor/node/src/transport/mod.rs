@@ -1,8 +1,8 @@
-//! JSON-RPC over HTTP, as this crate asks other nodes: a Bitcoin node ([`crate::daemon`]), and Cofferdam nodes that are
-//! audited ([`crate::agreement`]).
+//! The JSON-RPC client over HTTP with which this crate queries other nodes: a Bitcoin node ([`crate::daemon`]), and Cofferdam
+//! nodes that are audited ([`crate::agreement`]).
 //!
-//! Each thread keeps one connection open. A bound on the node's silence, and a limit on every answer in bytes and in time,
-//! keep a request from waiting for ever. One switch ends all requests at once.
+//! Each thread keeps one connection open. A bound on the node's silence, and a limit on every answer in bytes and in time, keep a
+//! request from waiting for ever. [`Connections::close`] ends all requests at once.
 
 mod auth;
 mod connections;

@@ -24,8 +24,8 @@ use crate::store::Store;
 pub struct Schedule {
     /// The directory of snapshots.
     pub directory: PathBuf,
-    /// A snapshot is due at each height that is a multiple of this number of blocks. If that height is not reported, it is due
-    /// at the first reported height above.
+    /// A snapshot is due at each height that is a multiple of this number of blocks. If that height is not reported, the snapshot
+    /// is due at the first higher height that is reported.
     pub interval_blocks: NonZeroU32,
     /// Options for each snapshot.
     pub options: TakeOptions,
@@ -65,8 +65,8 @@ pub struct Snapshots {
 struct Shared {
     status: Mutex<Status>,
     stop: AtomicBool,
-    /// How many whole intervals are below the tip. A reorganisation makes the number smaller, so that the heights that were
-    /// rolled back become due again.
+    /// The height of the tip divided by the interval, rounded down. A snapshot is due when this number rises. A reorganisation
+    /// lowers this number, so that a snapshot becomes due again at the heights that were rolled back.
     interval: Mutex<u32>,
 }
 
@@ -79,8 +79,8 @@ impl Snapshots {
     /// [`SnapshotError`] if the directory cannot be written (unless the reason is a full disk), the store cannot be read, or the
     /// thread cannot be created.
     pub fn start(store: Arc<Store>, schedule: Schedule) -> Result<Self, SnapshotError> {
-        // Whether the directory can be written is checked now, not when the first snapshot is due. A full disk is no error here,
-        // because there may be space by then.
+        // This checks now, and not only when the first snapshot is due, whether the directory can be written. A full disk is no
+        // error here, because the disk may have space when the first snapshot is due.
         match Repository::lock(&schedule.directory) {
             Err(error) if error.kind() == FailureKind::NoSpace => tracing::error!("snapshots: {error}"),
             locked => drop(locked?),
@@ -88,7 +88,7 @@ impl Snapshots {
         let interval = schedule.interval_blocks;
         let shared = Arc::new(Shared::default());
         *lock(&shared.interval) = store.tip()?.map_or(0, |tip| tip.height / interval);
-        // One place is enough: `Status::writing` admits no second snapshot before the first has ended.
+        // One place in the channel is enough: while `Status::writing` is set, no second snapshot is started.
         let (due, heights) = bounded(1);
         let directory = schedule.directory.clone();
         let thread = {

@@ -179,7 +179,7 @@ impl SnapshotError {
         }
     }
 
-    /// For `map_err`: what is wrong with the file or directory `path`.
+    /// Makes a function for `map_err`. The function makes the error that `problem` is wrong with the file or directory `path`.
     pub(super) fn file(path: &Path, problem: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::File { path: path.to_owned(), problem, source }
     }

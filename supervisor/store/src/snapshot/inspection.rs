@@ -25,7 +25,7 @@ pub struct Inspection {
     pub profile: Hash,
     /// The network that the blocks come from, if the store knows it.
     pub network: Option<String>,
-    /// The hash over all values, if the caller asked for it. It is equal for equal chains, whichever node indexed them.
+    /// The hash over all values, if the caller asked for it. Two nodes that indexed the same chain have the same hash.
     #[serde(
         serialize_with = "hex_hash::serialize_option",
         deserialize_with = "hex_hash::deserialize_option"

@@ -1,5 +1,6 @@
-//! `manifest.json`, the description of a snapshot. A manifest may come from an untrusted party, so it is not trusted: its length
-//! is limited, it names no file, and every number in it is compared with the data.
+//! `manifest.json`, the description of a snapshot. A manifest may come from an untrusted party, so it is not trusted. Its length
+//! is limited, and it names no file. Its profile, network, newest block, digest, length and hash are compared with the data. Its
+//! version, its module and its time are not compared with the data.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};

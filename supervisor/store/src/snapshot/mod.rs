@@ -9,10 +9,10 @@
 //! new store from a snapshot, and [`Snapshots`] takes snapshots while a chain is being indexed.
 //!
 //! # What can be trusted
-//! The manifest and its hash detect a damaged snapshot. They do not show who made the snapshot: an attacker who forges the data
-//! can forge the manifest too, and the chain's digest is part of the data. Two values protect against a forgery: the SHA-256 of
-//! the data file, if it comes from a trusted party, and the content hash, which every node that has indexed the same chain can
-//! compute.
+//! The manifest and its hash detect a damaged snapshot. They do not show who made the snapshot. An attacker who forges the data
+//! can forge the manifest, too. The attacker can also forge the digest of the chain, because the digest is read from the same
+//! data. Two values protect against a forgery: the SHA-256 of the data file, if it comes from a trusted party, and the content
+//! hash, which every node that has indexed the same chain can compute.
 
 mod background;
 mod error;

@@ -1,5 +1,5 @@
-//! A directory of snapshots: it has one writer at a time, removes what a killed writer left, and keeps only the newest
-//! snapshots.
+//! A directory of snapshots. The directory has one writer at a time. A new writer removes incomplete snapshots that a killed
+//! writer left, and can keep only the newest snapshots.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
@@ -25,8 +25,8 @@ pub(super) struct Repository {
 
 impl Drop for Repository {
     fn drop(&mut self) {
-        // Closing the file is not enough if another thread has just forked a child that has not called exec yet: the child
-        // still holds the lock. If unlocking fails, closing is all that is left.
+        // Closing the file is not enough if another thread has just forked a child that has not called exec yet: the child still
+        // holds the lock. If unlocking fails, the file is only closed.
         let _closing_remains = self.lock.unlock();
     }
 }
@@ -63,14 +63,14 @@ impl Repository {
         Ok(IncompleteSnapshot { repository: self, path })
     }
 
-    /// Removes all but the newest `keep` snapshots of the profile of `newest`, which always stays. Snapshots of other profiles,
-    /// and anything that is not a snapshot, are left alone. Returns the removed snapshots.
+    /// Removes all but the newest `keep` snapshots of the profile that the snapshot `newest` has. The snapshot `newest` always
+    /// stays. Snapshots of other profiles, and anything that is not a snapshot, are left alone. Returns the removed snapshots.
     pub(super) fn prune(&self, newest: &Path, keep: NonZeroUsize) -> Result<Vec<PathBuf>, SnapshotError> {
         let profile = Manifest::read(newest)?.profile;
         let mut others = self.list()?;
         others.retain(|(path, manifest)| manifest.profile == profile && path != newest);
-        // In the order of the time at which they were made, not of the height: after a reorganisation the snapshot to keep is
-        // the newer one, even if its height is lower.
+        // The snapshots are sorted by the time at which they were made, and not by their height. After a reorganisation, the
+        // newer snapshot is the one to keep, even if its height is lower.
         others.sort_by(|(_, a), (_, b)| (&b.made, b.height).cmp(&(&a.made, a.height)));
         let mut removed = Vec::new();
         for (path, _) in others.into_iter().skip(keep.get() - 1) {
@@ -84,7 +84,7 @@ impl Repository {
         let list = || fs::read_dir(&self.path)?.collect::<io::Result<Vec<_>>>();
         let entries = list().map_err(SnapshotError::file(&self.path, "it cannot be listed"))?;
         let snapshot = |entry: fs::DirEntry| {
-            // A link to a snapshot somewhere else is not ours to remove.
+            // A link to a snapshot in another place is ignored, because this directory may not remove that snapshot.
             let is_ours = entry.file_type().is_ok_and(|kind| kind.is_dir());
             let manifest = is_ours.then(|| Manifest::read(&entry.path()).ok()).flatten()?;
             (entry.file_name().to_str() == Some(&name_of(&manifest))).then(|| (entry.path(), manifest))

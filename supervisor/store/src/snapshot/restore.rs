@@ -41,9 +41,9 @@ pub struct RestoredStore {
     pub inspection: Inspection,
 }
 
-/// Makes a store from the snapshot in `directory`, which must be empty or not exist. The data is copied under a temporary name
-/// and checked as [`super::verify`] does. Only then the data gets the name by which a store is opened. If anything fails before
-/// that, there is no store.
+/// Makes a store in `directory` from the snapshot `snapshot`. The directory must be empty or not exist. The data is copied under
+/// a temporary name and checked as [`super::verify`] does. After the checks, the data gets the name `data.mdb`. If anything fails
+/// before that, there is no store.
 ///
 /// # Errors
 /// [`SnapshotError`].
@@ -63,7 +63,7 @@ pub fn restore(
     let data = copy(source, &from, &target, manifest.data_bytes, observer)?;
     check_data(&manifest, &data, &from)?;
     report(observer, Step::Inspecting)?;
-    // The copy is inspected, because nobody can exchange the copy any more.
+    // The copy is inspected and not the snapshot, because nobody else writes the copy.
     let inspection = inspector(&target.incomplete(), expected.content.is_some(), observer)?;
     manifest.check(&inspection, snapshot)?;
     expected.check_content(&inspection, snapshot)?;
@@ -84,7 +84,7 @@ fn copy(
     check_space(target.path(), total)?;
     let path = target.incomplete();
     let file = File::create_new(&path).map_err(SnapshotError::file(&path, "it cannot be created"))?;
-    // One byte more than expected, so that a file that has grown is detected and not copied for ever.
+    // At most one byte more than expected is read. So a file that has grown is detected, and the copy ends.
     let mut source = source.take(total.saturating_add(1));
     Transfer { source: &mut source, from, target: Some((&file, &path)), total }.run(observer)
 }

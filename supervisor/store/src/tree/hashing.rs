@@ -16,7 +16,7 @@ const LEAF_TAG: &[u8] = b"JMT::LeafNode";
 // The spelling is that of `jmt`, in which one letter is missing.
 const INNER_TAG: &[u8] = b"JMT::IntrnalNode";
 
-/// A key and its value, as the tree stores them: by their hashes.
+/// A key and its value in the tree. The tree stores only their hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Leaf {
     pub(super) key_hash: Hash,

@@ -1,4 +1,5 @@
-//! An authenticated tree over the newest value of every key. With it a client does not have to trust the node that it asks.
+//! An authenticated tree over the newest value of every key. With this tree, a client does not have to trust the node that it
+//! queries.
 //!
 //! A node that keeps the tree has one hash for the whole state after each block: the state root. Anybody who knows the root can
 //! check a value, or the absence of a value, with a [`Proof`] and [`verify`] alone.
@@ -7,9 +8,9 @@
 //! keys. A subtree with one leaf is replaced by that leaf, and four levels are stored as one node. The root depends only on the
 //! pairs, not on the blocks that wrote the pairs.
 //!
-//! The tree is stored in the store's own LMDB environment and written in the store's own transactions, so the tree and the
-//! values always belong to the same block. Nodes are only added, each under the height of the block that wrote it. So proofs
-//! can be made at every height, and a reorganisation removes the end of the table.
+//! The tree is stored in the store's own LMDB environment and written in the store's own transactions, so the tree and the values
+//! always belong to the same block. Nodes are only added, each under the height of the block that wrote it. So a proof can be
+//! made at every height, and a rollback removes only entries at the end of the table.
 //!
 //! # What the tree costs
 //! A block writes a new copy of every node on the path to each key that it wrote, and nothing is pruned. With a million keys in

@@ -6,14 +6,15 @@
 //!
 //! - `siblings`: the hashes beside the path from the root to the place of the key, beginning next to the root. There are at
 //!   most 256.
-//! - `leaf`: the leaf at the end of the path. If it has the hash of the key that was asked for, the proof shows that the key has
-//!   a value. If it is `null`, or has another key hash whose first bits (as many as there are siblings) equal those of the
-//!   key's hash, the proof shows that the key has no value.
+//! - `leaf`: the leaf at the end of the path. If the leaf has the hash of the requested key, the proof shows that the key has a
+//!   value. The proof shows that the key has no value in two cases: `leaf` is `null`; or the leaf has another key hash, and the
+//!   first bits of both key hashes are equal, as many bits as there are siblings.
 //!
 //! There are always exactly these two fields, and every hash is `0x` and 64 digits in lower case, so a proof has only one form.
 //!
 //! # How a proof is checked
-//! [`verify`](super::verify) does all of it, and is short enough to be written again in another language. Let `H` be SHA-256.
+//! [`verify`](super::verify) does all of these steps, and is short enough to be written again in another language. Let `H` be
+//! SHA-256.
 //!
 //! 1. Check that `leaf` shows what is claimed, as described above; for a value, `value_hash` must be `H(value)`.
 //! 2. Start with `h = H("JMT::LeafNode" ‖ key_hash ‖ value_hash)`, or with the 32 bytes `SPARSE_MERKLE_PLACEHOLDER_HASH__` if

@@ -10,7 +10,7 @@ use super::prove;
 use super::stored_node::{Node, NodeKey};
 use super::update;
 
-/// A state tree. Like a table of LMDB it is a handle: every call works in the transaction that the caller gives.
+/// A state tree. It is a handle, like a table of LMDB: every call works in the transaction that the caller gives.
 #[derive(Clone, Copy, Debug)]
 pub struct Tree {
     pub(super) nodes: NodeTable,
@@ -56,8 +56,8 @@ impl Tree {
         }
     }
 
-    /// Removes every version above `height`, or every version if `height` is none. Afterwards every byte of the tree is as it
-    /// was after that height.
+    /// Removes every version above `height`, or every version if `height` is none. Afterwards every byte of the tree is as it was
+    /// after the block at `height`.
     ///
     /// # Errors
     /// [`TreeError::Lmdb`].

@@ -1,8 +1,8 @@
 //! The bytes of a stored node, and the bytes of the key that the node is stored under.
 //!
 //! A node represents the subtree below a [`NibblePath`] and covers four levels. A block writes every node on the path from the
-//! root to each value that the block changed, and no node is changed later. So the height of the block that wrote a node and
-//! the path of the node identify it:
+//! root to each value that the block changed, and no node is changed later. So two values identify a node: the height of the
+//! block that wrote the node, and the path of the node. The bytes are:
 //!
 //! - key: height (u32 big-endian) ‖ nibbles in the path (1 byte) ‖ the nibbles, two to a byte, high one first;
 //! - an empty tree: `00`; only a root can be an empty tree;

@@ -1,8 +1,8 @@
 //! Computes the new nodes for a block's pairs with the `jmt` crate.
 //!
 //! `jmt` reads and returns nodes in its own types. Not all parts of these types can be named outside of `jmt`, but they have a
-//! documented encoding, `borsh`, and [`to_jmt`] and [`from_jmt`] use that encoding. The store does not use it, because it is
-//! larger by two fifths, and damaged bytes may decode to nodes on which `jmt` panics.
+//! documented encoding, `borsh`, and [`to_jmt`] and [`from_jmt`] use that encoding. The store does not use `borsh`, because nodes
+//! in `borsh` are longer by two fifths, and because damaged `borsh` bytes may decode to nodes on which `jmt` panics.
 
 use anyhow::bail;
 use cofferdam_protocol::profile::Hash;
@@ -31,7 +31,7 @@ pub(super) fn update(
     height: u32,
     pairs: &[(&[u8], &[u8])],
 ) -> Result<Update, TreeError> {
-    // `jmt` passes an error of our reader on unchanged.
+    // An error of `Reader` comes back from `jmt` unchanged.
     let refused = |source: anyhow::Error| match source.downcast() {
         Ok(own) => own,
         Err(source) => TreeError::Refused { height, source },

@@ -1,5 +1,5 @@
-//! Checks a proof. The check needs only the root, the key, the value and the proof. It needs no store and no node, and does not
-//! trust either.
+//! Checks a proof. The check needs only the root, the key, the value and the proof. The check needs no store and no node, and so
+//! does not have to trust one.
 
 use cofferdam_protocol::profile::Hash;
 use thiserror::Error;

@@ -10,14 +10,14 @@ pub enum Probe {
     Same,
     /// The digests differ, and so do all digests above this height.
     Different,
-    /// The digests cannot be compared: one chain begins at this height.
+    /// The digests cannot be compared, because one chain begins only at this height, above the probed height.
     Before(u32),
 }
 
 /// The first height at which two chains differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FirstDifference {
-    /// The first height at which the chains differ, of the heights that can be compared.
+    /// The first height at which the chains differ. Only heights that can be compared count.
     pub height: u32,
     /// The first height that can be compared. If it equals `height`, the chains agree at no height that was compared.
     pub floor: u32,

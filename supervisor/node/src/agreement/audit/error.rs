@@ -15,7 +15,7 @@ pub enum AuditError {
     /// Fewer than two nodes were given.
     #[error("an audit needs two nodes or more: give --peer twice, or --peer and --db-path")]
     TooFew,
-    /// A node was given twice. It would only be compared with itself.
+    /// A node was given twice. The node would be compared with itself, which shows nothing.
     #[error("{0} is given twice")]
     Twice(String),
     /// A URL is wrong.

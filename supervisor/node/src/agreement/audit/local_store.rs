@@ -18,7 +18,8 @@ pub struct LocalStore {
 }
 
 impl LocalStore {
-    /// Opens the store in `directory`, and changes nothing there. A process can have the same store open only once.
+    /// Opens the store in `directory`, and changes no data there. If `lock.mdb` is missing, the file is created. A process can
+    /// have the same store open only once.
     ///
     /// # Errors
     /// [`SourceError::NotReadable`] if there is no store, or it cannot be opened; [`SourceError::Store`] if it cannot be read.
@@ -53,7 +54,8 @@ impl DigestSource for LocalStore {
     }
 
     fn digest(&self, height: u32) -> Result<ChainDigest, SourceError> {
-        // Each call takes a snapshot of its own: while one is held, the file of a running node grows.
+        // Each call begins a read transaction of its own. While a read transaction is open, the data file of a running node
+        // grows.
         let snapshot = self.reader.snapshot()?;
         if let Some(record) = snapshot.block(height)? {
             let block = BlockHash::from_byte_array(record.hash);

@@ -1,4 +1,5 @@
-//! Compares nodes that index the same chain: did they come to the same results, and if not, from which block on?
+//! Compares nodes that index the same chain. An audit says whether the nodes came to the same results. If they did not, the audit
+//! names the first block at which they differ.
 //!
 //! A node's digest at a height covers every block up to that height. One comparison at a common height therefore shows whether
 //! the nodes agree. If they do not, a binary search ([`bisect`]) finds the first block at which two nodes differ: about twenty

@@ -1,4 +1,4 @@
-//! Queries several sources in parallel, and no source twice for one height.
+//! Queries several sources in parallel. No source is queried twice for the same height.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -33,7 +33,7 @@ impl<'a> Querier<'a> {
         self.ask(&all, |source| source.info())
     }
 
-    /// The answers of the sources with the numbers `of` about `height`.
+    /// The answers about `height` of the sources with the indices `of`.
     pub(super) fn digests(&mut self, height: u32, of: &[usize]) -> Result<Vec<Answer>, AuditError> {
         let unknown: Vec<_> =
             of.iter().copied().filter(|source| !self.answers[*source].contains_key(&height)).collect();
@@ -54,7 +54,7 @@ impl<'a> Querier<'a> {
         Ok([answers[0], answers[1]])
     }
 
-    /// Queries the sources with the numbers `of` in parallel, each on a thread of its own.
+    /// Queries the sources with the indices `of` in parallel, each source on a thread of its own.
     fn ask<T: Send>(
         &self,
         of: &[usize],

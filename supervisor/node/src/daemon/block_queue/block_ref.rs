@@ -1,8 +1,8 @@
-//! What the block queue and its users name blocks by: a height and a hash, a fork, and a mismatch of two blocks.
+//! The types in which the block queue and its users speak of blocks: a height with a hash, a fork, and a mismatch of two blocks.
 
 use bitcoin::BlockHash;
 
-/// How many planned blocks the queue holds at least before the chain tracker plans no more.
+/// The chain tracker plans more blocks while the queue holds at most half this number of planned blocks.
 pub(in crate::daemon) const PLANNED_BLOCKS: usize = 100;
 
 /// A block on the node's chain, which is to be fetched.

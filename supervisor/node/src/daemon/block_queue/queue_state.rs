@@ -1,4 +1,4 @@
-//! The state of the block queue. One thread at a time sees it, under the queue's lock.
+//! The state of the block queue. Only the thread that holds the queue's lock uses it.
 
 use std::collections::VecDeque;
 
@@ -15,13 +15,13 @@ use cofferdam_chain::Hashed;
 pub(super) struct QueueState {
     /// The hashes of the last given blocks.
     pub(super) given: HashWindow,
-    /// A rollback that the caller was not told yet. The caller is told before it is given any further block.
+    /// A rollback of which the caller was not told yet. The caller is told before it is given any further block.
     pub(super) rollback: Option<Rollback>,
     /// Planned blocks of consecutive heights. The first one follows the last given block.
     pub(super) slots: VecDeque<Slot>,
     /// The bytes of all blocks that are ready.
     pub(super) ready_bytes: u64,
-    /// The height at which the caller has everything, and the hash there if it is known.
+    /// The height of the last block to give, and the hash of that block if it is known.
     pub(super) target: Option<(u32, Option<BlockHash>)>,
     /// The first height to give, while no block was given.
     pub(super) start: u32,
@@ -48,7 +48,7 @@ pub(super) struct Slot {
     pub(super) content: Content,
 }
 
-/// How far a planned block is.
+/// The progress of a planned block.
 #[derive(Debug)]
 pub(super) enum Content {
     /// To be fetched.
@@ -85,7 +85,7 @@ impl QueueState {
         planned.or_else(|| self.given.tip())
     }
 
-    /// Whether few blocks are planned, and there are more up to the target.
+    /// Whether more blocks should be planned: few blocks are planned, and the end of the queue is below the target.
     pub(super) fn has_room(&self) -> bool {
         let reached = |(target, _)| self.end().map_or(self.start > target, |(end, _)| end >= target);
         self.slots.len() <= PLANNED_BLOCKS / 2 && !self.target.is_none_or(reached)
@@ -172,8 +172,8 @@ impl QueueState {
         error
     }
 
-    /// Returns once, for each time, that the target is reached. A target below the first height counts as reached: there is
-    /// nothing to give.
+    /// Returns the event that the target is reached, once for each time that it is reached. A target below the first height
+    /// counts as reached, because there is no block to give.
     fn at_tip(&mut self) -> Option<FeedEvent> {
         let (target, expected) = self.target.filter(|_| !self.at_tip_was_told)?;
         let (height, hash) = match self.given.tip() {
