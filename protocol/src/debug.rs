@@ -3,7 +3,7 @@
 /// Implements [`Debug`](std::fmt::Debug) for error types by their [`Display`](std::fmt::Display).
 ///
 /// `unwrap`, `expect` and a `main` that returns a `Result` print an error by its `Debug`. The sentences of an error say what
-/// failed, on what, why, and what to do; the fields of a variant do not. So both print the sentences.
+/// failed, on what, why, and what to do; the fields of a variant do not. So `Debug` and `Display` both print the sentences.
 ///
 /// ```
 /// #[derive(thiserror::Error)]

@@ -1,4 +1,4 @@
-//! What a new process is given: file descriptors at fixed numbers, and its role on the command line.
+//! A new process is given file descriptors at fixed numbers, and its role on the command line.
 //!
 //! A worker is the same executable as its supervisor, started again with an empty environment. So the role is passed in the
 //! arguments.

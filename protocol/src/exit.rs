@@ -1,7 +1,8 @@
 //! Exit codes of Cofferdam's processes: one documented number for each reason, unique within each enum.
 //!
 //! Numbers from 64 to 78 follow `sysexits.h`. A shell, Docker and Kubernetes show 137 (128 + SIGKILL) for a process that the
-//! kernel killed because memory ran out. A refused commit exits with 137 too, so both have the same number at every layer.
+//! kernel killed because memory ran out. A worker whose commit was refused exits with 137 too. So a lack of memory shows as 137
+//! in a shell, in Docker and in Kubernetes, whether the kernel killed the worker or the worker exited by itself.
 
 /// Exit code of a worker process or a compiler process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,7 +68,7 @@ pub enum CommandExit {
     Success = 0,
     /// A block failed, an input was bad, or an expectation did not hold.
     Failure = 1,
-    /// The command line is wrong. For a command that compares: also, the comparison could not be completed.
+    /// The command line is wrong, or a command that compares could not complete the comparison.
     Usage = 2,
     /// No worker is healthy (`EX_UNAVAILABLE`).
     NoWorker = 69,

@@ -25,7 +25,7 @@ use thiserror::Error;
 use crate::arena::Span;
 use crate::writes::{Writes, pair_at};
 
-/// The most layers that one job may name. A read searches each layer above the one that has the key.
+/// The most layers that one job may name. A read searches the layers, newest first, until it finds the key.
 pub const MAX_LAYERS: usize = 32;
 
 const SLOT_BYTES: u64 = 8;

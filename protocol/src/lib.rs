@@ -1,6 +1,7 @@
 //! Everything that crosses the boundary between the Cofferdam supervisor and a worker process.
 //!
-//! The two processes do not trust each other. They share this crate and no state. In the order in which a worker meets them:
+//! The two processes do not trust each other. They share this crate, and only the memory and the files that this crate describes.
+//! The modules, in the order in which a worker meets them:
 //!
 //! - [`descriptors`]: the file descriptors and the role that a new process is given;
 //! - [`message`]: the messages; [`frame`]: the length-prefixed bincode frames that carry them over two pipes;
@@ -15,8 +16,8 @@
 //!
 //! The supervisor never trusts a worker. Bytes from a worker can lead to a verdict about that worker's job, and to nothing
 //! else in the supervisor. So every length is capped before anything is allocated, and arena bytes are copied out before
-//! they are parsed. There is one exception: LMDB's lock file, which every reader of the state maps writable. A worker under
-//! an attacker's control could delay commits through that file. It could not change stored data.
+//! they are parsed. There is one exception to this: every reader of the state maps LMDB's lock file writable. A worker under an
+//! attacker's control could delay commits through that file. It could not change stored data.
 //!
 //! `README.md` of this crate states the wire format.
 

@@ -87,8 +87,8 @@ pub struct Configure {
     pub version: u32,
     /// [`crate::BUILD`] of the supervisor.
     pub build: String,
-    /// Process id of the supervisor. By it, a worker notices that the supervisor ended before the worker could ask the
-    /// kernel for a signal at that event.
+    /// Process id of the supervisor. A worker asks the kernel for a signal at the supervisor's end. If the supervisor ended
+    /// before that, no signal comes. The worker notices this case by comparing this id with the id of its parent.
     pub supervisor: u32,
     /// The memory to commit.
     pub memory: MemoryPlan,
@@ -96,7 +96,7 @@ pub struct Configure {
     pub fuel: Option<u64>,
     /// Bytes in the input arena.
     pub input_bytes: u64,
-    /// The most bytes that one job may flush or return. The output arena has [`MAX_LOG_BYTES`] more behind them.
+    /// The most bytes that one job may flush or return. The output arena is longer by [`MAX_LOG_BYTES`], for the log.
     pub output_bytes: u64,
     /// Directory of the state store that guests read; none for an empty state.
     pub state: Option<PathBytes>,

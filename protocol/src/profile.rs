@@ -67,13 +67,13 @@ impl Profile {
 
     /// The profile as bytes, to be kept beside its hash.
     pub fn encode(&self) -> Vec<u8> {
-        // Encoding plain fields into memory cannot fail; no bytes decode to no profile.
+        // Encoding plain fields into memory cannot fail. If it did fail, `decode` would refuse the empty result.
         bincode::encode_to_vec(self, bincode::config::standard()).unwrap_or_default()
     }
 
-    /// The profile that [`Profile::encode`] made these bytes of; none if it did not.
+    /// Decodes the bytes of [`Profile::encode`]; none if `encode` did not make these bytes.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        /// The most bytes of an encoded profile. Longer claims are not believed.
+        /// The most bytes of an encoded profile. A longer encoding is refused.
         const LIMIT: usize = 64 << 10;
         let config = bincode::config::standard().with_limit::<LIMIT>();
         let (profile, length) = bincode::decode_from_slice(bytes, config).ok()?;

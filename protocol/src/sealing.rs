@@ -1,4 +1,4 @@
-//! Memfds of a fixed size: what both processes can map without either being able to take pages away from the other.
+//! Memfds of a fixed size. Both processes can map such a memfd, and neither process can take pages away from the other.
 
 use std::fs::File;
 use std::io;

@@ -6,9 +6,9 @@
 //!
 //! The page also holds the *liveness lock*: a robust mutex (pthread_mutexattr_setrobust(3)) that the worker's main thread
 //! locks at its start and never unlocks. When that thread ends, for whatever reason, the kernel marks the mutex and wakes its
-//! waiters. The kernel does so before it frees the process's memory, and so long before it closes the process's pipes: freeing
-//! 4 GiB takes a tenth of a second and more. The supervisor never locks the mutex. It waits on the mutex's first word, and
-//! looks at nothing else of it.
+//! waiters. The kernel does this before it frees the process's memory. It closes the process's pipes only after it has freed the
+//! memory, which takes a tenth of a second or more for 4 GiB. The supervisor never locks the mutex. It waits on the mutex's first
+//! word, and accesses no other byte of the mutex.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -45,7 +45,7 @@ impl Phase {
             .find(|phase| *phase as u64 == number)
     }
 
-    /// The phase in reports, as it follows the word "while".
+    /// The phase's name in reports, which follows the word "while".
     pub const fn name(self) -> &'static str {
         match self {
             Self::Starting => "starting",

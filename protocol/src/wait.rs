@@ -35,8 +35,8 @@ pub fn until_readable(pipe: &impl AsFd) -> nix::Result<()> {
     wait([pipe.as_fd()], None).map(drop)
 }
 
-/// Waits until `pipe` can be read or is closed, until `event` can be read, or until `deadline`. If both can be read, the pipe
-/// comes first: its bytes were written before whatever the event reports.
+/// Waits until `pipe` can be read or is closed, until `event` can be read, or until `deadline`. If both can be read, the result
+/// is [`Wakeup::Pipe`], because the bytes in the pipe were written before the event happened.
 ///
 /// # Errors
 /// The error of ppoll(2).

@@ -1,7 +1,7 @@
 //! Compiling a module, in a process of its own with limits of its own; and loading the compiled artifact.
 //!
-//! The compiler is a large program, and its input is bytes that somebody else wrote. In a process of its own it can use no more memory
-//! and time than it was given, and its end ends no other process.
+//! The compiler is a large program, and its input is bytes that somebody else wrote. In a process of its own, the compiler can
+//! use no more memory and time than its limits allow. When the compiler's process ends, no other process ends with it.
 #![allow(unsafe_code, reason = "loads artifacts")]
 
 use std::fs::File;

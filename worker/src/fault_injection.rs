@@ -46,7 +46,7 @@ pub(crate) fn inject(
         FaultKind::WrongSpan => return Ok(Reply { output: Span { offset: u64::MAX, length: 1 }, ..reply }),
         FaultKind::WrongJob => return Ok(Reply { job: reply.job.wrapping_add(1), ..reply }),
         FaultKind::Lie => return Ok(Reply { output: Span::default(), ..reply }),
-        // One byte of the job's output, or of zeros, is not a whole field.
+        // One byte is never a whole pair, whatever the byte is.
         FaultKind::WrongPairs => return Ok(Reply { output: Span { offset: 0, length: 1 }, ..reply }),
     }
     loop {
@@ -56,8 +56,9 @@ pub(crate) fn inject(
 
 fn die(signal: Signal) {
     // wasmtime and the standard library have handlers for SIGSEGV. For a signal that no guest caused, each handler installs the
-    // previous action and returns, so that a faulting instruction faults again. A raised signal has to be raised again. If the
-    // signal is not fatal even then, the worker hangs, and the supervisor's deadline ends it.
+    // previous action and returns, so that a faulting instruction faults again. A raised signal has no faulting instruction, so
+    // it has to be raised once more after each handler. If the signal is not fatal even then, the worker hangs, and the
+    // supervisor's deadline ends it.
     const HANDLERS: usize = 3;
     for _ in 0..=HANDLERS {
         let _ = raise(signal);

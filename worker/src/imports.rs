@@ -1,9 +1,9 @@
 //! Host imports: functions that the embedding program gives to guests in addition to the indexer ABI.
 //!
-//! A node has none. They are for authors of runtimes and modules who test the effect of a host function on a guest: for example, a
-//! clock makes a guest non-deterministic. A worker is the embedding program itself, started again. So a plain `fn` exists in every
-//! worker too, if it is registered before the process becomes a worker ([`crate::init_with`]). The profile names the registered
-//! imports, so digests with and without them never agree.
+//! A node registers no host imports. Host imports are for authors of runtimes and modules who test the effect of a host function
+//! on a guest: for example, a clock makes a guest non-deterministic. A worker is the embedding program itself, started again. So
+//! a plain `fn` exists in every worker too, if it is registered before the process becomes a worker ([`crate::init_with`]). The
+//! profile names the registered imports, so digests with and without them never agree.
 
 use std::sync::OnceLock;
 
@@ -26,8 +26,9 @@ pub enum Value {
 
 /// The function of a host import. It is given the guest's memory and the arguments of the call, and returns the results.
 ///
-/// It runs in a worker, which has an empty environment and few descriptors, and shares no variable with the test. If it returns an
-/// error, the guest's verdict is `trap` with the error's text. If it panics, the worker ends.
+/// The function runs in a worker. A worker has an empty environment and few descriptors, and shares no variable with the program
+/// that started it. If the function returns an error, the guest's verdict is `trap` with the error's text. If the function
+/// panics, the worker ends.
 pub type HostFunction = fn(memory: &mut [u8], arguments: &[Value]) -> Result<Vec<Value>, String>;
 
 /// A function that guests may import. It has the type with which the module imports it.

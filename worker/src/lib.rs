@@ -136,7 +136,7 @@ pub fn is_initialised() -> bool {
     THREADS.load(Ordering::Acquire) > 0
 }
 
-/// Checks that the processes that this program starts as workers become workers.
+/// Checks that a process that this program starts as a worker becomes a worker.
 ///
 /// # Errors
 /// [`InitError`]

@@ -118,7 +118,7 @@ fn take(inherited: &mut Inherited, number: RawFd) -> Result<OwnedFd, StartError>
 /// The status page, with its liveness lock held by this thread.
 fn status_page(inherited: &mut Inherited) -> Result<&'static StatusPage, StartError> {
     let status = StatusPage::open(take(inherited, STATUS)?).map_err(start_error(WorkerExit::Usage))?;
-    // The page stays mapped until the process has ended, because the kernel then marks the lock.
+    // The kernel marks the lock when the process ends, so the page must stay mapped until then.
     let status: &'static StatusPage = Box::leak(Box::new(status));
     // SAFETY: the supervisor makes a page for each worker. It never initialises the lock, and writes nothing to it except for the
     // bit that marks a waiter. This process comes here once.

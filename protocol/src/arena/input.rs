@@ -28,7 +28,7 @@ impl InputArena {
         let create = |source| ArenaError::Create { name: "input", source };
         let file = FixedSizeMemfd::create("cofferdam-input", capacity).map_err(create)?;
         let mapping = Mapping::new(&file, Access::ReadWrite).map_err(create)?;
-        // From here on this mapping still writes, and no later mapping and no write(2) does.
+        // After this seal, only the mapping above can write to the file. No later mapping can, and write(2) cannot.
         file.seal_future_writes().map_err(create)?;
         Ok(Self { file, mapping })
     }
@@ -97,7 +97,8 @@ impl InputView {
         Ok(Self { arena: WorkerMapping::open("input", file, capacity, Access::Read)? })
     }
 
-    /// Has the kernel allocate every page, for the supervisor too, and lock every page if `lock` is set.
+    /// Has the kernel allocate every page, and lock every page if `lock` is set. The supervisor maps the same pages, so they are
+    /// allocated for the supervisor too.
     ///
     /// # Errors
     /// [`ArenaError::NotCommitted`].

@@ -114,7 +114,7 @@ pub enum SizeError {
 }
 
 impl fmt::Debug for SizeError {
-    /// Prints the sentence, so that `unwrap` does.
+    /// Prints the same sentence as `Display`, because `unwrap` prints an error by its `Debug`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -151,7 +151,7 @@ fn decimal(number: &str) -> Option<(u128, u128)> {
     if whole.is_empty() || fraction.is_empty() || fraction.len() > MAX_FRACTION_DIGITS {
         return None;
     }
-    // 20 digits before the point can hold every `u64`, so a number that does not fit saturates and is reported as too large.
+    // A number that does not fit into 128 bits is above every `u64`. It saturates here, and is reported as too large later.
     let whole = whole.parse::<u128>().unwrap_or(u128::MAX);
     let scale = 10_u128.checked_pow(places)?;
     let digits = whole.saturating_mul(scale).saturating_add(fraction.parse::<u128>().ok()?);

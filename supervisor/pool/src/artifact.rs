@@ -36,7 +36,7 @@ const HEADER_BYTES: usize = MAGIC.len() + 32;
 /// to far less.
 const MAX_ARTIFACT_BYTES: u64 = 1 << 30;
 
-/// What one compiler process may use: address space, processor time, and wall-clock time.
+/// What one compiler process may use: memory (`RLIMIT_DATA`), processor time, and wall-clock time.
 const COMPILER_MEMORY_BYTES: u64 = 4 << 30;
 const COMPILER_CPU_SECONDS: u64 = 600;
 const COMPILER_TIMEOUT: Duration = Duration::from_secs(600);
@@ -129,7 +129,7 @@ pub(super) fn obtain(source: &Source<'_>) -> Result<Artifact, ArtifactError> {
 pub(super) fn forget(source: &Source<'_>) -> Result<(), ArtifactError> {
     if let Some(directory) = source.cache {
         match fs::remove_file(directory.join(format!("{}.artifact", key(source)?))) {
-            // Another process was faster.
+            // Another process has removed the entry already.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => result?,
         }
@@ -249,8 +249,8 @@ fn compile(source: &Source<'_>) -> Result<OwnedFd, ArtifactError> {
     }
 }
 
-/// Receives a compiler's reply, or the error that stands for none, and waits for the compiler's end. A compiler that is not done
-/// by the deadline is killed.
+/// Receives a compiler's reply, and waits for the compiler's end. If there is no reply, an error stands in its place. A compiler
+/// that is not done by the deadline is killed.
 fn wait(compiler: &mut Started) -> io::Result<(WaitStatus, Result<CompileReply, FrameError>)> {
     let deadline = Instant::now() + COMPILER_TIMEOUT;
     let mut reader = FrameReader::new();

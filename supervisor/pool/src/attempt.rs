@@ -101,7 +101,7 @@ impl Attempt {
         true
     }
 
-    /// The size of the output in bytes, by the worker's own word. None before the reply.
+    /// The size of the output in bytes, as the worker reports it. None before the reply.
     #[cfg(feature = "tokio")]
     pub(super) fn output_bytes(&self) -> Option<u64> {
         self.reply.as_ref().map(|reply| reply.output.length)
@@ -182,8 +182,8 @@ impl Attempt {
         let Link { output, result_buffer, .. } = &self.idle.link;
         let mut is_lent = false;
         let lend = |bytes| result_buffer.lend(bytes).inspect(|_| is_lent = true);
-        // A span outside the arena is refused before anything is lent. If the kernel fails to read the arena, which it has no
-        // reason to, the buffer is lost.
+        // A span outside the arena is refused before the buffer is lent. The buffer is lost only if the kernel fails to read the
+        // arena, and the kernel has no reason to fail.
         let bytes = output.copy_out_to(span, lend).map_err(|error| Failure::violation(&error))?;
         let writes = if is_lent {
             Writes::parse_pooled(bytes, Arc::clone(result_buffer) as Arc<dyn BufferPool>)
@@ -198,7 +198,7 @@ impl Attempt {
 pub(super) enum Loss {
     /// The pool is stopping, and killed the worker.
     PoolStopping,
-    /// The worker was dying before it looked at the job. That says nothing of the job, and does not count as an attempt.
+    /// The worker was dying before it began the job. This death says nothing about the job, and does not count as an attempt.
     BeforeJob(FailedAttempt),
     /// The worker had begun the job, or was killed for what it did.
     DuringJob(FailedAttempt),
@@ -233,8 +233,8 @@ fn failed_attempt(worker: WorkerInfo, death: Option<Death>, reason: Option<&Kill
         let supervisors_fault = exit == Some(WorkerExit::ProtocolViolated);
         return FailedAttempt { worker, verdict, detail, supervisors_fault };
     }
-    // The kernel holds the process, in uninterruptible sleep for example. It is known why the process was killed, and not how
-    // it will end.
+    // The kernel holds the process, in uninterruptible sleep for example. So it is known why the process was killed, but not how
+    // the process will end.
     let undead = "the process was sent SIGKILL and has not ended yet";
     let (verdict, detail) = match reason.and_then(KillReason::verdict) {
         Some((verdict, why)) => (verdict, format!("{why}; {undead}")),

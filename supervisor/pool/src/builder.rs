@@ -62,8 +62,8 @@ impl PoolBuilder {
         self
     }
 
-    /// As many workers as there is memory for now, without spares, from `least` to `most`. If there is not enough memory for
-    /// `least` workers, `least`.
+    /// Asks for as many workers as fit into the memory that is available now, spares not counted: at most `most`, and at least
+    /// `least` even if they do not fit.
     pub fn workers_within(self, least: usize, most: usize) -> Self {
         let budget = Budget::read(self.settings.cgroup.as_ref());
         let fits = |workers: &usize| budget.fits(&need(&self.settings, *workers)).is_ok();
@@ -103,7 +103,7 @@ impl PoolBuilder {
         self
     }
 
-    /// How memory is returned to its pristine content after a job. Default [`ResetStrategy::Adaptive`].
+    /// How memory is made zero again after a job. Default [`ResetStrategy::Adaptive`].
     pub fn reset(mut self, strategy: ResetStrategy) -> Self {
         self.settings.memory.reset = strategy;
         self
@@ -165,8 +165,8 @@ impl PoolBuilder {
         self
     }
 
-    /// Whether to check that the memory is there before a process is started. Default true. Without the check the kernel decides,
-    /// by refusing memory to a worker or by killing it.
+    /// Whether to check that enough memory is available before a process is started. Default true. Without the check the kernel
+    /// decides, by refusing memory to a worker or by killing it.
     pub fn admission(mut self, check: bool) -> Self {
         self.admission = check;
         self
@@ -193,15 +193,15 @@ impl PoolBuilder {
         self
     }
 
-    /// Calls `hook` after each death that nobody asked for, once the process is gone. The pool's health counts the death some time
-    /// before. The hook has a thread of its own: the next worker does not wait for the hook, and the hook may drain the pool or
-    /// drop it. A hook that panics is called again for the next death.
+    /// Calls `hook` after each [`Death`], once the process is gone. The pool's health counts the death before that. The hook has
+    /// a thread of its own: the next worker does not wait for the hook, and the hook may drain the pool or drop it. A hook that
+    /// panics is called again for the next death.
     pub fn on_death(mut self, hook: impl Fn(&Death) + Send + Sync + 'static) -> Self {
         self.settings.on_death = Some(Arc::new(hook));
         self
     }
 
-    /// What the pool's results will depend on, without building the pool.
+    /// The profile: what the pool's results will depend on. This does not build the pool.
     ///
     /// # Errors
     /// [`PoolError::Module`] if the bytes are no module.
@@ -223,7 +223,8 @@ impl PoolBuilder {
     /// # Errors
     /// As [`PoolBuilder::build`], and [`PoolError::Cancelled`] once `progress` breaks.
     pub fn build_with(mut self, progress: &mut Progress<'_>) -> Result<Pool, PoolError> {
-        // First of all: a program that does not become a worker when it is started again would build another pool.
+        // This check comes first. If the program has not called `init`, a process that is started as a worker runs `main` again
+        // and comes here, and would build another pool.
         cofferdam_worker::check_initialised()?;
         self.check_settings()?;
         start::check_process()?;
@@ -264,8 +265,8 @@ impl PoolBuilder {
         Ok(artifact::obtain(&source(&self.settings, self.cache.as_deref(), &binary))?.origin)
     }
 
-    /// Builds an [`Uncommitted`] runner instead of a pool, to compare a pool with. Its guests read `state` in place of
-    /// [`PoolBuilder::state`].
+    /// Builds an [`Uncommitted`] runner instead of a pool. A pool can be compared with this runner. The runner's guests read
+    /// `state` in place of [`PoolBuilder::state`].
     ///
     /// # Errors
     /// Any [`PoolError`] about settings and module.
@@ -314,7 +315,7 @@ impl PoolBuilder {
         Ok(())
     }
 
-    /// Checks that the memory is there, and decides the number of spares.
+    /// Decides the number of spares, and checks that enough memory is available.
     fn admit(&self) -> Result<usize, PoolError> {
         let need = |workers| need(&self.settings, workers);
         let budget = Budget::read(self.settings.cgroup.as_ref());

@@ -16,8 +16,8 @@ use super::result::{JobOutput, JobResult};
 use super::run::JobRun;
 use super::started::StartedJob;
 
-/// How many workers one job may meet that were dead already, without that counting as attempts. A worker reports itself whether
-/// it had begun the job, so there is a limit.
+/// The number of dead workers that one job may be sent to without an attempt being counted. There is a limit because only the
+/// worker's own report says that it had not begun the job.
 const MAX_UNBEGUN: u32 = 16;
 
 /// From this size on, copying an output takes longer than handing the job to another thread.

@@ -32,8 +32,8 @@ impl Common {
         Self { settings, artifact, dispatcher, register: Register::new(), death_hook, ledger }
     }
 
-    /// Looks at all workers once a second, until the other end of `stopped` is dropped: at the kernel's count of out-of-memory
-    /// kills, and at jobs that are done and that nobody collects.
+    /// Does two things once a second, until the other end of `stopped` is dropped. It reads the kernel's counts of out-of-memory
+    /// kills. And it has jobs collected whose tickets nobody polls.
     pub(super) fn watch(&self, stopped: &Receiver<()>) {
         // Disconnected: the pool is stopping. Nothing is ever sent.
         while stopped.recv_timeout(OomLedger::SAMPLING_INTERVAL) == Err(RecvTimeoutError::Timeout) {

@@ -1,7 +1,7 @@
 //! A value that one thread hands to another, once. The receiver waits for it, or awaits it.
 //!
-//! Crate `oneshot` does the same with a receiver of one type for threads and another for tasks. A ticket has to be waited for,
-//! awaited and asked in any order, which takes one type.
+//! Crate `oneshot` does the same with a receiver of one type for threads and another for tasks. A thread can wait for a ticket, a
+//! task can await it, and both can ask whether its result has come, in any order. That needs one type of receiver.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -22,7 +22,7 @@ struct Shared<T> {
 struct State<T> {
     value: Value<T>,
     waker: Option<Waker>,
-    /// Whether a thread waits. If none does, none is notified, which would cost a system call.
+    /// Whether a thread waits. If no thread waits, none is notified, because a notification costs a system call.
     is_awaited: bool,
 }
 
@@ -90,7 +90,7 @@ impl<T> Future for Pending<T> {
     }
 }
 
-/// The sending end. Dropped without a value, it tells the receiver so: nobody waits for ever.
+/// The sending end. If it is dropped without a value, the receiver gets none, so that nobody waits for ever.
 #[derive(Debug)]
 pub(super) struct Completion<T>(Option<Arc<Shared<T>>>);
 

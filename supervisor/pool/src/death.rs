@@ -53,7 +53,8 @@ impl RequestHistory {
     }
 }
 
-/// The end of a worker that nobody asked for.
+/// The end of a worker whose pool and slot were not stopping. A worker that the pool kills for a missed deadline or a violation
+/// of the protocol has a death too.
 #[derive(Clone, Debug)]
 pub struct Death {
     /// The worker's process id.
@@ -174,7 +175,7 @@ fn classify_signal(signal: Signal, circumstances: &Circumstances<'_>) -> (HostVe
             HostVerdict::CommitFailed,
             format!("killed by the kernel (SIGKILL) while it committed its memory: {evidence}"),
         ),
-        // Most likely the kernel did this, too.
+        // The worker was still committing memory, so most likely the kernel killed it because memory ran out.
         (Signal::SIGKILL, Oom::Perhaps(evidence)) if !circumstances.ready => (
             HostVerdict::CommitFailed,
             format!(

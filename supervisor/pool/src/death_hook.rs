@@ -1,5 +1,5 @@
-//! Calls the embedding program's death hook, in a thread of its own. The hook may take its time, panic, drain the pool or drop
-//! it; no slot waits for that.
+//! Calls the embedding program's death hook, in a thread of its own. The hook may run for long, panic, drain the pool or drop the
+//! pool. No slot waits for the hook.
 
 use std::fmt;
 use std::io;

@@ -28,7 +28,7 @@ pub(super) struct Dispatcher {
     /// The pool that the dispatcher belongs to.
     pub(super) id: PoolId,
     pub(super) settings: Arc<Settings>,
-    /// Where jobs find what the state does not hold yet.
+    /// The arena of layers, in which jobs find the writes that the store does not hold yet.
     pub(super) layers: Arc<LayerArena>,
     /// Memory for one large result.
     pub(super) result_buffer: Arc<ResultBuffer>,
@@ -45,7 +45,7 @@ pub(super) struct Dispatcher {
     next_job: AtomicU64,
 }
 
-/// That a thread waits for a permit or for a worker.
+/// Counts one thread that waits for a permit or for a worker, until this value is dropped.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
@@ -99,7 +99,8 @@ impl Dispatcher {
 
     /// Takes no more jobs from now on.
     pub(super) fn refuse_jobs(&self) {
-        // In one order with the permits: whoever finds the dispatcher open after taking a permit is seen to have it.
+        // This write is sequentially consistent, so that a drain sees the permit of every thread that takes a permit and then
+        // finds the dispatcher open.
         self.draining.store(true, Ordering::SeqCst);
     }
 
@@ -169,7 +170,7 @@ impl Dispatcher {
             return Ok(None);
         }
         let Some(permit) = self.permits.try_acquire() else { return Ok(None) };
-        // Again: a drain that began in between may have seen that nothing runs.
+        // This checks again, because a drain that began before the permit was taken may have seen that no job runs.
         self.check_open()?;
         let Some(idle) = self.idle.try_take() else { return Ok(None) };
         run.current = Some(self.start_attempt(idle, job, run.attempt));
@@ -191,7 +192,7 @@ impl Dispatcher {
     pub(super) fn collect_neglected(&self) {
         #[cfg(feature = "tokio")]
         {
-            /// Longer than a ticket that is polled keeps its job.
+            /// A ticket that is polled keeps its job for a shorter time than this.
             const NEGLECTED: Duration = Duration::from_millis(100);
             self.started.collect_left(NEGLECTED);
         }
@@ -200,7 +201,7 @@ impl Dispatcher {
     /// Notes that this thread waits for a permit or for a worker.
     fn wait(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        // In this order: a job that is left to its ticket from now on is handed over by the ticket.
+        // This comes after the count. A ticket that gets its job from now on sees the count, and hands the job over itself.
         #[cfg(feature = "tokio")]
         self.started.collect_left(Duration::ZERO);
         Waiting(&self.waiting)

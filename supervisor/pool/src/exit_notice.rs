@@ -5,8 +5,8 @@
 //! pidfd waits for the latter too). Before all of that, the kernel releases the robust futexes of the process, among them the
 //! liveness lock ([`cofferdam_protocol::status`]). At that time the exit status is settled, and /proc shows it.
 //!
-//! The lock lies in memory that the worker can write. So a released lock is only a hint to look: what counts is what the kernel
-//! says of the process.
+//! The lock lies in memory that the worker can write. So a released lock is only a hint to ask the kernel. Only the kernel's
+//! report on the process counts.
 #![allow(unsafe_code, reason = "futex(2)")]
 
 use std::fs;
@@ -26,8 +26,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// `PF_EXITING` of include/linux/sched.h, in the flags of /proc/PID/stat.
 const EXITING: u64 = 4;
 
-/// Waits until a worker that has said hello is ending. Returns the wait status if it is known before the worker is reaped. None
-/// at once if the worker does not hold its lock, and none if it is ending in a way that does not show.
+/// Waits until a worker that has said hello is ending. Returns the wait status if /proc shows that status before the worker is
+/// reaped, and none otherwise. Returns at once if the worker does not hold its lock.
 pub(super) fn wait(worker: &Worker) -> Option<WaitStatus> {
     let word = worker.status.liveness_word();
     let holder = worker.pid().as_raw().unsigned_abs();
@@ -48,7 +48,7 @@ pub(super) fn wait(worker: &Worker) -> Option<WaitStatus> {
 fn sleep_while(word: &AtomicU32, value: u32) {
     let timeout = libc::timespec { tv_sec: CHECK_INTERVAL.as_secs().cast_signed(), tv_nsec: 0 };
     // SAFETY: futex(2) reads the word, which is mapped, and the timeout, and writes neither. The caller reads the word again
-    // whatever the call returns. Not private: the word is shared between processes.
+    // whatever the call returns. The call is not FUTEX_PRIVATE, because two processes share the word.
     let _ =
         unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const timeout) };
 }
@@ -62,7 +62,8 @@ fn has_ended(pid: Pid) -> bool {
 /// Whether nobody has killed the process yet: it is not ending, and no SIGKILL is pending. False if /proc does not tell.
 pub(super) fn is_untouched(pid: Pid) -> bool {
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
-    // In this order: after a signal is taken off the pending ones, the process exits next.
+    // The pending signals are read first. A process that has taken SIGKILL off its pending signals exits next, and the second
+    // file shows that.
     let is_untouched = || Some(!is_kill_pending(&read("status")?)? && !is_exiting(&read("stat")?)?);
     is_untouched().unwrap_or(false)
 }
@@ -79,7 +80,7 @@ fn is_exiting(stat: &str) -> Option<bool> {
     Some(stat.field::<u64>(9)? & EXITING != 0 || matches!(stat.field(3)?, 'Z' | 'X'))
 }
 
-/// How a process ends that has executed its last instruction. None if it has not, or if /proc does not tell.
+/// The wait status of a process that has executed its last instruction. None if the process has not, or if /proc does not tell.
 fn ending_status(pid: Pid) -> Option<WaitStatus> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     WaitStatus::from_raw(pid, parse_status(&stat)?).ok()

@@ -1,4 +1,4 @@
-//! The evidence that is kept of an attempt at a job that was lost with its worker.
+//! An attempt at a job that was lost together with its worker, and the evidence that is kept of it.
 
 use cofferdam_protocol::verdict::HostVerdict;
 

@@ -62,7 +62,7 @@ pub struct SlotHealth {
     pub commit: Option<String>,
     /// How the worker's memory is reset after a job, with the reason if that is not as configured.
     pub reset: Option<String>,
-    /// Deaths that nobody asked for.
+    /// The deaths of the slot's workers: see [`Death`](super::Death).
     pub deaths: DeathCounts,
     /// The last of these deaths, in words.
     pub last_death: Option<String>,
@@ -82,7 +82,7 @@ impl SlotHealth {
 pub struct Health {
     /// Every slot.
     pub slots: Vec<SlotHealth>,
-    /// Deaths in slots that [`Pool::shrink`](super::Pool::shrink) has removed since.
+    /// Deaths in slots that [`Pool::shrink`](super::Pool::shrink) has removed.
     pub past_deaths: DeathCounts,
     /// The number of submitted jobs that wait for a worker.
     pub queued: usize,
@@ -102,7 +102,7 @@ impl Health {
         self.slots.iter().filter(ready).count()
     }
 
-    /// The number of deaths that nobody asked for, since the pool was built.
+    /// The number of deaths (see [`Death`](super::Death)) since the pool was built.
     pub fn deaths(&self) -> u64 {
         self.deaths_by_verdict().total()
     }

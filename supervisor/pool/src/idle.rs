@@ -24,7 +24,7 @@ struct State {
     closed: bool,
     /// The pool stops: tokens are no longer kept.
     stopped: bool,
-    /// Threads that wait. Without any, nobody is notified, which would cost a system call.
+    /// The number of threads that wait. If no thread waits, nobody is notified, because a notification costs a system call.
     waiting: usize,
 }
 
@@ -59,7 +59,8 @@ impl Idle {
     /// Puts a worker back. The token is dropped, which ends the worker, if the worker has died or the pool stops.
     pub(super) fn put(&self, worker: IdleWorker) {
         let mut state = lock(&self.state);
-        // Asked under the lock: the tokens of a dead worker are removed after its death is known, so none is put after that.
+        // This checks the worker under the lock. `remove_dead` takes the same lock after the death was recorded. So no token of a
+        // dead worker is put after `remove_dead`.
         if !state.stopped && worker.worker.is_alive() {
             state.tokens.push_back(worker);
             let is_awaited = state.waiting > 0;

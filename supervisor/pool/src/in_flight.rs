@@ -1,5 +1,5 @@
-//! A started job in the hands of its ticket. A runtime of tokio waits for the worker's answer by its own reactor, which waits
-//! for connections anyway: no thread is woken for the job, and none sleeps.
+//! A started job whose ticket collects the result itself. A tokio runtime waits for the worker's answer through its own reactor,
+//! which also waits for connections. So no thread of the pool sleeps until the answer comes, and none has to be woken.
 #![allow(unsafe_code, reason = "a descriptor is registered with a reactor")]
 
 use std::os::fd::OwnedFd;
@@ -73,7 +73,7 @@ impl InFlight {
                 Poll::Ready(Err(_)) => return self.hand_over(),
                 Poll::Ready(Ok(ready)) => ready,
             };
-            // What comes after this is not cleared: it makes the descriptor ready anew.
+            // An answer that comes after this line makes the descriptor ready again.
             ready.clear_ready();
             if !self.drive(Duration::ZERO) {
                 return false;
@@ -116,15 +116,15 @@ impl InFlight {
         }
     }
 
-    /// Has a thread of the pool collect the job if another job waits for a worker. That other job may have found the cell empty
-    /// just before.
+    /// Has a thread of the pool collect the job if another job waits for a worker. The thread of that other job may have found
+    /// this cell empty just before, while this ticket looked at its job.
     fn give_way(&self) {
         if self.dispatcher.is_anyone_waiting() {
             self.hand_over();
         }
     }
 
-    /// Has a thread of the pool collect the job. Returns that nothing is left to drive.
+    /// Has a thread of the pool collect the job. Always returns false: nothing is left to drive.
     fn hand_over(&self) -> bool {
         if let Some(started) = self.cell.take() {
             self.dispatcher.started.forget(&self.cell);
@@ -133,7 +133,7 @@ impl InFlight {
         false
     }
 
-    /// Has the reactor wait for the answer. None if it cannot: it takes only so many descriptors.
+    /// Has the reactor wait for the answer. None if the reactor cannot, for example because it has too many descriptors already.
     fn register(&self) -> Option<Reactor> {
         // A ticket can be polled by another executor than the one in which it was made.
         Handle::try_current().ok()?;
@@ -151,7 +151,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        // A job that is given up in the middle would cost its worker.
+        // The job is handed over and not dropped, because dropping a started job ends its worker.
         self.hand_over();
     }
 }

@@ -104,7 +104,7 @@ impl Job {
         self
     }
 
-    /// Hides what the store holds above `height`. For a job whose layers replace that part of the store.
+    /// Hides what the store holds above `height`. Use this for a job whose layers replace that part of the store.
     #[must_use]
     pub fn based_on(mut self, height: Option<u32>) -> Self {
         self.base = height;
@@ -134,7 +134,7 @@ impl Job {
         &self.layers
     }
 
-    /// Runs the job even if it is in quarantine. For a caller that stops by itself at a job that kills its workers.
+    /// Runs the job even if it is in quarantine. Use this in a caller that itself stops at a job that kills its workers.
     #[must_use]
     pub fn despite_quarantine(mut self) -> Self {
         self.despite_quarantine = true;

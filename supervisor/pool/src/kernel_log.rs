@@ -43,7 +43,7 @@ impl KernelLog {
         // To the end of the log (Documentation/ABI/testing/dev-kmsg).
         file.seek(SeekFrom::End(0)).ok()?;
         let log = Self(Mutex::new(State { file, kills: VecDeque::new() }));
-        // The log may be open to this process and still not readable.
+        // The log can be opened on some hosts where it cannot be read.
         let is_readable = lock(&log.0).read_new_lines();
         is_readable.then_some(log)
     }

@@ -1,4 +1,4 @@
-//! The arena of layers: what blocks wrote and the store does not hold yet, for jobs that already read it.
+//! The arena of layers. A layer holds the writes of a block that the store does not hold yet, so that jobs can already read them.
 //!
 //! All workers of a pool share one arena ([`cofferdam_protocol::layer`] describes its bytes). The room of a layer is freed when
 //! the last [`StateLayer`] that stands for it is dropped. A job holds the layers that it reads, so nothing is written where a
@@ -90,7 +90,7 @@ impl LayerArena {
         // This lock is held for moments only: dropping a layer must not wait for a copy.
         let span = lock(&self.used).take(layer::bytes_for(writes), self.capacity)?;
         let layer = Layer { height, span, slots: layer::slots_for(writes) };
-        // Frees the room again if the arena is smaller than its capacity says.
+        // If `slice_mut` fails below, dropping this value frees the room again.
         let held = StateLayer(Arc::new(Reservation { layer, arena: Arc::clone(self) }));
         let mut arena = lock(&self.arena);
         layer::write(arena.slice_mut(span).ok()?, writes, self.seed);

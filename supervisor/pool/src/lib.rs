@@ -18,28 +18,28 @@
 //! A [`Pool`] has *slots*. Each slot has at most one *worker*: a process that has committed all of its memory. A *job* is one call
 //! of the guest. The pool knows nothing of any chain: a block is bytes at a height.
 //!
-//! **A job's way.** There are two ways to run a job. [`Pool::call`] runs it in the caller's thread. [`Pool::submit`] returns a
+//! **How a job runs.** There are two ways to run a job. [`Pool::call`] runs it in the caller's thread. [`Pool::submit`] returns a
 //! [`Ticket`] that can be waited for or awaited. In both cases:
-//! 1. The `dispatcher` gives out a *permit* (`permits`), one of as many as jobs may run at a time, and the token of an idle worker
-//!    (`idle`). The token can only be moved, so a worker has one user at a time.
-//! 2. An `attempt` writes the job to the worker's pipe and checks the answer. After a sound answer the token returns to the idle
-//!    ones. There is no other way back: a token that is dropped closes the worker's pipes, which ends the worker.
+//! 1. The `dispatcher` gives out a *permit* (`permits`) and the token of an idle worker (`idle`). There are as many permits as
+//!    jobs may run at a time. The token can only be moved, so a worker has one user at a time.
+//! 2. An `attempt` writes the job to the worker's pipe and checks the answer. After a sound answer the token returns to `idle`.
+//!    It returns in no other case: dropping a token closes the worker's pipes, which ends the worker.
 //! 3. If the worker was lost, the job is retried on another one (`call`, `run`). A job that has lost all its attempts goes into
 //!    `quarantine`: it is answered from memory for a while.
 //!
 //! **Threads.** The thread that waits for a result speaks to the worker's pipes itself, because a handover between threads costs
 //! more than the round trip to the worker. For [`Pool::call`] that is the caller's thread. [`Pool::submit`] starts the job in the
-//! caller's thread if a worker is idle. Then a collector thread waits for the answer (`started`, `queue`); within a runtime of
-//! tokio, and with the feature `tokio`, the ticket waits for the worker's descriptor itself (`in_flight`). If no worker is idle,
-//! the job waits in the `queue`, which dispatcher threads work off.
+//! caller's thread if a worker is idle. Then a collector thread waits for the answer (`started`, `queue`). With the feature
+//! `tokio`, and within a tokio runtime, the ticket itself waits for the worker's descriptor instead (`in_flight`). If no worker
+//! is idle, the job waits in the `queue` until a dispatcher thread runs it.
 //!
 //! **A worker's life.** Each slot has a thread (`slot_supervisor`). It starts a worker (`process`, `spawn`), waits for its end
 //! (`exit_notice`, `reap`), classifies the death (`death`, `oom`, `kernel_log`), and starts the next worker after a pause
 //! ([`restart`]). The `register` knows which slots there are and whether more may be opened. Death hooks run in a thread of their
 //! own (`death_hook`).
 //!
-//! **Before the start.** [`host::admission`] checks that the memory is there, with the limits of the [`host::cgroup`]. `artifact` has the
-//! module compiled, or finds it in the cache.
+//! **Before the start.** [`host::admission`] checks that enough memory is available, also within the limits of the
+//! [`host::cgroup`]. `artifact` finds the compiled module in the cache, or has a compiler process compile the module.
 
 mod artifact;
 mod attempt;

@@ -15,8 +15,8 @@ pub(super) fn need(settings: &Settings, workers: usize) -> Need {
 pub fn need_of(workers: u32, memory_bytes: u64, limits: &Limits) -> Need {
     let arenas = limits.input_bytes.saturating_add(limits.output_bytes);
     let mut need = Need::of(workers, memory_bytes, arenas);
-    // A result passes through the supervisor. The copy of the result is committed; what the store holds of the result while it
-    // commits is not.
+    // A result passes through the supervisor. The copy of the result is committed memory. The memory in which the store holds the
+    // result while the store commits is not.
     need.supervisor_bytes = need.supervisor_bytes.saturating_add(limits.output_bytes.saturating_mul(2));
     need
 }

@@ -7,9 +7,9 @@
 //!    it rose after the worker was last seen alive, and each counted kill explains at most one death.
 //! 3. The count of the whole host, where the cgroup has none. Other containers count there, so this says no more than "perhaps".
 //!
-//! On v2, a cgroup of each worker's own would be better evidence than 2 and 3, because the count of a cgroup includes those of its
-//! children. On v1 the count does not: with a cgroup for each worker, an operator who watches the count of the cgroup with the
-//! limit would see nothing.
+//! A separate cgroup for each worker would be better evidence than 2 and 3. On v2 that would work, because the count of a cgroup
+//! includes the counts of its children. On v1 the count does not include them: an operator who watches the count of the cgroup
+//! with the limit would see nothing.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
@@ -54,7 +54,7 @@ impl OomLedger {
     /// of v2 can be watched, `memory.oom_control` of v1 and `/proc/vmstat` cannot.
     pub(super) const SAMPLING_INTERVAL: Duration = Duration::from_secs(1);
 
-    /// How long after the count a kill may take to show on the victim, and in the log.
+    /// The longest time from the kernel's count of a kill until the victim has the signal and the log has the line.
     const SIGNAL_DELAY: Duration = Duration::from_millis(20);
 
     /// A ledger for the workers' cgroup, by default the cgroup of this process.
@@ -103,7 +103,7 @@ impl OomLedger {
     }
 }
 
-/// The counted kills that have not explained a death yet, each a credit.
+/// The counted kills that have not explained a death yet. A credit stands for the kills of one rise of the count.
 #[derive(Debug)]
 struct Credits {
     counts: OomCounts,
@@ -143,7 +143,7 @@ impl Credits {
         self.open.retain(|credit| now.saturating_duration_since(credit.seen) < Self::LIFETIME);
     }
 
-    /// The last rise, if it was not checked yet who was untouched after it.
+    /// The id of the last rise, if it was not checked yet which workers were untouched after that rise.
     fn last_rise(&self) -> Option<u64> {
         self.open.back().filter(|credit| credit.untouched.is_none()).map(|credit| credit.id)
     }

@@ -1,6 +1,6 @@
 //! Reaping orphans when this process is process 1, without reaping its own children.
 //!
-//! Whoever started a child waits for it, and has to find it: if it were reaped elsewhere, its exit status would be lost. So
+//! The code that started a child waits for that child. If the child were reaped elsewhere, its exit status would be lost. So
 //! children are recorded as they are started, under the same lock under which orphans are reaped. A child that was not recorded
 //! is an orphan.
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::primitives::{Arc, Condvar, Mutex, has_passed, lock, wait};
 
-/// A counting semaphore that can be closed, and whose permits can all be waited for.
+/// A counting semaphore. It can be closed, and a thread can wait until every permit is free.
 #[derive(Debug)]
 pub(super) struct Permits(Arc<Shared>);
 
@@ -22,7 +22,8 @@ struct Shared {
 struct State {
     free: usize,
     closed: bool,
-    /// Threads that wait for one permit, and for all. Without any, nobody is notified, which would cost a system call.
+    /// The numbers of threads that wait for one permit, and for all permits. If no thread waits, nobody is notified, because a
+    /// notification costs a system call.
     waiting_for_one: usize,
     waiting_for_all: usize,
 }
@@ -61,8 +62,8 @@ impl Permits {
         }
     }
 
-    /// Waits until every permit is free, or until `deadline`. Returns whether every permit is free. Takes none: a thread that
-    /// was let in just before must get one, and somebody else may be waiting for the same.
+    /// Waits until every permit is free, or until `deadline`. Returns whether every permit is free. Takes no permit: a thread
+    /// that was let in just before must get one, and another thread may also be waiting until every permit is free.
     pub(super) fn wait_until_all_free(&self, deadline: Option<Instant>) -> bool {
         let mut state = lock(&self.0.state);
         while state.free < self.0.total {

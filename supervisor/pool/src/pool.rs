@@ -37,7 +37,8 @@ impl Runner for Pool {
     }
 
     fn call_twice(&self, job: &Job) -> Result<[JobResult; 2], PoolError> {
-        // If a worker is idle, the job is sent to it before the second worker is taken, so these are two workers.
+        // If a worker is idle, `submit` sends the job to that worker at once. `call` then takes another worker, so two workers
+        // run the job.
         let ticket = self.submit(job.clone())?;
         let (other, one) = (Self::call(self, job)?, ticket.wait()?);
         Ok([one, other])
@@ -112,8 +113,8 @@ impl Pool {
         self.artifact
     }
 
-    /// Lays what the block at `height` wrote over the state, for jobs that are to see the writes before the store has them
-    /// ([`Job::over`]). None if there is no room; see [`PoolBuilder::layer_bytes`](super::PoolBuilder::layer_bytes).
+    /// Makes a layer of the writes of the block at `height`. A job that names the layer ([`Job::over`]) sees the writes before
+    /// the store has them. None if there is no room; see [`PoolBuilder::layer_bytes`](super::PoolBuilder::layer_bytes).
     pub fn layer(&self, height: u32, writes: &Writes) -> Option<StateLayer> {
         self.dispatcher.layers.lay(height, writes)
     }
@@ -133,8 +134,8 @@ impl Pool {
         self.size.grow(&self.slots)
     }
 
-    /// Stops one worker that is idle, or becomes idle within `timeout`, and does not replace it. Returns whether there was one:
-    /// its memory is free then.
+    /// Stops one worker that is idle, or becomes idle within `timeout`, and does not replace it. Returns true if such a worker
+    /// was stopped and its memory is free.
     pub fn shrink(&self, timeout: Duration) -> bool {
         self.slots.retire(timeout)
     }
@@ -240,13 +241,13 @@ impl Pool {
     /// Waits for running jobs, and stops every worker. Depends on no thread that may run code of the embedding program.
     fn end(&self, deadline: Instant) -> bool {
         let finished = self.slots.stopped().is_some() || self.dispatcher.wait_for_running_jobs(deadline);
-        // Not before: a running job may still have to be collected.
+        // Do not close this earlier: a running job may still have to be collected.
         self.dispatcher.started.close();
         self.slots.stop(deadline) && finished
     }
 
     fn join_threads(&self) {
-        /// For a waker that takes its time.
+        /// How long to wait for a thread that runs a slow waker.
         const WAKER_TIMEOUT: Duration = Duration::from_secs(5);
         // If a thread has panicked, its tickets say that their jobs are lost.
         join_by(std::mem::take(&mut *lock(&self.threads)), after(WAKER_TIMEOUT));

@@ -1,5 +1,6 @@
-//! The building blocks of the pool's concurrent parts: locks and condition variables of the standard library. The models in
-//! `models` compile the same parts with those of shuttle instead, which explores many interleavings of the threads.
+//! The building blocks of the pool's concurrent parts: locks and condition variables of the standard library. The tests in
+//! `models` compile the same parts with the locks and condition variables of shuttle instead. Shuttle runs the threads in many
+//! interleavings.
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;

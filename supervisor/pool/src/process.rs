@@ -1,7 +1,8 @@
 //! Starting a worker or compiler process: this executable again, with descriptors at fixed numbers and an empty environment.
 //!
 //! posix_spawn(3) starts it. The new process shares the supervisor's memory until it executes the program (glibc uses
-//! `CLONE_VFORK`), so the cost does not grow with the size of the supervisor, as that of fork(2) does.
+//! `CLONE_VFORK`), so the cost of posix_spawn does not grow with the size of the supervisor. The cost of fork(2) grows with that
+//! size.
 
 use std::ffi::{CString, NulError};
 use std::fs::File;
@@ -71,8 +72,8 @@ fn spawn(executable: &Path, role: Role, handed: &[(OwnedFd, RawFd)]) -> io::Resu
         actions.add_dup2(descriptor.as_raw_fd(), *number)?;
     }
     let mut attributes = PosixSpawnAttr::init()?;
-    // A process group of its own, so that Ctrl-C at a terminal goes only to the supervisor, which then drains. And the default
-    // handling of signals, whatever the embedding program ignores or blocks.
+    // The process gets a process group of its own, so that Ctrl-C at a terminal goes only to the supervisor, which then drains.
+    // And it gets the default handling of signals, whatever the embedding program ignores or blocks.
     attributes.set_flags(
         PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
             | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF

@@ -36,13 +36,13 @@ pub use entry::{QuarantineEntry, QuarantinePolicy, Quarantined};
 /// The number of attempts that are kept of each job: the last ones.
 const KEPT_ATTEMPTS: usize = 8;
 
-/// Jobs that kill their workers, and jobs that may turn out to.
+/// Jobs in quarantine, and jobs that have killed workers, but not yet enough for the quarantine.
 #[derive(Debug)]
 pub(super) struct Quarantine {
     policy: QuarantinePolicy,
     /// The job that was asked for last is at the end.
     known: Mutex<VecDeque<Known>>,
-    /// The number of known jobs. Nearly always zero, and then a job must cost nothing here.
+    /// The number of known jobs. It is nearly always zero. While it is zero, a job takes no lock here.
     count: AtomicUsize,
 }
 

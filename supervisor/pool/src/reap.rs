@@ -9,7 +9,8 @@ use super::worker::Worker;
 
 /// Waits until the process has ended, and reaps it. Also returns why the worker was killed, if it was.
 pub(super) fn wait_exit(worker: &Worker) -> (WaitStatus, Option<KillReason>) {
-    // First without reaping, so that nobody sends a signal to a number that may belong to another process by then.
+    // This waits without reaping. `Worker::reap` then reaps while nobody can send a signal, because the process id may belong to
+    // another process afterwards.
     while waitid(Id::Pid(worker.pid()), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
     worker.reap(|| reap(worker.pid()))
 }

@@ -1,4 +1,4 @@
-//! Which slots a pool has, and whether it may open more: one lock, and a lifecycle that goes one way.
+//! Which slots a pool has, and whether it may open more. One lock guards both, and a pool never returns to an earlier stage.
 //!
 //! A slot is opened, counted as alive, given up and removed under the same lock under which the pool stops. So no slot is opened
 //! in a pool that stops, and the dispatcher is closed exactly while no slot is alive.
@@ -79,7 +79,7 @@ impl State {
         }
     }
 
-    /// How the pool has stopped, if it has: with every worker gone, or not.
+    /// Whether every worker is gone, once the pool has stopped. None before the pool has stopped.
     fn result(&self) -> Option<bool> {
         (self.stage == Stage::Stopped).then(|| self.abandoned.iter().all(PoolThread::has_ended))
     }
@@ -123,7 +123,8 @@ impl Register {
         }
         let slot = Arc::new(Slot::new(state.next_index));
         state.next_index += 1;
-        // Under the lock, which the thread needs to give its slot up: it cannot do so before the slot is there.
+        // The thread is started while this function holds the lock. The thread needs the lock to give its slot up, so it cannot
+        // do that before the slot is among the entries.
         let thread = spawn(&slot, state.stop_event.clone()).map_err(|error| {
             let error = syscall_error("clone3")(error);
             StartFailure::Other(format!("the thread of a slot cannot be started: {error}"))
@@ -200,7 +201,7 @@ impl Register {
         lock(&self.state).entries.iter().map(|entry| Arc::clone(&entry.slot)).collect()
     }
 
-    /// All slots at this moment, and the deaths in those that were removed: together each death once.
+    /// All slots at this moment, and the counts of deaths in slots that were removed. Together they count each death once.
     pub(super) fn all_and_past(&self) -> (Vec<Arc<Slot>>, DeathCounts) {
         let state = lock(&self.state);
         let slots = state.entries.iter().map(|entry| Arc::clone(&entry.slot)).collect();
@@ -227,12 +228,12 @@ impl Register {
         living
     }
 
-    /// How the pool has stopped, if it has: with every worker gone, or not.
+    /// Whether every worker is gone, once the pool has stopped. None before the pool has stopped.
     pub(super) fn stopped(&self) -> Option<bool> {
         lock(&self.state).result()
     }
 
-    /// Waits until the pool has stopped. Returns how.
+    /// Waits until the pool has stopped. Returns whether every worker is gone.
     pub(super) fn wait_until_stopped(&self) -> bool {
         let mut state = lock(&self.state);
         loop {

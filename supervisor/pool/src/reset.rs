@@ -34,7 +34,7 @@ impl ResetHandle {
         self.worker.upgrade()?.status.reset(self.job)
     }
 
-    /// Whether the reset is not done yet and may still be.
+    /// Whether the reset is not done yet and may still get done.
     pub fn is_pending(&self) -> bool {
         self.worker.upgrade().is_some_and(|worker| worker.is_alive() && worker.last_job() == self.job)
             && self.report().is_none()

@@ -156,8 +156,8 @@ impl Restarts {
 
     fn next_delay(&mut self) -> Duration {
         let Some(doublings) = self.consecutive.checked_sub(2) else { return Duration::ZERO };
-        // The centre stops at 4/5 of the cap. A quarter on top of that is the cap itself. So the jitter is never cut off, and slots
-        // at the cap still restart at different times.
+        // The centre is at most 4/5 of the cap, and the jitter adds at most a quarter of the centre. So the delay is never above
+        // the cap, the jitter is never cut off, and slots at the longest wait still restart at different times.
         let ceiling = self.policy.cap - self.policy.cap / 5;
         let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
         let centre = self.policy.base.saturating_mul(factor).min(ceiling);

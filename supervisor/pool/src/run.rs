@@ -11,7 +11,7 @@ pub(super) struct JobRun {
     pub(super) started: Instant,
     /// The number of the attempt that is being made, or of the next one; the first is 1.
     pub(super) attempt: u32,
-    /// How many workers were dead before they looked at the job.
+    /// The number of workers that were dead before they began the job.
     pub(super) unbegun: u32,
     pub(super) failed: Vec<FailedAttempt>,
     /// The attempt that is being made.

@@ -1,4 +1,4 @@
-//! What a pool and the ordinary way to run a guest have in common.
+//! The common interface of a pool and of the ordinary way to run a guest.
 
 use std::sync::Arc;
 

@@ -43,7 +43,7 @@ impl Default for Limits {
     }
 }
 
-/// A function that is called with each death that nobody asked for.
+/// A function that is called with each [`Death`].
 pub(super) type DeathHook = Arc<dyn Fn(&Death) + Send + Sync>;
 
 /// Everything that slots and callers need to know of their pool.
@@ -63,7 +63,7 @@ pub(super) struct Settings {
     pub(super) executable: PathBuf,
     pub(super) faults: Vec<Fault>,
     pub(super) on_death: Option<DeathHook>,
-    /// The cgroup of the workers. None: that of the supervisor.
+    /// The cgroup of the workers. None: the workers stay in the supervisor's cgroup.
     pub(super) cgroup: Option<Cgroup>,
 }
 

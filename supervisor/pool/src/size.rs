@@ -13,7 +13,7 @@ use crate::host::admission::Budget;
 #[derive(Debug)]
 pub(super) struct Size {
     settings: Arc<Settings>,
-    /// Whether to check that the memory is there before a worker is started.
+    /// Whether to check that enough memory is available before a worker is started.
     admission: bool,
 }
 

@@ -11,7 +11,7 @@ use super::error::PoolError;
 use super::worker::Worker;
 use cofferdam_base::sync::lock;
 
-/// A slot. Its thread changes it; others look at it.
+/// A slot. The slot's thread records its worker and its deaths. Other threads read the slot, retire it, or kill its worker.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) index: usize,
@@ -27,7 +27,7 @@ pub(super) struct View {
     pub(super) worker: Option<Arc<Worker>>,
     /// The worker's first message, once the worker is ready.
     pub(super) hello: Option<Hello>,
-    /// Deaths that nobody asked for.
+    /// The deaths of the slot's workers: see [`Death`](super::death::Death).
     pub(super) deaths: DeathCounts,
     /// The last of these deaths in words.
     pub(super) last_death: Option<String>,
@@ -85,7 +85,8 @@ impl Slot {
         view.worker = Some(Arc::clone(worker));
     }
 
-    /// Whether the worker can be expected to end when its pipe is closed. A worker that commits its memory does not listen.
+    /// Whether the worker can be expected to end when its pipe is closed. A worker that is still committing its memory does not
+    /// read its pipe.
     pub(super) fn can_stop_by_itself(&self) -> bool {
         let view = lock(&self.view);
         view.hello.is_some() && view.worker.as_ref().is_some_and(|worker| worker.is_alive())

@@ -1,6 +1,7 @@
 //! A slot's thread: starts a worker, waits for its end, classifies the end, and starts the next worker.
 //!
-//! The thread outlives its worker. It has to: `PR_SET_PDEATHSIG` fires when the thread that started the worker ends.
+//! The thread must outlive its worker: the kernel kills a worker when the thread that started the worker ends
+//! (`PR_SET_PDEATHSIG`).
 
 use std::io;
 use std::sync::Arc;
@@ -91,14 +92,14 @@ impl SlotSupervisor {
         if is_ready {
             self.announce(Ok(()));
         }
-        // As soon as it is known how the worker ends: a caller that waits for an answer need not wait until the kernel has freed
-        // the worker's memory.
+        // Waits only until it is known how the worker ends. So a caller that waits for an answer need not wait until the kernel
+        // has freed the worker's memory.
         let early = if is_ready { exit_notice::wait(&worker) } else { None };
         let (status, kill) = match &early {
             Some(status) => (*status, worker.note_ending()),
             None => reap::wait_exit(&worker),
         };
-        // The token of a worker that died idle must not be taken.
+        // If the worker was idle, nobody may take its token any more.
         self.common.dispatcher.idle.remove_dead();
         let is_expected = self.is_stopping() || kill == Some(KillReason::Stopping);
         let death = self.classify(&worker, &status, kill.as_ref(), is_ready, refusal);
@@ -112,8 +113,8 @@ impl SlotSupervisor {
         }
         worker.announce(death.clone());
         if early.is_some() {
-            // The notice tells of the end of the main thread. A worker that somebody has taken over may have started another
-            // thread, which must not live on.
+            // The early notice reports the end of the main thread only. A worker that an attacker controls may have started
+            // another thread. That thread must end too.
             worker.kill_remains();
             reap::wait_exit(&worker);
         }
@@ -146,7 +147,7 @@ impl SlotSupervisor {
         }
     }
 
-    /// Reports a death that nobody asked for, and decides what follows.
+    /// Reports a death that is not part of stopping, and decides what follows.
     fn died(&mut self, worker: &Worker, death: &Death, is_ready: bool) -> Next {
         log_death(death);
         let is_busy = worker.is_busy();
@@ -161,7 +162,7 @@ impl SlotSupervisor {
         }
         let kind = match (is_ready, is_busy) {
             (false, _) => DeathKind::Starting,
-            // A job may have been sent to the worker before its death was seen.
+            // That a job was sent does not show that the worker had begun it: the worker may have been dead already.
             (true, true) if matches!(death.phase, Some(Phase::Running) | None) => DeathKind::Busy,
             (true, _) => DeathKind::Idle,
         };
@@ -223,7 +224,8 @@ impl SlotSupervisor {
 }
 
 impl Drop for SlotSupervisor {
-    /// A thread that panics takes its worker with it. Nobody may wait for a worker of this slot any more.
+    /// If the thread panics, this kills the slot's worker and takes the slot out of service, so that nobody waits for a worker of
+    /// this slot.
     fn drop(&mut self) {
         if !thread::panicking() {
             return;

@@ -27,7 +27,8 @@ pub(super) struct Slots {
     common: Arc<Common>,
 }
 
-/// Slots that were opened and have no ready worker yet. Removed again when this is dropped before they are kept.
+/// Slots that were opened and have no ready worker yet. Dropping this removes the slots again, unless [`Opened::keep`] was
+/// called.
 struct Opened<'a> {
     slots: &'a Slots,
     opened: Vec<Arc<Slot>>,
@@ -120,8 +121,8 @@ impl Slots {
         self.common.register.is_open()
     }
 
-    /// Stops one worker that is idle, or becomes idle within `timeout`, and removes its slot. Returns whether there was such a
-    /// worker and it is gone: its memory is free then.
+    /// Stops one worker that is idle, or becomes idle within `timeout`, and removes its slot. Returns true if there was such a
+    /// worker and its process has ended, so that its memory is free.
     pub(super) fn retire(&self, timeout: Duration) -> bool {
         const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
         let Some(mut idle) = self.common.dispatcher.take_oldest_idle(timeout) else { return false };
@@ -152,7 +153,7 @@ impl Slots {
         have_all_ended
     }
 
-    /// All slots at this moment, and the deaths in slots that were removed: together each death once.
+    /// All slots at this moment, and the counts of deaths in slots that were removed. Together they count each death once.
     pub(super) fn all_and_past(&self) -> (Vec<Arc<Slot>>, DeathCounts) {
         self.common.register.all_and_past()
     }
@@ -182,7 +183,7 @@ impl Slots {
                         return Err(StartFailure::Cancelled);
                     }
                 }
-                // A slot's thread says nothing only if it was told to end.
+                // A slot's thread ends without a message only if it was told to end.
                 Err(RecvTimeoutError::Disconnected) => return Err(StartFailure::Stopping),
             }
         }
@@ -204,9 +205,10 @@ impl Slots {
         }
     }
 
-    /// Stops every worker. Idle workers are told to stop and have until `deadline`; then every worker that is left is killed.
-    /// Returns when every process has been reaped and every thread has ended, and then true. A process that lives on for longer
-    /// than the kill timeout, as one in uninterruptible sleep may, is left to its thread, which reaps it when it ends.
+    /// Stops every worker. Idle workers are told to stop and have until `deadline`. Then every worker that is left is killed.
+    /// Returns true when every process has been reaped and every thread has ended. A process may live on for longer than the kill
+    /// timeout, for example in uninterruptible sleep. Then this returns false, and the thread of the process's slot reaps the
+    /// process when it ends.
     pub(super) fn stop(&self, deadline: Instant) -> bool {
         /// The least time that a worker has to finish its reset after it was told to stop.
         const MIN_EXIT_TIME: Duration = Duration::from_millis(500);

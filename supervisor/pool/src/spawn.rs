@@ -75,7 +75,7 @@ pub(super) fn spawn(common: &Common, slot: &Slot) -> io::Result<Spawned> {
 pub(super) fn handshake(common: &Common, slot: &Slot, spawned: Spawned) -> Handshake {
     let Spawned { worker, mut link } = spawned;
     let settings = &common.settings;
-    // If the worker is dead already, there is nothing to receive either.
+    // If sending fails, the worker is dead, and receiving fails too.
     let _ = frame::send(&mut link.requests, &settings.configure(slot.index, &common.dispatcher.layers));
     match receive_startup(&worker, &mut link, settings.start_timeout) {
         Ok(Startup::Hello(hello)) if is_sound(&hello, settings.memory.bytes) => {
@@ -110,7 +110,7 @@ pub(super) fn handshake(common: &Common, slot: &Slot, spawned: Spawned) -> Hands
     }
 }
 
-/// Waits for a worker's first message: for as long as its commit makes progress, however slow, and then for the start timeout.
+/// Waits for a worker's first message. Gives up when the worker's commit has made no progress during the start timeout.
 fn receive_startup(
     worker: &Worker,
     link: &mut Link,

@@ -1,4 +1,4 @@
-//! Jobs that a worker is running already, and the way to the threads that collect their results.
+//! Jobs that a worker is running already, and the channel to the threads that collect their results.
 
 use std::sync::Mutex;
 
@@ -21,7 +21,7 @@ pub(super) struct StartedJob {
     pub(super) completion: Completion<Result<JobResult, PoolError>>,
 }
 
-/// The way to the collector threads. Closed when the pool stops.
+/// The channel to the collector threads. Closed when the pool stops.
 #[derive(Debug)]
 pub(super) struct StartedJobs {
     collect: Mutex<Option<Sender<StartedJob>>>,
@@ -30,7 +30,7 @@ pub(super) struct StartedJobs {
 }
 
 impl StartedJobs {
-    /// The way, and where it leads.
+    /// The sending end of the channel, and the receiving end for the collector threads.
     pub(super) fn new() -> (Self, Receiver<StartedJob>) {
         let (sender, receiver) = unbounded();
         let jobs = Self {
@@ -49,12 +49,12 @@ impl StartedJobs {
             return;
         }
         let StartedJob { run, permit, completion, .. } = started;
-        // The worker ends with the attempt.
+        // Dropping the attempt closes the worker's pipes, which ends the worker.
         drop((run, permit));
         completion.complete(Err(PoolError::Draining));
     }
 
-    /// Takes no more. The jobs that were taken are still collected.
+    /// Accepts no more jobs. The jobs that were accepted before are still collected.
     pub(super) fn close(&self) {
         *lock(&self.collect) = None;
     }
@@ -63,7 +63,7 @@ impl StartedJobs {
 #[cfg(feature = "tokio")]
 pub(super) use cell::JobCell;
 
-/// Jobs in the hands of their tickets.
+/// Started jobs whose tickets collect the results themselves.
 #[cfg(feature = "tokio")]
 mod cell {
     use std::sync::{Arc, Mutex};
@@ -78,7 +78,7 @@ mod cell {
     pub(in super::super) struct JobCell(Mutex<Option<StartedJob>>);
 
     impl JobCell {
-        /// Takes the job out. None if it was taken for good.
+        /// Takes the job out. None if another thread has it: to look at it for a moment, or for good.
         pub(in super::super) fn take(&self) -> Option<StartedJob> {
             lock(&self.0).take()
         }

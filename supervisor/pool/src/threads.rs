@@ -69,7 +69,7 @@ impl PoolThread {
         self.ended.clone()
     }
 
-    /// Waits until the thread is gone. It is about to be once its work has ended.
+    /// Waits until the thread is gone. After the thread's work has ended, this takes a moment only.
     pub(super) fn join(self) {
         // The panic hook has printed a panic.
         let _ = self.handle.join();

@@ -15,8 +15,8 @@ type Outcome = Result<JobResult, PoolError>;
 ///
 /// Dropping a ticket does not stop its job.
 ///
-/// With the feature `tokio`, a ticket from a [`submit`](super::Pool::submit) within a runtime of tokio waits for the worker by
-/// the runtime's own reactor: no thread of the pool stands in between. The first poll looks for the answer for up to 50 µs,
+/// With the feature `tokio`, a ticket from a [`submit`](super::Pool::submit) within a runtime of tokio waits for the worker
+/// through the runtime's own reactor. No thread of the pool takes part. The first poll looks for the answer for up to 50 µs,
 /// because a short job is done sooner than a sleeping thread wakes up. While such a ticket is held and not polled, a thread of
 /// the pool takes the job over as soon as another job waits for a worker, and at the latest after about a second.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Ticket {
         ticket
     }
 
-    /// Lets the ticket collect the result of its job itself.
+    /// Returns the ticket, which now collects the result of its job itself.
     #[cfg(feature = "tokio")]
     pub(super) fn collects(mut self, in_flight: InFlight) -> Self {
         self.in_flight = Some(in_flight);

@@ -73,8 +73,8 @@ impl Uncommitted {
 }
 
 impl Runner for Uncommitted {
-    /// Runs `job` in this thread. The measured time starts when the input is in place, which costs nothing within one process, and
-    /// ends when the instance is dropped.
+    /// Runs `job` in this thread. The measured time begins after the input was put in place. It ends after the instance was
+    /// dropped and the output was copied.
     fn call(&self, job: &Job) -> Result<JobResult, PoolError> {
         lock(&self.runtime).run(job)
     }

@@ -21,8 +21,8 @@ use super::failed_attempt::WorkerInfo;
 use super::result_buffer::ResultBuffer;
 use cofferdam_base::sync::lock;
 
-/// How long a worker may take from closing its pipe to its end. A process that crashes closes its pipes last, so it takes next
-/// to no time.
+/// How long a worker may take from closing its pipe to its end. A process that crashes closes its pipes last, so its end follows
+/// almost at once.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A worker process. Shared by the thread of its slot, which waits for its death, and by whoever runs a job on it.
@@ -152,7 +152,8 @@ impl Worker {
     fn wait_for_death(&self, timeout: Duration) -> Option<Death> {
         self.death.1.recv_timeout(timeout).ok().or_else(|| {
             self.kill(KillReason::Violation("the worker closed its pipe and did not exit".to_owned()));
-            // Uninterruptible sleep in the kernel can outlast SIGKILL. The slot waits for that; the job does not.
+            // A process in uninterruptible sleep can live on after SIGKILL. The slot waits for the end of the process; the job
+            // does not.
             self.death.1.recv_timeout(timeout).ok()
         })
     }
@@ -217,7 +218,7 @@ impl Link {
     }
 }
 
-/// The token of an idle worker. It can only be moved: whoever has it may use the worker, and nobody else.
+/// The token of an idle worker. The token cannot be copied. Only the owner of the token may use the worker.
 ///
 /// A token is put back only after an answer that proves the worker sound. A worker that failed cannot be put back:
 /// [`IdleWorker::kill`] and [`IdleWorker::wait_exit`] consume the token.

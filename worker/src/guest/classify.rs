@@ -19,8 +19,8 @@ pub(super) fn classify(error: &wasmtime::Error, grow_refused: bool) -> Option<(G
     Some((verdict, format!("{trap}{}", place(error))))
 }
 
-/// Whether an instance that could not be prepared ahead of its job can be tried again with the job: because the guest failed, or
-/// because it needs the job.
+/// Whether an instance that could not be prepared ahead of its job is to be made again when the job arrives. True if the guest
+/// failed, or if its start function needs the job.
 pub(super) fn may_be_retried_with_job(error: &wasmtime::Error) -> bool {
     matches!(error.downcast_ref::<GuestFault>(), Some(GuestFault::NoJobYet))
         || classify(error, false).is_some()

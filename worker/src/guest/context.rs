@@ -59,7 +59,8 @@ impl ResourceLimiter for Context {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        // The slab itself refuses to grow exactly at its limit.
+        // For the slab, `memory_limit` is none: the slab itself refuses to grow above its limit, and `memory_grow_failed` records
+        // that.
         let granted = self.memory_limit.is_none_or(|limit| desired <= limit);
         self.grow_refused |= !granted;
         Ok(granted)

@@ -1,8 +1,8 @@
 //! The message that a guest flushes: protobuf `KeyValueFlush { repeated bytes list = 1 }`, keys and values in turn.
 //!
-//! It is decoded in the guest's memory, and nothing is allocated. A message may be as large as that memory, and a worker has no other
-//! committed memory of that size. With a decoder that copies, a large flush would succeed on a large host and kill the worker on a
-//! small one.
+//! The message is decoded in place, in the guest's memory, and nothing is allocated. A message may be as large as that memory,
+//! and a worker has no other committed memory of that size. With a decoder that copies, a large flush would succeed on a large
+//! host and kill the worker on a small one.
 
 use cofferdam_protocol::writes;
 

@@ -1,4 +1,5 @@
-//! One instance for one job. It is prepared before the job arrives, unless the guest could see the difference.
+//! One instance for one job. The instance is prepared before the job arrives, unless the guest's start function calls an import
+//! or fails.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -170,7 +171,8 @@ impl Guest {
         Ok(GuestResult { verdict, detail, output, exec, memory_bytes, fuel_used })
     }
 
-    /// A store with all limits set, before any code of the guest runs, its start function included.
+    /// A wasmtime store with all limits set. The limits are set before any code of the guest runs, and so before its start
+    /// function runs.
     fn store(&self) -> Result<Store<Context>, GuestError> {
         let mut store =
             Store::new(&self.engine, Context::new(self.exported_memory.clone(), self.memory_limit));

@@ -9,7 +9,7 @@ use super::flush;
 
 /// The output arena, and how much of it the job has filled.
 ///
-/// The output grows from the start of the arena up to the limit. The log has the [`MAX_LOG_BYTES`] behind the limit.
+/// The output grows from the start of the arena up to the limit. The log begins at the limit, and has at most [`MAX_LOG_BYTES`].
 #[derive(Debug)]
 pub struct OutputBuffer {
     sink: OutputSink,

@@ -23,7 +23,8 @@ pub fn limit() -> Option<u64> {
     (soft != rlim_t::MAX).then_some(soft)
 }
 
-/// The continuation of "cannot allocate memory" if addresses are limited: `; …`; otherwise nothing.
+/// The text to append to "cannot allocate memory" if addresses are limited. It begins with `; `. Empty if addresses are not
+/// limited.
 pub(super) fn hint() -> String {
     limit().map_or_else(String::new, |bytes| {
         format!(

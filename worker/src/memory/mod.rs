@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Compiled code has no bounds checks for a 32-bit memory. So every access from `memory.size` to 4 GiB, and to the guard behind,
-//! must fault. Closing a range with `mprotect(PROT_NONE)` does not free its pages. So all bytes up to the limit stay resident
-//! whatever the guest does, and to grow the memory is to open a larger part of it.
+//! must fault. Closing a range with `mprotect(PROT_NONE)` does not free its pages. So all bytes up to the limit stay resident,
+//! whatever the guest does. Growing the memory only opens a larger part of these bytes.
 //!
 //! In order of use: `page` (the host's page size), `reservation` (addresses), `open_memory` (the proof that memory may be
 //! accessed), `residency` (what is resident), [`address_space`] (how many addresses a process may reserve), `commit`, `tracking`

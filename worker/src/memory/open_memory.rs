@@ -21,8 +21,8 @@ pub(super) struct OpenMemory<'a> {
 }
 
 impl<'a> OpenMemory<'a> {
-    /// Opens `range`. The exclusive borrow keeps everybody else away from the reservation: whoever has handed out its
-    /// addresses shares it, and cannot borrow it exclusively.
+    /// Opens `range`. The exclusive borrow proves that nobody else uses the reservation: a reservation whose addresses were
+    /// handed out is shared, so it cannot be borrowed exclusively.
     ///
     /// # Errors
     /// The error of mprotect(2).
@@ -65,7 +65,7 @@ impl<'a> OpenMemory<'a> {
         unsafe { address.write_bytes(0, length) }
     }
 
-    /// As [`Self::zero`], past the caches: for when much is zeroed at once.
+    /// As [`Self::zero`], but bypasses the caches. Use it when many bytes are zeroed at once.
     pub(super) fn stream_zeros(&mut self, range: Range<usize>) {
         let (address, length) = self.locate(range);
         // SAFETY: the bytes are open and nobody else accesses them, by the invariant of this type.

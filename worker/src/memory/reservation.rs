@@ -71,7 +71,7 @@ impl Reservation {
         // SAFETY: no address is given, so the kernel picks a free range and replaces no mapping of this process.
         let mapped = unsafe { mmap_anonymous(None, length, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) }?;
         let padding = mapped.as_ptr().cast::<u8>().align_offset(HUGE_PAGE_BYTES);
-        // SAFETY: the padding is less than HUGE_PAGE_BYTES, and the mapping is that much longer than what follows the base.
+        // SAFETY: the padding is less than HUGE_PAGE_BYTES, and the mapping is HUGE_PAGE_BYTES longer than `bytes` and the guard.
         let base = unsafe { mapped.cast::<u8>().add(padding) };
         Ok(Self { mapped, mapped_bytes, base, bytes })
     }
@@ -94,7 +94,7 @@ impl Reservation {
     /// Makes `range` readable and writable.
     ///
     /// # Panics
-    /// If `range` is not within the reservation. So do the other functions that take a range.
+    /// If `range` is not within the reservation. The other functions that take a range panic in the same case.
     pub(super) fn open(&self, range: Range<usize>) -> io::Result<()> {
         self.protect(range, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
     }
@@ -124,8 +124,9 @@ impl Reservation {
         }
         let (address, length) = self.locate(range);
         // SAFETY: the range is inside the reservation. If it is closed, a guest's access faults, and compiled code relies on
-        // that. References of the host into the range come only from an `OpenMemory`. While one lives that was made from
-        // `&mut Reservation`, nobody else can call this; for any other, its maker vouches that the range stays open.
+        // that. References of the host into the range come only from an `OpenMemory`. `OpenMemory::open` borrows the reservation
+        // exclusively, so nobody else can call this while its result lives. The caller of `OpenMemory::assume` vouches that the
+        // range stays open while the result lives.
         unsafe { mprotect(address.cast(), length, protection) }?;
         Ok(())
     }

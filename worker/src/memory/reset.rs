@@ -2,9 +2,10 @@
 //!
 //! There are two ways, and each chunk of 16 KiB is reset in one of them. A **dense** chunk is overwritten with zeros, whether or
 //! not it was written. A **tracked** chunk is write-protected by the kernel ([`super::tracking`]): its written pages are found,
-//! zeroed, and protected again. They are zeroed first, because zeroing a protected page would fault a second time. A written
-//! page of a tracked chunk costs a fault and a part of the search, together 2 to 3 µs, which is more than zeroing 16 KiB. So
-//! tracking is for chunks that are *not* written, and a chunk that is written again and again becomes dense.
+//! zeroed, and protected again. The pages are zeroed before they are protected, because zeroing a protected page would fault a
+//! second time. Each written page of a tracked chunk costs a fault and a part of the search. Together they take 2 to 3 µs, which
+//! is more than zeroing 16 KiB. So tracking pays only for chunks that are *not* written. A chunk that is written again and again
+//! becomes dense.
 //!
 //! ```text
 //!            three pages written since the last check (the number of clean checks that it needs then doubles)
@@ -13,11 +14,12 @@
 //!            all zeros at the needed number of checks in a row (at first one)
 //! ```
 //!
-//! All chunks begin dense. A check happens at the first reset and then at every eighth, or at every 64th once no chunk changes.
-//! At a check, dense chunks are read before they are zeroed. A chunk that is all zeros was not used. So no chunk that a module
-//! writes in every block is ever protected. Protecting a part of a huge page splits the huge page. So if nearly all chunks of a
-//! huge page are dense, all of them are made dense. Without tracking all chunks stay dense, and all of `[0, memory.size)` is
-//! zeroed. That is correct on every host, and slow only for a module that has far more memory than it writes.
+//! All chunks begin dense. A check happens at the first reset. While chunks change, the next check follows eight resets later.
+//! After each check that changes no chunk, this interval doubles, up to 64 resets. At a check, dense chunks are read before they
+//! are zeroed. A chunk that is all zeros was not used. So no chunk that a module writes in every block is ever protected.
+//! Protecting a part of a huge page splits the huge page. So if fewer than a quarter of the chunks of a huge page could be
+//! tracked, all of them are made dense. Without tracking all chunks stay dense, and all of `[0, memory.size)` is zeroed. That is
+//! correct on every host, and slow only for a module that has far more memory than it writes.
 
 use std::ops::Range;
 
@@ -26,7 +28,7 @@ use super::streaming::STREAM_FROM_BYTES;
 use super::tracking::{Tracker, TrackingError};
 use crate::process::stderr::log_stderr;
 
-/// Bytes in a chunk. Must divide a page of WebAssembly, and hold a page of the host.
+/// Bytes in a chunk. Must divide a page of WebAssembly, and must not be smaller than a page of the host.
 pub(super) const CHUNK_BYTES: usize = 16 << 10;
 
 /// A memory up to this size is always zeroed whole: that takes no longer than asking the kernel.
@@ -46,7 +48,8 @@ const MAX_CLEAN_CHECKS: u8 = 8;
 /// Chunks in a huge page.
 const GROUP_CHUNKS: usize = (2 << 20) / CHUNK_BYTES;
 
-/// Fewer chunks of one huge page than this are not tracked if its other chunks are dense: splitting the huge page costs more.
+/// If some chunks of a huge page stay dense, the others are tracked only if there are at least this many of them. For fewer
+/// chunks, splitting the huge page costs more than tracking saves.
 const MIN_TRACKED: usize = GROUP_CHUNKS / 4;
 
 /// Up to this many runs of written pages are protected again one by one, without looking for a cheaper way.

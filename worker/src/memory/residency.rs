@@ -16,7 +16,7 @@ use super::reservation::Reservation;
 /// Bytes per request. The answer has one byte for each page, so the buffer has 16 KiB for 4 KiB pages.
 const CHUNK_BYTES: usize = 64 << 20;
 
-/// The kernel reports in neither way what is resident.
+/// Neither mincore(2) nor the page map reports what is resident.
 #[derive(Error)]
 #[error("the kernel does not report what is resident: mincore: {mincore}; /proc/self/pagemap: {pagemap}")]
 pub struct ResidencyUnknown {

@@ -7,8 +7,8 @@
 
 use std::ptr::NonNull;
 
-/// Number of bytes zeroed at once from which streaming is faster. With 260 MiB of last-level cache, zeroing and then writing
-/// takes equally long either way somewhere between 64 and 128 MiB; with less cache, at fewer bytes.
+/// From this number of bytes on, streaming is faster. With 260 MiB of last-level cache, zeroing memory and then writing to it
+/// takes equally long with both kinds of stores at some size between 64 and 128 MiB. With less cache, that size is smaller.
 pub(super) const STREAM_FROM_BYTES: usize = 128 << 20;
 
 /// Writes zeros over `length` bytes from `address`, whatever its alignment.

@@ -1,6 +1,6 @@
 //! Checking a module, by its declarations and the kinds of its operations, before anything is compiled or committed.
 //!
-//! Each refusal says what the module declares, why that cannot run here, and what can.
+//! Each refusal says what the module declares, why such a module cannot run here, and which modules can.
 //!
 //! [`HostDependentOperation`] (`host_dependent`) describes operations whose results differ between hosts.
 
@@ -125,8 +125,8 @@ pub fn to_binary(source: &[u8]) -> Result<Vec<u8>, ModuleError> {
     }
 }
 
-/// Checks that a worker with `limit` bytes of memory can run a binary module, by its declarations, and that the module has no
-/// operation whose result differs between hosts.
+/// Checks two things of a binary module. By its declarations, a worker with `limit` bytes of memory can run the module. And the
+/// module has no operation whose result differs between hosts.
 ///
 /// Function bodies are not validated. The compiler validates them, in a process of its own.
 ///

@@ -1,5 +1,5 @@
-//! Holding the liveness lock of the status page ([`cofferdam_protocol::status`]), by which the supervisor learns of this process's
-//! end before the kernel has freed its memory.
+//! Holding the liveness lock of the status page ([`cofferdam_protocol::status`]), by which the supervisor learns of this
+//! process's end before the kernel has freed the process's memory.
 #![allow(unsafe_code, reason = "a robust mutex in shared memory")]
 
 use std::io;

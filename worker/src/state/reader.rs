@@ -71,7 +71,7 @@ impl StateReader {
         hash.ok_or_else(|| StateError::NoProfile { path: self.path.to_path_buf() })
     }
 
-    /// The parts of that profile; none in a store that was made before stores kept them.
+    /// The parts of the profile of the results in the store; none in a store that was made before stores kept these parts.
     ///
     /// # Errors
     /// [`StateError::Read`].

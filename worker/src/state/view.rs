@@ -13,7 +13,7 @@ use cofferdam_protocol::message::Call;
 use super::error::StateError;
 use super::reader::Snapshot;
 
-/// Values longer than this are looked up twice: to copy them would cost more.
+/// A longer value is not kept. It is looked up twice, which costs less than copying it.
 const MAX_KEPT_BYTES: usize = 4096;
 
 /// The layers of a job over the store's state, newest first.

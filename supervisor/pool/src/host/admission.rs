@@ -1,8 +1,8 @@
 //! Whether there is enough memory for the workers, checked before any of them is started.
 //!
 //! A worker that does not get its memory exits with code 137 after seconds of committing, and the kernel may kill another process
-//! meanwhile. The numbers are known before, so they are compared before, and the error says them. This is a check and not a
-//! reservation: another process can take the memory before the workers do, and then the commit fails.
+//! meanwhile. The numbers are known before the start. So they are compared before the start, and the error states them. This is a
+//! check and not a reservation: another process can take the memory before the workers do, and then the commit fails.
 
 use std::fmt;
 use std::fs;
@@ -123,8 +123,8 @@ pub enum AdmissionError {
 cofferdam_protocol::debug_as_display!(AdmissionError);
 
 impl Budget {
-    /// Reads /proc/meminfo and `cgroup`, by default the cgroup of this process. What cannot be read does not limit: the pool must not
-    /// refuse to start on a host that hides its figures, and the commit proves the memory in any case.
+    /// Reads /proc/meminfo and `cgroup`, by default the cgroup of this process. A figure that cannot be read does not limit the
+    /// pool: the pool must not refuse to start on a host that hides its figures, and the commit proves the memory in any case.
     #[must_use]
     pub fn read(cgroup: Option<&Cgroup>) -> Self {
         let cgroup = cgroup.cloned().or_else(|| Cgroup::discover().ok());
@@ -142,7 +142,7 @@ impl Budget {
     /// Checks that there is enough memory for `need` now.
     ///
     /// # Errors
-    /// If there is not: whether the host or the cgroup has less left, and the numbers.
+    /// If there is not enough memory. The error says whether the host or the cgroup has less left, and states the numbers.
     pub fn fits(&self, need: &Need) -> Result<(), AdmissionError> {
         let available = self.available();
         if need.total() <= available {

@@ -80,8 +80,8 @@ fn strict(need: &Need, limit: Option<u64>, charged: Option<u64>) -> Finding {
     Finding::new("overcommit", level, value, meaning)
 }
 
-/// Whether `--mlock` would work, which locks a worker's memory and its arenas. Tried by locking a reservation of that size that has no
-/// pages. The size includes a small part of a worker's memory that `--mlock` does not lock.
+/// Whether `--mlock` would work. That option locks a worker's memory and its arenas. This function tries to lock a mapping of
+/// that size that has no pages. The size includes a small part of a worker's memory that `--mlock` does not lock.
 pub(super) fn mlock(need: &Need) -> Finding {
     let bytes = need.memory_bytes.saturating_add(need.overhead_bytes);
     let memory = Bytes(bytes);

@@ -11,7 +11,7 @@ use cofferdam_base::size::Bytes;
 
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 
-/// How much memory is populated to look for huge pages, in bytes: two pages of the usual 2 MiB, which nobody notices.
+/// How much memory is populated to look for huge pages, in bytes: two huge pages of the usual 2 MiB.
 const SAMPLE: usize = 4 << 20;
 
 /// Whether memory that asks for huge pages gets them.

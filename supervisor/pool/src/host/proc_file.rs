@@ -37,7 +37,8 @@ impl<'t> Stat<'t> {
         Some(Self { fields: line.rsplit_once(')')?.1.split_ascii_whitespace().collect() })
     }
 
-    /// The field with this number in the manual page, at least 3. None if the line is too short, or the field no such value.
+    /// The field with this number in the manual page, at least 3. None if the line is too short, or if the field does not parse
+    /// as `T`.
     pub(crate) fn field<T: FromStr>(&self, number: usize) -> Option<T> {
         self.fields.get(number.checked_sub(3)?)?.parse().ok()
     }

@@ -131,7 +131,7 @@ fn parent(own: &Cgroup) -> Result<PathBuf, ChildError> {
     }
     match move_into_child(own) {
         Ok(()) => Ok(own.dir.clone()),
-        // As a sibling: the limit of this process's cgroup does not apply there.
+        // The child becomes a sibling of this process's cgroup, so the limit of that cgroup does not apply to the child.
         Err(error) => match own.dir.parent() {
             Some(parent) if delegates_memory(parent) && eaccess(parent, AccessFlags::W_OK).is_ok() => {
                 Ok(parent.to_owned())
