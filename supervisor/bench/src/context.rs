@@ -35,7 +35,7 @@ impl Bench<'_> {
         Ok(self.builder(module).build_uncommitted(None)?)
     }
 
-    /// Nanoseconds of a memset over all resident memory, once a round. A design that zeroes all memory pays this
+    /// Nanoseconds of a memset over all resident memory, once in each round. A design that zeroes all memory needs this time
     /// for every block.
     pub(crate) fn zeroing_nanos(&self) -> Result<Vec<u64>, BenchError> {
         self.doing(format!("memset of {}", self.args.memory));
@@ -45,7 +45,7 @@ impl Bench<'_> {
     }
 }
 
-/// Runs `job`, which has to complete: the time of a failed job is not a figure.
+/// Runs `job`, which has to complete: the time of a failed job is no measurement.
 pub(crate) fn completed(runner: &impl Runner, job: &Job) -> Result<JobResult, BenchError> {
     let result = runner.call(job)?;
     match result.verdict.is_completed() {

@@ -24,10 +24,10 @@ pub enum BenchError {
     /// The chain failed.
     #[error(transparent)]
     Chain(#[from] ChainError),
-    /// The bundled blocks failed.
+    /// The bundled blocks could not be read.
     #[error(transparent)]
     Blocks(#[from] BlockError),
-    /// There are no bundled blocks: a defect.
+    /// There are no bundled blocks. This is a defect of the program.
     #[error("internal error: this program has no bundled blocks")]
     NoBlocks,
     /// A file could not be written.
@@ -38,10 +38,10 @@ pub enum BenchError {
         /// What the system said.
         source: io::Error,
     },
-    /// Something of the system failed.
+    /// An operation of the system failed.
     #[error("{what}: {source}")]
     Io {
-        /// What it was.
+        /// The operation.
         what: &'static str,
         /// What the system said.
         source: io::Error,

@@ -11,9 +11,9 @@ pub(super) struct Figure {
     pub(super) section: &'static str,
     pub(super) case: String,
     pub(super) ours: Spread,
-    /// The ratio is to the first alternative.
+    /// The alternatives. The main ratio of the figure is the ratio to the first alternative.
     pub(super) beside: Vec<Beside>,
-    /// The unit that one sample consists of, and how many of them: `("page", 1000)`.
+    /// The unit that one sample consists of, and the number of units in a sample, for example `("page", 1000)`.
     pub(super) each: Option<(&'static str, u32)>,
 }
 
@@ -75,7 +75,7 @@ impl Figure {
     }
 }
 
-/// Serialises alternatives as an object, by name.
+/// Serialises alternatives as an object whose keys are the names of the alternatives.
 struct ByName<'a, F>(&'a [Beside], F);
 
 impl<T: Serialize, F: Fn(&Beside) -> T> Serialize for ByName<'_, F> {
@@ -89,8 +89,8 @@ impl<T: Serialize, F: Fn(&Beside) -> T> Serialize for ByName<'_, F> {
 }
 
 impl Serialize for Figure {
-    /// `{section, case, ours_us, beside: {name: us}, ratio}` at the medians, then the details: the ratio to each
-    /// alternative, and the spread of each.
+    /// The medians as `{section, case, ours_us, beside: {name: us}, ratio}`, followed by the details: the ratio to each
+    /// alternative, the time of one unit, and the spreads of the figure and of each alternative.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut line = serializer.serialize_struct("Figure", 9)?;
         line.serialize_field("section", self.section)?;

@@ -1,4 +1,4 @@
-//! The measured guests, as text.
+//! The guests that are measured, as WebAssembly text.
 
 /// Flushes an empty list.
 pub(super) const EMPTY: &str = r#"(module
@@ -27,8 +27,8 @@ pub(super) const READER: &str = r#"(module
       (br $next)))
     (call $flush (i32.const 8))))"#;
 
-/// Reads, changes and writes words of its memory in an order that a processor cannot predict. The block holds the number of words.
-/// `PAGES` is a power of two.
+/// Reads, changes and writes words of its memory in an order that a processor cannot predict. The block holds the number of
+/// words. `PAGES` is a power of two.
 pub(super) const SCATTERED: &str = r#"(module
   (import "env" "__load_input" (func $load_input (param i32)))
   (import "env" "__flush" (func $flush (param i32)))
@@ -79,7 +79,8 @@ pub(super) const WRITER: &str = r#"(module
       (br $next)))
     (call $flush (i32.const 8))))"#;
 
-/// Reads values: of each the length, then the bytes. The block holds the number of values, the first key, and the distance between keys.
+/// Reads values. For each value, it reads the length and then the bytes. The block holds the number of values, the number of
+/// the first key, and the distance between keys.
 pub(super) const READS: &str = r#"(module
   (import "env" "__load_input" (func $load_input (param i32)))
   (import "env" "__get_len" (func $get_len (param i32) (result i32)))

@@ -1,4 +1,4 @@
-//! Draws figures as SVG: one file a section, with a bar for the figure and for each alternative on a logarithmic scale.
+//! Draws figures as SVG: one file for each section. Each figure and each alternative has a bar on a logarithmic scale.
 
 use std::fs;
 use std::path::Path;

@@ -1,10 +1,14 @@
 //! Cofferdam: a process-isolated pool of committed-memory WebAssembly workers.
 //!
-//! This crate brings the parts together and holds the command `cofferdam`. Each part is a crate of its own and can be used without the
-//! others. From the ground up: [`pool`] (worker processes, their memory, deaths and replacement; [`pool::host`] says what this
-//! machine grants), [`store`] (the state, with [`snapshot`]s and a [`tree`] for proofs), [`chain`] (blocks from files, checked,
-//! and the pipeline that runs and commits them), [`http`] (the pool as a service), [`node`] (an indexer that follows a Bitcoin
-//! node), and [`harness`] for tests of modules and runtimes.
+//! This crate re-exports the parts of Cofferdam and contains the command `cofferdam`. Each part is a separate crate. A part
+//! uses only parts that come before it in this list:
+//!
+//! - [`pool`]: worker processes, their memory, deaths and replacement. [`pool::host`] says what this machine grants.
+//! - [`store`]: the state, with [`snapshot`]s and a [`tree`] for proofs.
+//! - [`chain`]: checked blocks from files, and the pipeline that runs and commits them.
+//! - [`http`]: the pool as a service.
+//! - [`node`]: an indexer that follows a Bitcoin node.
+//! - [`harness`]: tests of modules and runtimes.
 //!
 //! | feature | what it adds |
 //! |---|---|
@@ -13,7 +17,7 @@
 //! | `node` | [`chain`], [`store`] and [`node`], with `http` |
 //! | `cli` | the command, with everything above |
 //!
-//! All are on by default.
+//! All features are on by default.
 //!
 //! An embedding program calls [`init`] first in its `main`, because workers are this same executable started again.
 //! A test binary has no `main` of its own: it uses [`enable_test_support!`].

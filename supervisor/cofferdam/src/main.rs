@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // First of all: this executable is also the workers'.
+    // This comes first, because workers are this same executable started again.
     cofferdam::init();
     cofferdam::cli::main()
 }

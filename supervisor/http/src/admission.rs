@@ -1,10 +1,10 @@
 //! Admission control: which request may run a job now, which one waits, and which one is refused.
 //!
-//! At most as many requests run at a time as there are workers for them. The others wait in two queues, one for blocks and
+//! As many requests run at a time as there are workers for requests. Further requests wait in two queues, one for blocks and
 //! one for views. Free workers go to the two queues in turn, so neither kind of job starves the other. The number of
-//! waiting requests is limited. Each queue may always use half of that limit: if one queue fills more than its half, a
-//! request for the other queue takes the slot of the request that came last. No request waits longer than its `max_wait`: a
-//! client that cannot be served in time learns so while it is still cheap to try another server.
+//! waiting requests is limited. Half of this limit is always available to each queue: if one queue has filled more than its
+//! half, a new request for the other queue takes the slot of the newest request in the full queue. No request waits longer than
+//! its `max_wait`: a client that cannot be served in time hears this early enough to try another server.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
@@ -16,7 +16,7 @@ use super::primitives::{Arc, Condvar, Mutex, MutexGuard, oneshot, timeout};
 /// Why a request was not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejection {
-    /// As many requests are waiting as may.
+    /// The limit on waiting requests is reached.
     QueueFull,
     /// No worker became free within the request's `max_wait`.
     TimedOut,
@@ -157,8 +157,8 @@ impl Admission {
         self.lock().waiting() >= self.0.limit
     }
 
-    /// Seconds after which a refused client may find a free slot: the time that the requests of this moment will take,
-    /// between 1 and 60.
+    /// Seconds after which a refused client may find a free slot, between 1 and 60: the time that all requests which wait or
+    /// run now will take.
     pub(crate) fn retry_after(&self) -> u64 {
         const MAX_SECONDS: f64 = 60.0;
         let state = self.lock();
@@ -180,7 +180,7 @@ impl Admission {
         {
             state.running += 1;
             if let Err(permit) = waiter.permit.send(Permit::new(self)) {
-                // The request has gone away. Dropping its permit here would lock the state again.
+                // The request does not wait any more. Dropping its permit here would lock the state a second time.
                 permit.forget();
                 state.running -= 1;
             }

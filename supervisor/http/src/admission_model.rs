@@ -1,6 +1,6 @@
-//! A model of admission control, like the models of the pool. shuttle runs it under many orders of its threads and checks:
-//! no waiting request is forgotten, no more requests run than the capacity allows, and a permit for a request that has just
-//! gone away passes to the next one.
+//! Tests of admission control with the crate shuttle, like the tests in the pool. shuttle runs the threads of a test in many
+//! orders. The tests check that no waiting request is forgotten, that no more requests run than the capacity allows, and that
+//! a permit passes to the next request if its own request has just stopped waiting.
 
 use std::time::Duration;
 

@@ -8,8 +8,8 @@ use crate::health::Readiness;
 use crate::server::Listener;
 use crate::service::Service;
 
-/// Answers agent checks on `listener` until the returned future is dropped. The line has the state of `service` and, as the
-/// server's weight, the share of its workers that are ready.
+/// Answers agent checks on `listener` until the returned future is dropped. The line names the state of `service`. In the
+/// state `up`, it also names the weight of the server: the percentage of workers that are ready.
 ///
 /// # Panics
 /// Outside of a tokio runtime.
@@ -19,7 +19,7 @@ pub async fn agent(listener: impl Into<Listener>, service: Service) {
     let mut listener = listener.into();
     loop {
         let Ok(mut stream) = listener.accept().await else {
-            // The process may be out of file descriptors. No event tells when one is free again, so this is a real pause.
+            // The process may be out of file descriptors. No event tells when one is free again, so this wait is fixed.
             tokio::time::sleep(BACKOFF).await;
             continue;
         };

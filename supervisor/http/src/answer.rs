@@ -11,8 +11,8 @@ use cofferdam_protocol::verdict::Verdict;
 use crate::job_kind::JobKind;
 use cofferdam_pool::{FailedAttempt, JobOutput, JobResult, Quarantined, WorkerInfo};
 
-/// The answer to one request. It may be kept for its `Idempotency-Key`, so it holds copies of figures and nothing of the
-/// worker itself.
+/// The answer to one request. It may be kept for its `Idempotency-Key`, so it holds copies of the measurements and no resource of
+/// the worker.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) kind: JobKind,
@@ -90,7 +90,7 @@ impl Answer {
         }
     }
 
-    /// The answer to a block that the application ran itself. It has no output: the application keeps the output.
+    /// The answer to a block that the application ran without this service. It has no output, because the application keeps it.
     pub(crate) fn of_block(height: u32, digest: Option<Hash>, result: &JobResult) -> Self {
         Self {
             kind: JobKind::Block,

@@ -1,9 +1,10 @@
-//! Reads the body of a request piece by piece. Each piece is held once, until it is copied into a worker's arena.
+//! Reads the body of a request piece by piece. Only one copy of each piece is held, until the piece is copied into the memory
+//! that a worker reads.
 //!
-//! Three limits hold at any time: the bytes of one body, the time that one body takes to arrive, and the bytes of all bodies and
-//! responses together ([`MemoryBudget`]).
+//! There are three limits: on the bytes of one body, on the time that one body takes to arrive, and on the bytes of all bodies
+//! and responses together ([`MemoryBudget`]).
 //!
-//! An application with routes of its own reads its bodies with [`read_body`] and has the same limits.
+//! An application with its own routes can read bodies with [`read_body`]. The same limits then apply.
 
 use std::time::Duration;
 
@@ -88,7 +89,7 @@ pub(crate) struct ReceivedBody {
     pub(crate) reservation: Reservation,
 }
 
-/// Refuses a body with a `Content-Encoding`: the guest would receive the compressed bytes, not those that the client meant.
+/// Refuses a body with a `Content-Encoding`: the guest would receive the compressed bytes, and not the bytes before compression.
 pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), BodyError> {
     match headers.get(header::CONTENT_ENCODING) {
         Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => {
@@ -119,7 +120,8 @@ pub(crate) async fn receive_input(
 /// for as long as the pieces are kept.
 ///
 /// # Errors
-/// [`BodyError`], but never [`BodyError::Encoded`]: the headers are the caller's. Some pieces may have been passed on by then.
+/// [`BodyError`], but never [`BodyError::Encoded`], because the caller checks the headers. `receive` may have been called for
+/// some pieces before the error.
 ///
 /// # Panics
 /// Outside of a tokio runtime with timers.

@@ -1,4 +1,4 @@
-//! Calls from within the process: an application asks for jobs, in the same queue as the requests of HTTP clients.
+//! Jobs that an application in the same process runs. They wait in the same queue as the requests of HTTP clients.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::request::Request;
 use crate::service::{Inner, Service};
 use cofferdam_pool::{Input, JobResult, StateLayer};
 
-/// A job that the application asks for. It waits in the queue of the views, also if it is a block.
+/// A job that the application runs. It waits in the queue of the views, even if it is a block.
 #[derive(Clone, Debug)]
 pub struct Call {
     /// The height that the guest is told.
@@ -27,7 +27,7 @@ pub struct Call {
     pub input: Vec<u8>,
     /// State that lies over the store, newest first. [`Pool::layer`](cofferdam_pool::Pool::layer) makes layers.
     pub layers: Vec<StateLayer>,
-    /// The newest height of the store that the guest sees below `layers`. None for the newest of all.
+    /// The newest height of the store that the guest sees below `layers`. None for the newest height that the store has.
     pub base: Option<u32>,
 }
 
@@ -83,7 +83,7 @@ impl Service {
             return Err(CallRejection::InputTooLarge { limit });
         }
         let Call { height, export, input, layers, base } = call;
-        // Only the digest depends on the hash of the input, and a call is not told its digest.
+        // Only the digest depends on the hash of the input, and a `CallAnswer` has no digest.
         let body = ReceivedBody {
             input: Input::from(input),
             sha256: Hash([0; 32]),
@@ -100,8 +100,9 @@ impl Service {
         }
     }
 
-    /// Counts a block that the application ran on the pool itself, in the metrics, the history and the recent jobs of the status.
-    /// `digest` is the chained digest after the block, if the verdict is the guest's.
+    /// Counts a block that the application ran on the pool without this service. The block appears in the metrics, the history
+    /// and the recent jobs of the status. `digest` is the digest of the chain after the block, if the verdict is a guest
+    /// verdict.
     pub fn record_block(&self, height: u32, digest: Option<Hash>, result: &JobResult) {
         self.0.record_answer(&Answer::of_block(height, digest, result));
         self.0.record_reset(result);

@@ -1,6 +1,6 @@
-//! The two text formats of `/metrics`. Metrics are written as OpenMetrics 1.0. Clients that do not ask for it get
-//! Prometheus' older format 0.0.4, in which a counter is declared by the name of its sample and the type `info` does not
-//! exist.
+//! The two text formats of `/metrics`. Metrics are written as OpenMetrics 1.0. Clients that do not ask for OpenMetrics get
+//! Prometheus' older format 0.0.4. In the older format, the declaration of a counter has the suffix `_total`, and the type
+//! `info` does not exist.
 
 use axum::http::HeaderValue;
 

@@ -53,7 +53,7 @@ pub(crate) struct Readiness {
     failed_slots: Vec<String>,
     ready: usize,
     workers: usize,
-    /// How many requests may wait, if as many are waiting.
+    /// The limit on waiting requests, if it is reached.
     full_queue: Option<usize>,
     /// How much memory the first pool has committed.
     progress: String,
@@ -119,8 +119,8 @@ impl Readiness {
         checks
     }
 
-    /// Fails when every slot was given up: only then does a restart help. Such a process ends by itself. The check is for a
-    /// process that hangs instead.
+    /// Fails when every slot was given up: only in this case does a restart help. `cofferdam serve` then ends by itself. This
+    /// check is for a process that hangs instead of ending.
     fn live_checks(&self) -> Vec<Check> {
         let all_failed = self.ready == 0 && self.failed_slots.len() >= self.workers.max(1);
         vec![Check::new("workers", all_failed.then(|| "every slot was given up".to_owned()))]
@@ -169,7 +169,7 @@ impl Readiness {
                 )
             }
             Phase::Draining | Phase::Closing => "drain\n".to_owned(),
-            // Requests that still come are answered, but other servers answer them better.
+            // Requests that still arrive are answered. A server whose application is ready answers them better.
             Phase::Serving if self.application.as_ref().is_some_and(|check| check.failure.is_some()) => {
                 "drain\n".to_owned()
             }

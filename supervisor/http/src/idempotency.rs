@@ -1,7 +1,7 @@
-//! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): a request with the key of an earlier one gets the answer
-//! of the earlier one. Two requests with the same key never run at the same time.
+//! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): a request with the key of an earlier request gets the answer
+//! of the earlier request. Two requests with the same key never run at the same time.
 //!
-//! Only answers with a verdict of the guest are kept. An answer about this process, "no worker is ready" for example, may
+//! Only answers with a verdict of the guest are kept. An answer about this process, for example "no worker is ready", may
 //! be different a second later.
 
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ pub(crate) struct Key {
     fingerprint: Hash,
 }
 
-/// Answers by key: of requests that run, and of requests that were answered.
+/// The answers to requests with a key: future answers of running requests, and kept answers of earlier requests.
 #[derive(Debug)]
 pub(crate) struct KeyedAnswers {
     running: Mutex<HashMap<String, (Hash, Running)>>,
@@ -69,7 +69,7 @@ impl KeyedAnswers {
         Self { running: Mutex::default(), kept }
     }
 
-    /// The answer for `key`: a kept one, the one of a request that runs now, or the one that `work` gives.
+    /// The answer for `key`: a kept answer, the answer of a request with this key that runs now, or the answer that `work` gives.
     ///
     /// `work` continues if this future is dropped, because other requests may wait for the same answer. It must therefore
     /// not contain the deadline of one client: put the deadline around this future.
@@ -107,7 +107,7 @@ impl KeyedAnswers {
                 }
             };
             match running.await {
-                // The other request waited for a permit for as long as it may. This request came later and may still wait.
+                // The other request has used up its time in the queue. This request arrived later and may still wait.
                 Err(Problem::WaitTimedOut { .. }) if !is_own => {}
                 outcome => return outcome,
             }
@@ -117,7 +117,7 @@ impl KeyedAnswers {
     fn begin(self: &Arc<Self>, key: &Key, work: impl Future<Output = Outcome> + Send + 'static) -> Running {
         let task = tokio::spawn(work);
         let (answers, key) = (Arc::clone(self), key.clone());
-        // A task of its own, so that the key is removed from `running` even if no request waits any more.
+        // This is a separate task, so that the key is removed from `running` even if no request waits any more.
         let finish = tokio::spawn(async move {
             let outcome = task.await.unwrap_or_else(|error| Err(Problem::Internal(error.to_string())));
             let mut running = answers.running.lock().unwrap_or_else(PoisonError::into_inner);

@@ -95,7 +95,7 @@ async fn answer(
     };
     let body = body::receive_input(body, &limits, &inner.budget).await?;
     let key = Key::of(headers, || fingerprint(kind, height, export.as_deref(), body.sha256))?;
-    // With a key, several clients may wait for the same answer, each with its own deadline. The job itself then has none.
+    // With a key, several clients may wait for the same answer, each with its own deadline. The job then has no deadline.
     let job_deadline = if key.is_some() { None } else { deadline };
     let request = Request {
         kind,
@@ -121,9 +121,9 @@ async fn answer(
     response.map_err(|error| Problem::Internal(error.to_string()))
 }
 
-/// The height to run at: the named one, or the newest of the store for a view that names none. Refuses a height whose state
-/// does not exist yet: a view reads the state after the block at its height, and a block reads the state after the block
-/// before it.
+/// The height that the job runs at: the height in the request, or the newest height of the store for a view without a height.
+/// Refuses a height whose state does not exist yet. A view reads the state after the block at its height. A block reads the
+/// state after the block before it.
 fn run_height(inner: &Inner, kind: JobKind, height: u32) -> Result<u32, Problem> {
     let Some(state) = inner.state.get() else { return Ok(height) };
     let tip = state.snapshot().and_then(|snapshot| snapshot.tip());
@@ -148,7 +148,7 @@ async fn within<T>(
     tokio::time::timeout_at(at.into(), answer).await.unwrap_or(Err(Problem::ClientDeadline(allowed)))
 }
 
-/// A hash over everything that distinguishes one request from another. An Idempotency-Key belongs to one fingerprint.
+/// A hash over everything that distinguishes one request from another. Each Idempotency-Key is valid for one fingerprint.
 fn fingerprint(kind: JobKind, height: u32, export: Option<&str>, body: Hash) -> Hash {
     let mut hasher = Sha256::new();
     hasher.update(kind.name());

@@ -15,7 +15,7 @@
 //!
 //! # What to use
 //!
-//! - [`router`] for the service inside an axum application, with default [`Settings`].
+//! - [`router`] for the service as a part of an axum application, with default [`Settings`].
 //! - [`Service`] and [`job_router`] for settings of your own, for a service that answers probes before its pool exists
 //!   ([`Service::starting`]), for drain ([`Service::drain`], [`Service::close`]) and for swaps of the module ([`Service::swap`]).
 //! - [`application_router`], [`Application`], [`Call`] and [`body`] for an application with routes of its own on the same
@@ -25,23 +25,25 @@
 //!
 //! # The path of a request
 //!
-//! 1. `router` leads it to a handler: of a job in `jobs`, of a probe, the status or the metrics in `handlers`.
-//! 2. `body` reads its body in pieces, within the limits on one body and the `memory` budget of all bodies.
-//! 3. `idempotency` looks for an earlier answer, or one that is being made, for the request's `Idempotency-Key`.
-//! 4. `admission` gives it a permit, keeps it in a queue, or refuses it.
-//! 5. `request` submits its job to the pool that serves at that moment.
-//! 6. `answer` holds the result, and `response` makes a response of it. Without a result, the response is a `problem`.
+//! 1. `router` passes the request to a handler. The handlers of jobs are in `jobs`; the handlers of probes, status and metrics
+//!    are in `handlers`.
+//! 2. `body` reads the request's body in pieces, within the limits on one body and the `memory` budget of all bodies.
+//! 3. If the request has an `Idempotency-Key`, `idempotency` looks for an earlier request with this key. If there is one,
+//!    finished or running, the request gets the answer of the earlier request.
+//! 4. `admission` gives the request a permit, keeps it in a queue, or refuses it.
+//! 5. `request` submits the job to the pool that serves at that moment.
+//! 6. `answer` holds the result, and `response` makes a response of the result. Without a result, the response is a `problem`.
 //!
 //! # What works beside the requests
 //!
-//! - `service` holds the state that all of this shares: the present pool, the phase, and what is recorded.
+//! - `service` holds the state that these modules share: the pool that serves now, the phase, and what is recorded.
 //! - `monitor` follows the number of ready workers. `swap` replaces the pool.
-//! - `health` answers probes and `agent`. `metrics` (with `exposition`), `history`, `status` and `events` tell the figures;
-//!   `page` shows them.
+//! - `health` computes the answers for probes and for `agent`. `metrics` (with `exposition`), `history`, `status` and `events`
+//!   publish measurements; `page` shows them.
 //! - `call` runs jobs for an application in the same process.
 //!
-//! This crate knows nothing of chains or of the programs over it. Dependencies point one way: an application implements
-//! [`Application`] and [`Operator`], and this crate calls them.
+//! This crate knows nothing of chains or of the programs that use it. Dependencies point one way: an application implements
+//! [`Application`] and [`Operator`], and this crate calls these traits.
 
 mod admin;
 mod admission;

@@ -1,5 +1,5 @@
-//! A task that looks at the pool at a fixed interval: it sets how many requests may run, counts finished resets, and ends
-//! the seconds of the history.
+//! A task that looks at the pool at a fixed interval. It sets how many requests may run, counts finished resets, and adds each
+//! finished second to the history.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Why a request has no result of a guest, as `application/problem+json` (RFC 9457).
 //!
-//! The status tells a load balancer whether another process may do better. 503 concerns this process at this moment. 422
-//! concerns the block: every other process would answer the same.
+//! The status tells a load balancer whether another process may give a better answer. 503 concerns this process at this moment.
+//! 422 is for a verdict of the guest, which every other process would give, too, and for a key that was used for another request.
 
 use std::time::Duration;
 
@@ -139,8 +139,8 @@ impl Problem {
         self.status() == StatusCode::SERVICE_UNAVAILABLE
     }
 
-    /// Whether the connection is closed after the response: the rest of the body was not read, or cannot be told from the
-    /// next request.
+    /// Whether the connection is closed after the response. It is closed if the rest of the body was not read, or if the end of
+    /// the body is not known.
     fn closes_connection(&self) -> bool {
         match self {
             Self::Body(error) => !matches!(error, BodyError::NoMemory { .. }),

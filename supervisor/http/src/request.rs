@@ -1,5 +1,5 @@
-//! Runs a request: waits for a permit, submits the job to the pool that serves at that moment, and makes the answer of the
-//! result. If a swap replaces the pool before the job began, the job is submitted to the new pool.
+//! Runs a request: waits for a permit, submits the job to the pool that serves at that moment, and makes an answer of the
+//! result. If a swap replaces the pool before the job has begun, the job is submitted to the new pool.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ use crate::problem::Problem;
 use crate::service::{Generation, Inner};
 use cofferdam_pool::{Job, JobResult, PoolError, StateLayer, Ticket};
 
-/// From this size on, bytes are copied, hashed and written as JSON in a blocking thread. Passing them to another thread
-/// then takes less time than the work itself, during which other connections of this thread would wait.
+/// Bytes of this size or more are copied, hashed and written as JSON in a blocking thread. For so many bytes, the change of
+/// threads takes less time than the work, and other connections of this thread do not wait for the work.
 pub(crate) const LARGE_BYTES: usize = 256 << 10;
 
 /// One request for a job, read and parsed.
@@ -75,7 +75,7 @@ impl AdmittedRequest {
         Self { kind, height, export, sha256, job, queued, permit, reservation }
     }
 
-    /// Whether copying the input takes longer than passing the job to another thread.
+    /// Whether the input is so large that the job is submitted in a blocking thread.
     fn is_large(&self) -> bool {
         self.job.input().len() > LARGE_BYTES
     }
@@ -97,7 +97,7 @@ impl Inner {
             Arc::clone(&self).submit_and_follow(admitted).boxed()
         } else {
             let mut submitted = self.submit(admitted)?;
-            // The first poll of a ticket waits for the result for a moment. A short job is done by then, in this thread.
+            // The first poll of a ticket waits a short time for the result. A short job is finished in this time, in this thread.
             match (&mut submitted.ticket).now_or_never() {
                 Some(Ok(result)) => return self.finish(submitted, result).await,
                 first => Arc::clone(&self).follow(submitted, first).boxed(),
@@ -152,7 +152,7 @@ impl Inner {
             let generation = self.generation().ok_or_else(|| self.not_serving())?;
             match generation.pool.submit(request.job.clone()) {
                 Ok(ticket) => return Ok(SubmittedRequest { request, generation, ticket }),
-                // A swap has replaced the pool since. The next pool takes the job.
+                // A swap has replaced the pool meanwhile. The new pool takes the job.
                 Err(error) if self.is_replaced(&generation, &error) => {}
                 Err(error) => return Err(self.problem(error)),
             }
@@ -183,7 +183,7 @@ impl Inner {
             };
             match outcome {
                 Ok(result) => return self.finish(submitted, result).await,
-                // The pool was replaced before it started the job. The next pool takes the job.
+                // The pool was replaced before it started the job. The new pool takes the job.
                 Err(error) if self.is_replaced(&submitted.generation, &error) => {
                     let request = submitted.request;
                     submitted = match request.is_large() {

@@ -38,8 +38,8 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// The format that the `Accept` header asks for. JSON, if the header names it with a higher quality than bytes, or
-    /// without bytes.
+    /// The format that the `Accept` header asks for: JSON if the header gives JSON a higher quality than bytes, or names JSON and
+    /// not bytes.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let (mut bytes, mut json) = (0.0, 0.0);
@@ -215,8 +215,8 @@ impl HttpBody for ReservedBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        /// hyper asks for the next part when it has sent most of the one before. Passed on in one part, the body would be
-        /// dropped at once, and its reservation with it, while hyper still holds all bytes for a client that reads nothing.
+        /// hyper asks for the next part when it has sent most of the part before. If the body were one part, this body and its
+        /// reservation would be dropped at once, while hyper would still hold all bytes for a client that reads nothing.
         const PART_BYTES: usize = 64 << 10;
         let length = self.bytes.len().min(PART_BYTES);
         let part = self.bytes.split_to(length);

@@ -35,9 +35,9 @@ pub fn job_router(service: Service) -> Router {
     application_router(service, jobs)
 }
 
-/// The routes that tell the state of `service` (status page, status, events, probes, metrics), merged with the routes of
-/// `application`. The application asks for jobs with [`Service::call`]. Call this once for each service: it starts the task
-/// that follows the pool.
+/// The routes that show the state of `service` (status page, status, events, probes, metrics), merged with the routes of
+/// `application`. The application runs jobs with [`Service::call`]. Call `application_router` once for each service, because it
+/// starts the task that watches the pool.
 ///
 /// # Panics
 /// Outside of a tokio runtime, or if `application` has one of these routes with the method `GET`.
@@ -58,7 +58,8 @@ pub fn application_router(service: Service, application: Router) -> Router {
         .layer(middleware::from_fn_with_state(service, close_when_draining))
 }
 
-/// Asks clients to open a new connection while the service drains. A load balancer leads the new connection to another server.
+/// Asks clients to open a new connection while the service drains. A load balancer then chooses another server for the new
+/// connection.
 async fn close_when_draining(
     State(service): State<Service>,
     request: Request,

@@ -1,6 +1,6 @@
-//! The state of the service: the pool that serves now, admission control before the pool, and what is counted and remembered.
+//! The state of the service: the pool that serves now, the admission control, and what is counted and remembered.
 //!
-//! [`Service`] is the public handle. The other files of the crate work on [`Inner`], the state behind all clones of a handle.
+//! [`Service`] is the public handle. The other files of the crate use [`Inner`], the state that all clones of a handle share.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -29,7 +29,7 @@ use cofferdam_pool::{DeathCounts, Health, JobResult, Pool, ResetHandle, StartPro
 /// How many jobs the status shows.
 const RECENT_JOBS: usize = 50;
 
-/// What the process is doing, as a load balancer needs to know it.
+/// The phase of the process, from its start to its end. It decides whether load balancers should send requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Workers are committing their memory. Requests wait for the workers.
@@ -42,7 +42,7 @@ pub enum Phase {
     Closing,
 }
 
-/// A pool that serves requests. The routers of this crate answer from it. Clones share the same state.
+/// A pool that serves requests. The routers of this crate need a `Service`. Clones share the same state.
 #[derive(Clone, Debug)]
 pub struct Service(pub(crate) Arc<Inner>);
 
@@ -71,7 +71,7 @@ pub(crate) struct Inner {
     resets: Mutex<Vec<ResetHandle>>,
     /// The application over this service, if there is one.
     pub(crate) application: OnceLock<Arc<dyn Application>>,
-    /// The store that guests read, if requests for heights above its newest block are refused.
+    /// The store that guests read. If it is set, requests for heights above its newest block are refused.
     pub(crate) state: OnceLock<StateReader>,
 }
 
@@ -95,7 +95,7 @@ struct ReplacedPools {
 }
 
 impl ReplacedPools {
-    /// Makes `pool` the one that finishes its jobs. The one before it has ended.
+    /// Makes `pool` the replaced pool that finishes its jobs. The replaced pool before it has ended.
     fn set_leaving(&mut self, pool: Option<Arc<Pool>>) {
         if let Some(ended) = std::mem::replace(&mut self.leaving, pool) {
             self.deaths.merge(&ended.health().deaths_by_verdict());
@@ -104,8 +104,8 @@ impl ReplacedPools {
 }
 
 impl Service {
-    /// A service without a pool yet. It is alive and not ready; requests wait in the queue until [`Service::install`]. Until then
-    /// the largest body has `body_bytes`: give the input limit of the pool that will be installed.
+    /// A service without a pool. `/livez` passes and `/readyz` fails; requests wait in the queue until [`Service::install`].
+    /// Until then, a body may have `body_bytes` bytes: give the input limit of the pool that will be installed.
     pub fn starting(settings: Settings, body_bytes: u64) -> Self {
         let (phase, _) = watch::channel(Phase::Starting);
         Self(Arc::new(Inner {
@@ -146,10 +146,10 @@ impl Service {
         let generation =
             Generation { module, profile, profile_text: profile.to_string().into(), pool: Arc::clone(pool) };
         {
-            // Held over both changes, so that `Inner::deaths` counts each pool once.
+            // The lock is held during both changes, so that `Inner::deaths` counts each pool once.
             let mut replaced = lock(&self.0.replaced);
             let before = self.0.generation.swap(Some(Arc::new(generation)));
-            // The quarantine of another profile says nothing about this one.
+            // A quarantine is only valid for the profile that it was made with.
             if let Some(before) = before.as_ref().filter(|before| before.profile == profile) {
                 pool.take_over_quarantine(&before.pool);
             }
@@ -181,7 +181,7 @@ impl Service {
         let _already_set = self.0.application.set(application);
     }
 
-    /// What the process is doing.
+    /// The present phase.
     pub fn phase(&self) -> Phase {
         *self.0.phase.borrow()
     }
@@ -256,9 +256,10 @@ impl Inner {
     /// Admits as many requests at a time as there are ready workers, minus the reserved ones.
     pub(crate) fn update_capacity(&self, health: &Health) {
         let most = self.generation().map_or(0, |generation| generation.pool.workers());
-        // The lock is held while the capacity is set: otherwise a capacity from before the pause could be set after it.
+        // The lock is held while the capacity is set. Otherwise a capacity that was computed before a pause could be set in the
+        // pause.
         let paused = lock(&self.paused);
-        // A single worker is not reserved but shared.
+        // If only one worker is ready, it is not reserved: requests share it.
         let ready = health.ready().min(most);
         let left = ready.saturating_sub(self.settings.reserved).max(ready.min(1));
         self.admission.set_capacity(if *paused { 0 } else { left });

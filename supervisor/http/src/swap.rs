@@ -1,9 +1,9 @@
-//! Swaps the module that is served for another one. No request is lost.
+//! Swaps the module that is served for another module. No request is lost.
 //!
 //! If there is memory for two pools, the new pool commits all of its memory while the old pool serves. Otherwise the
 //! workers are replaced one at a time: the old pool stops a worker, and the new pool starts one in its place. Half-way
-//! through, the new pool begins to serve. If no pool has a worker in between, requests wait for admission. In both cases
-//! the profile changes at one instant: every answer comes from one module or the other, and names its profile.
+//! through, the new pool begins to serve. If neither pool has a worker for some time, requests wait for admission. In both cases
+//! the profile changes at one instant: every answer comes from one of the two modules, and names the profile of that module.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -91,9 +91,9 @@ impl Drop for AdmissionPause<'_> {
 }
 
 impl Service {
-    /// Swaps the module for that of `builder`, under the name `name`. `builder` may be called several times and must
+    /// Replaces the module by the module of `builder`, which gets the name `name`. `builder` may be called several times and must
     /// describe the same pool each time. Blocks until the new pool has all its workers and the old pool has ended: call
-    /// this in [`tokio::task::spawn_blocking`], not in a task.
+    /// `swap` in [`tokio::task::spawn_blocking`], not in a task.
     ///
     /// # Errors
     /// [`SwapError`]. The old module still serves.
@@ -106,7 +106,7 @@ impl Service {
         // A module that does not compile fails here, before a worker is stopped.
         builder().compile()?;
         progress.report("committing beside the old pool".to_owned());
-        // The new pool gets as many spares as the old one. By default it would choose the number by the free memory.
+        // The new pool gets as many spares as the old pool. By default, the free memory would determine the number of spares.
         let spares = old.full_size() - old.workers();
         let described = || builder().workers(old.workers()).spares(spares);
         let new = match described().build() {
@@ -147,8 +147,8 @@ impl Service {
         let all = old.full_size();
         let timeout = old.limits().deadline.saturating_add(STOP_TIMEOUT_BEYOND_DEADLINE);
         progress.report(format!("committing 1 of {all}"));
-        // With one worker left there is a time without any: the old pool has stopped it, and the new pool does not serve
-        // yet. Requests then wait for admission.
+        // If the old pool has only one worker, there is a time without a worker: the old pool has stopped its worker, and the new
+        // pool does not serve yet. In this time, requests wait for admission.
         let mut pause =
             (old.health().ready() <= 1).then(|| AdmissionPause::begin(self, timeout)).transpose()?;
         if !old.shrink(timeout) {
@@ -202,7 +202,7 @@ fn restore_old_pool(old: &Pool, error: SwapError) -> SwapError {
         match old.grow() {
             Ok(true) => {}
             Ok(false) => return error,
-            // The pool is ending anyway.
+            // The old pool is ending and needs no workers.
             Err(PoolError::Draining) => return error,
             Err(again) => {
                 tracing::error!("swap: the old pool could not start all its workers again: {again}");

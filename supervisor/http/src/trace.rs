@@ -15,7 +15,7 @@ pub(crate) struct TraceParent {
 }
 
 impl TraceParent {
-    /// The parent in `headers`. None if there is none or it is malformed: the standard requires that a malformed header is
+    /// The parent in `headers`. None if the header is missing or malformed: the standard requires that a malformed header is
     /// ignored.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         Self::parse(headers.get("traceparent")?.to_str().ok()?)

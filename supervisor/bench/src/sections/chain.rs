@@ -1,4 +1,4 @@
-//! The chain section: the time of a block in the pipeline, with every block on disk, beside the guest's own time.
+//! The chain section: the time of a block in the pipeline, including the commits to disk, beside the guest's own time.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use cofferdam_chain::{Batch, Hashed, Pipeline, PipelineSettings, Pushed};
 use cofferdam_pool::{Pool, PoolError};
 use cofferdam_store::{Durability, Identity, Store};
 
-/// Number of large blocks. They make many commits; only the last commit overlaps with no block.
+/// Number of large blocks. There are so many that the last commit hardly counts. Only the last commit does not overlap with a
+/// block.
 const LARGE_BLOCKS: u32 = 192;
 
 /// The largest number of blocks that are committed one by one.
@@ -44,7 +45,7 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, BenchError> {
     Ok(figures)
 }
 
-/// The same bytes at another height. The pipeline does not parse them.
+/// The same block at another height. Its bytes stay the same, because the pipeline does not parse them.
 fn again(block: &SourceBlock, height: u32) -> Option<Hashed> {
     let origin = Origin { file: Arc::from(Path::new("bundled")), offset: 0 };
     Some(SourceBlock::opaque(height, block.bytes.clone(), origin).into())

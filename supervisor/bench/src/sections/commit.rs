@@ -1,5 +1,5 @@
-//! The commit section: each commit strategy, beside a memset of the same amount of resident memory, and beside writing every page and
-//! then zeroing all of it.
+//! The commit section: each commit strategy, beside a memset of the same amount of resident memory, and beside writing every
+//! page and then zeroing all of it.
 
 use std::mem::MaybeUninit;
 
@@ -20,7 +20,8 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, BenchError> {
     let memory = bench.args.memory;
     let (mut floor, mut phases) = (Vec::new(), Vec::new());
     let mut ours = vec![Vec::new(); CASES.len()];
-    // In a virtual machine, the first process that touches memory waits for the host to find it. The first round does not count.
+    // In a virtual machine, the first process that touches memory waits until the host provides the memory. So the first round
+    // does not count.
     for round in 0..=bench.args.rounds {
         let floor_nanos = bench.zeroing_nanos()?;
         bench.doing(format!("two phases over {memory}"));

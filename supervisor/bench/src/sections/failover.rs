@@ -1,5 +1,5 @@
-//! The failover section: the time from the death of a busy worker to the result of its block, minus the time that the block runs. With a
-//! spare worker, and without one, when a new worker has to start and commit.
+//! The failover section: the time from the death of a busy worker to the result of its block, minus the time that the block
+//! runs. It is measured with a spare worker, and without a spare worker, when a new worker has to start and commit its memory.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::guests;
 use cofferdam_pool::restart::RestartPolicy;
 use cofferdam_pool::{Health, Job, Pool, PoolError, SlotState};
 
-/// Iterations of the guest. They take some tens of milliseconds.
+/// Iterations of the guest's loop. They take some tens of milliseconds.
 const SPINS: u32 = 100_000_000;
 
 /// The time between the start of the block and the kill.
@@ -49,13 +49,13 @@ fn rounds(bench: &Bench<'_>, job: &Job, spares: usize) -> Result<Vec<u64>, Bench
     Ok(late)
 }
 
-/// Nanoseconds from the death of the worker that runs `job` to the result, minus the time of the run that gave the result. None if the
-/// job was done before the kill.
+/// Nanoseconds from the death of the worker that runs `job` to the result, minus the time of the run that gave the result.
+/// None if the job was done before the kill.
 fn late_nanos(pool: &Pool, job: &Job) -> Result<Option<u64>, BenchError> {
     let (result, killed) = thread::scope(|scope| {
         let killer = scope.spawn(|| kill_busy(pool));
         let result = pool.call(job).map(|result| (result, Instant::now()));
-        // A panic of the killer has been printed, and no worker was killed.
+        // If the killer panicked, the panic has been printed already. The round then counts as one without a kill.
         (result, killer.join().unwrap_or(None))
     });
     let (result, done) = result?;
@@ -63,7 +63,7 @@ fn late_nanos(pool: &Pool, job: &Job) -> Result<Option<u64>, BenchError> {
     Ok(killed.map(|killed| nanos(done.duration_since(killed).saturating_sub(result.exec))))
 }
 
-/// Kills the busy worker after [`MIDDLE`], and returns when.
+/// Kills the busy worker after [`MIDDLE`]. Returns the time of the kill.
 fn kill_busy(pool: &Pool) -> Option<Instant> {
     const TIMEOUT: Duration = Duration::from_secs(1);
     const POLL_INTERVAL: Duration = Duration::from_micros(200);

@@ -1,5 +1,5 @@
-//! The guest section: guests on committed memory, beside the same guests on demand-paged memory. It measures the guest's own time, and
-//! whole blocks one after the other on one worker, resets included.
+//! The guest section: guests on committed memory, beside the same guests on demand-paged memory. It measures the guest's own
+//! time. It also measures whole blocks, with their resets, one after the other on one worker.
 
 use std::time::Instant;
 
@@ -11,8 +11,8 @@ use cofferdam_chain::blocks::{self, SourceBlock};
 use cofferdam_chain::sample;
 use cofferdam_pool::{Job, Runner};
 
-/// Blocks in a round; the time of a block is their mean. A round includes the reset of the last block of the round before, and
-/// leaves out the reset of its own last block.
+/// Blocks in a round. The time of a block is the mean over the round. The time of a round includes the reset after the last
+/// block of the previous round, and not the reset after its own last block.
 const BLOCKS_A_ROUND: u32 = 10;
 
 /// Pages of memory that the memory-bound guest walks over.

@@ -1,9 +1,11 @@
-//! The HTTP section: the time of a request to an empty guest, beside axum with a handler that does nothing. With one connection and with
-//! many, with one worker and with one worker a processor.
+//! The HTTP section: the time of a request to an empty guest, beside axum with a handler that does nothing. It is measured
+//! with one connection and with many, and with one worker and with one worker for each processor (if there is memory for
+//! them).
 //!
-//! Client and servers share one process and one machine. Each has its own runtime: the runtime of `cofferdam serve` for ours, and
-//! tokio's default runtime for the bare server. Both servers use axum, so they differ in the guest and in the way to the guest.
-//! `scripts/bench-serve/run` measures the same from outside, beside `wasmtime serve`.
+//! Clients and servers share one process and one machine. Each has its own runtime: Cofferdam's server has the runtime of
+//! `cofferdam serve`, and the other server has tokio's default runtime. Both servers use axum. They differ only in the guest
+//! and in the path of a request to the guest. `scripts/bench-serve/run` measures the same from outside,
+//! beside `wasmtime serve`.
 
 use std::iter;
 use std::net::SocketAddr;
@@ -57,7 +59,8 @@ fn with_workers(bench: &Bench<'_>, workers: usize) -> Result<Vec<Figure>, BenchE
     let nothing = Router::new().route("/v1/blocks/{height}", post(|_: Bytes| async { "" }));
     let bare = bare_runtime.block_on(serve(nothing))?;
     let measured = clients.block_on(figures(bench, ours, bare, workers));
-    // The routes hold the pool. The pool ends here and frees its memory for the next measurement.
+    // The routes hold a reference to the pool. Both references are dropped here, so that the pool ends and frees its memory
+    // for the next measurement.
     our_runtime.shutdown_timeout(Duration::from_secs(10));
     drop(pool);
     measured
@@ -96,7 +99,7 @@ async fn figures(
 async fn serve(router: Router) -> Result<SocketAddr, BenchError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(BenchError::io("a listener"))?;
     let address = listener.local_addr().map_err(BenchError::io("a listener"))?;
-    // Without Nagle's delay of small packets, on both servers.
+    // Nagle's algorithm, which delays small packets, is turned off for both servers.
     let listener = axum::serve::ListenerExt::tap_io(listener, |stream| drop(stream.set_nodelay(true)));
     tokio::spawn(async move { axum::serve(listener, router).await });
     Ok(address)

@@ -1,4 +1,4 @@
-//! The sections of the bench, a file each. Each section measures its figures.
+//! The sections of the bench. Each section has a file, which measures the figures of the section.
 
 mod chain;
 mod commit;

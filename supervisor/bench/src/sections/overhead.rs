@@ -1,4 +1,4 @@
-//! The overhead section: the time from submitting a block to receiving its result, minus the time the guest ran.
+//! The overhead section: the time from submitting a block to receiving its result, minus the time that the guest ran.
 
 use crate::context::{Bench, completed, nanos, try_nanos_of};
 use crate::error::BenchError;

@@ -1,5 +1,5 @@
-//! The reset section: the time to make memory pristine after a guest wrote to it, including the page faults that tracking causes in
-//! the guest.
+//! The reset section: the time to restore memory after a guest wrote to it. It includes the time of the page faults that the
+//! tracking of writes causes in the guest.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const HOST_PAGE: u64 = 4096;
 /// What a block writes.
 struct Case {
     name: &'static str,
-    /// Bytes of memory beside the first page. None: all memory of the worker.
+    /// Bytes of memory after the first page. None for all memory of the worker.
     memory: Option<u64>,
     runs: u32,
     run_bytes: u32,
@@ -76,7 +76,7 @@ fn figure(bench: &Bench<'_>, case: &Case, memory: u64, all: &[u64]) -> Result<Fi
         }
         floor.take(case, round > 0);
     }
-    // The guest's share of the tracking cost is the extra time of a block over a block without tracking.
+    // Tracking also costs time in the guest: the difference to the time of a block without tracking. It is added to the reset.
     let untracked = median(&theirs.exec);
     let blocks = ours.exec.iter().zip(&ours.reset);
     let cost: Vec<u64> = blocks.map(|(exec, reset)| (exec + reset).saturating_sub(untracked)).collect();

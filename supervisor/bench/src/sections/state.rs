@@ -18,7 +18,7 @@ use cofferdam_store::{Durability, Identity, Store};
 const KEYS: u32 = 1_000_000;
 /// Keys that one block writes.
 const KEYS_A_BLOCK: u32 = 100_000;
-/// Values that one job reads. They are so many that the start and the end of the job do not count.
+/// Values that one job reads. There are so many that the time of the start and the end of the job is negligible.
 const READS: u32 = 200;
 const JOBS_A_ROUND: u32 = 500;
 /// The distance between two keys that are read. It is large, so that reads cover the whole store.
@@ -67,7 +67,7 @@ fn read_here(store: &Store, start: u32, height: u32) -> usize {
         .sum()
 }
 
-/// A key as the guest makes it: of a common length, and far from every other key.
+/// A key, made in the same way as in the guest. It has a common length, and is far from every other key.
 fn key(number: u32) -> [u8; 32] {
     let mut key = *b"......../a path as indexers have";
     key[..8].copy_from_slice(&u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());

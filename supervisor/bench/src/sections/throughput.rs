@@ -39,7 +39,7 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>, BenchError> {
     Ok(figures)
 }
 
-/// The number of workers for which there are processors and memory.
+/// The largest number of workers for which there are processors and memory.
 pub(super) fn most_workers(bench: &Bench<'_>) -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let fit = Budget::read(None).workers_that_fit(&need_of(1, bench.args.memory.0, &Limits::default()));
@@ -53,7 +53,7 @@ fn block_nanos(runner: &(impl Runner + Sync), job: &Job, threads: usize) -> Resu
     let started = Instant::now();
     thread::scope(|scope| {
         let callers: Vec<_> = (0..threads).map(|_| scope.spawn(call)).collect();
-        // A panic of a caller has been printed.
+        // If a caller panicked, the panic has been printed already.
         callers.into_iter().try_for_each(|caller| caller.join().unwrap_or(Ok(())))
     })?;
     Ok(nanos(started.elapsed() / blocks))

@@ -1,4 +1,4 @@
-//! `cofferdam audit`: whether nodes have the same results, and if not, which block is the first that differs.
+//! `cofferdam audit`: whether nodes have the same results, and if not, which is the first block whose results differ.
 
 mod report;
 
@@ -70,7 +70,7 @@ pub(super) fn run(args: &AuditArgs) -> Result<CommandExit, CliError> {
     })
 }
 
-/// Ignores that the reader has closed the output: the exit code still tells the result.
+/// Ignores the error if the reader has closed the output: the exit code still tells the result.
 fn unless_closed(printed: Result<(), CliError>) -> Result<(), CliError> {
     match printed {
         Err(CliError::StdoutClosed) => Ok(()),

@@ -1,7 +1,7 @@
-//! Options from a TOML file: as defaults of the command line, so that variables and the command line count for more.
+//! Options from a TOML file. They become defaults of the command line, so variables and the command line count for more.
 //!
-//! A key is the long name of an option, of any command. A key of another command is passed over with a warning, so that one file,
-//! named by COFFERDAM_CONFIG, can serve every command in a container.
+//! A key is a long name of an option of any command. A key that belongs to another command is ignored with a warning. One file,
+//! which COFFERDAM_CONFIG names, can therefore have the options of every command in a container.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -26,12 +26,12 @@ const OPTION: &str = "config";
 /// The variable that names the file.
 const VARIABLE: &str = "COFFERDAM_CONFIG";
 
-/// Gives `command` the options of the file that the arguments or the environment name, if they name one, as defaults. The second
-/// value is a sentence about keys that were passed over, for the log.
+/// If the arguments or the environment name a file of options, makes its options the defaults of `command`. The second value is
+/// a sentence for the log about keys that were ignored.
 ///
 /// # Errors
-/// [`CliError::File`] if the file cannot be read; [`CliError::Usage`], which names the file and the key, if something in the file is
-/// wrong.
+/// [`CliError::File`] if the file cannot be read; [`CliError::Usage`] if the file has a wrong option. The error names the file
+/// and the key.
 pub(super) fn apply(command: Command, arguments: &[OsString]) -> Result<(Command, Option<String>), CliError> {
     let Some(path) = file_of(arguments) else { return Ok((command, None)) };
     let table = read(&path)?;
@@ -41,7 +41,7 @@ pub(super) fn apply(command: Command, arguments: &[OsString]) -> Result<(Command
     Ok((file.with_defaults(command, &names), passed_over))
 }
 
-/// The file, before anything is parsed: its content decides how the rest parses.
+/// The path of the file. It is found before clap parses the command line, because the file changes the defaults of the parser.
 fn file_of(arguments: &[OsString]) -> Option<PathBuf> {
     let mut rest = arguments.iter().skip(1).take_while(|argument| *argument != "--");
     while let Some(argument) = rest.next() {
@@ -55,7 +55,7 @@ fn file_of(arguments: &[OsString]) -> Option<PathBuf> {
     variables::set(VARIABLE).map(PathBuf::from)
 }
 
-/// The names of the subcommand that the arguments ask for: `["snapshot", "take"]`, say.
+/// The names of the subcommand that the arguments ask for, for example `["snapshot", "take"]`.
 fn subcommands_of(command: &Command, arguments: &[OsString]) -> Vec<String> {
     let (mut command, mut names) = (command, Vec::new());
     for argument in arguments.iter().skip(1) {
@@ -94,8 +94,8 @@ struct OptionsFile<'a> {
 }
 
 impl OptionsFile<'_> {
-    /// Refuses a key that is no option of any command, a value that its option does not take, and options that exclude each other.
-    /// A sentence about keys of other commands, if there are any.
+    /// Refuses a key that is no option of any command, a value that its option does not take, and options that exclude each
+    /// other. Returns a sentence about the keys of other commands, if the file has such keys.
     fn check(&self, root: &Command, names: &[String]) -> Result<Option<String>, CliError> {
         let command =
             names.iter().try_fold(root, |command, name| command.find_subcommand(name)).unwrap_or(root);
@@ -130,7 +130,7 @@ impl OptionsFile<'_> {
         wrong(self.path, &format!("`{key}` is not an option that a file can set{suggestion}"))
     }
 
-    /// Has clap parse the value as if it stood on the command line.
+    /// Checks the value: clap parses it as if it were on the command line.
     fn check_value(
         &self,
         root: &Command,
@@ -143,7 +143,7 @@ impl OptionsFile<'_> {
             return refused("expected text, a number, true, false, or a list of these");
         };
         if matches!(argument.get_action(), ArgAction::SetTrue) {
-            // Without the argument, which knows its own name only once the command is built.
+            // The argument is not passed, because an argument has no display name before its command is built.
             let parse = |text: &String| BoolishValueParser::new().parse_ref(root, None, text.as_ref());
             return match texts.as_slice() {
                 [] => Ok(()),
@@ -167,7 +167,7 @@ impl OptionsFile<'_> {
                         false => refused(&reason_of(&error)),
                     };
                 }
-                // Other options may be missing, which is no fault of this one.
+                // Any other error, for example a missing option, is not about this value.
                 _ => {}
             }
         }
@@ -193,11 +193,11 @@ impl OptionsFile<'_> {
     fn with_defaults(&self, command: Command, names: &[String]) -> Command {
         let conflicts = Conflicts::of(&command);
         let command = command.mut_args(|argument| {
-            // What the command line or a variable says counts for more, also if it excludes this option.
+            // The command line and variables count for more than the file, even if they have an option that excludes this one.
             let excluded =
                 conflicts.of_argument(&argument).any(|other| variables::is_said(other, self.arguments));
             match self.value_of(&argument).filter(|_| !excluded) {
-                // An empty list is as if the key were not there. An option with a default is not missing.
+                // A key with an empty list is ignored. A required option with a default is not missing.
                 Some(texts) if !texts.is_empty() => argument.required(false).default_values(texts),
                 _ => argument,
             }
@@ -208,7 +208,7 @@ impl OptionsFile<'_> {
         }
     }
 
-    /// What the file says of an option.
+    /// The values that the file has for an option.
     fn value_of(&self, argument: &Arg) -> Option<Vec<String>> {
         self.table
             .iter()
@@ -231,7 +231,7 @@ fn is_about_value(kind: ErrorKind) -> bool {
     )
 }
 
-/// What clap says, without the frame around it.
+/// The reason in clap's error, without the prefix and the hints around it.
 fn reason_of(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);

@@ -129,7 +129,7 @@ fn side<'a>(args: &DiffArgs, path: &'a Path) -> Result<Side<'a>, CliError> {
     Ok(Side { path, builder, profile })
 }
 
-/// A state that is removed afterwards.
+/// A store that is removed when the command ends.
 struct Scratch {
     store: Arc<Store>,
     _directory: TempDir,
@@ -195,7 +195,7 @@ fn compare_blocks(
         }
         let compared = match comparison.compare(block).map_err(CliError::from) {
             Ok(compared) => compared,
-            // The interruption has cut the block off.
+            // The interruption has ended the block before its result.
             Err(CliError::Pool(PoolError::Draining)) if stop.is_asked() => return Ok(()),
             Err(error) => return Err(error),
         };

@@ -1,4 +1,4 @@
-//! `cofferdam doctor`: what this host provides, and what follows for workers, one line each.
+//! `cofferdam doctor`: what this host provides, and what that means for workers. Each check has two lines.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! Why a command failed, and the exit code that goes with it.
+//! Why a command failed, and the exit code for the failure.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,14 +21,15 @@ use cofferdam_store::snapshot::SnapshotError;
 /// Why a command failed.
 #[derive(Debug, Error)]
 pub(super) enum CliError {
-    /// A wrong setting of the command line that the parser of the command line cannot find.
+    /// The command line is wrong in a way that its parser does not detect.
     #[error("{0}")]
     Usage(String),
     #[error("the module {} cannot be read: {source}", path.display())]
     Module { path: PathBuf, source: io::Error },
     #[error("{}: {source}", path.display())]
     NotAModule { path: PathBuf, source: ModuleError },
-    /// A module whose functions do not compile: the pool that found out does not know the file.
+    /// The functions of the module do not compile. The error of the pool does not name the file, because the pool does not
+    /// know it.
     #[error("{}: {source}", path.display())]
     OfModule { path: PathBuf, source: Box<CliError> },
     #[error(transparent)]
@@ -47,7 +48,7 @@ pub(super) enum CliError {
     Diff(DiffError),
     #[error(transparent)]
     Audit(#[from] AuditError),
-    /// `diff` and `audit` have an exit code for "not compared", which is not "different".
+    /// `diff` or `audit` could not compare. Its exit code differs from the exit code for "different".
     #[error(transparent)]
     NotCompared(Box<CliError>),
     #[error(

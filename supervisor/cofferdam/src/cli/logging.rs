@@ -1,6 +1,7 @@
 //! Logs on standard error, together with progress bars.
 //!
-//! Nothing here waits for the reader of standard error, and nothing fails if there is no reader: see [`stderr`].
+//! No function here waits for the reader of standard error, except [`finish`]. No function fails if there is no reader: see
+//! [`stderr`].
 
 mod bars;
 mod stderr;
@@ -19,7 +20,7 @@ pub(super) use self::bars::bar;
 use self::terminal::is_capable_terminal;
 use super::error::CliError;
 
-/// How long the end of this process waits for one line to be written.
+/// At the end of this process, how long it waits for one line to be written.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The format of log lines.
@@ -53,8 +54,7 @@ pub(super) fn init(filter: &str, format: LogFormat) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Has panics of all threads logged like everything else. The hook of the standard library would wait for the reader of standard
-/// error.
+/// Prints panics of all threads with [`say`]. The panic hook of the standard library would wait for the reader of standard error.
 pub(super) fn take_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = thread::current();
@@ -92,8 +92,8 @@ pub(super) fn has_colour() -> bool {
     !is_set("NO_COLOR") && is_capable_terminal()
 }
 
-/// Writes whole log lines above the bars. It never fails: the logging library would print the failure, and if it cannot print,
-/// it panics in the thread that logs.
+/// Writes whole log lines above the bars. Writing never fails: the logging library would print an error, and if it could not
+/// print the error, it would panic in the thread that logs.
 struct AboveBars;
 
 impl Write for AboveBars {
@@ -107,7 +107,7 @@ impl Write for AboveBars {
     }
 }
 
-/// Parts of the program that were modules of the crate `cofferdam` once, and where they are now.
+/// Earlier modules of the crate `cofferdam` that have become crates or modules of other crates, with their new paths.
 const MOVED: [(&str, &str); 10] = [
     ("cofferdam::agreement", "cofferdam_node::agreement"),
     ("cofferdam::blocks", "cofferdam_chain::blocks"),
@@ -121,7 +121,7 @@ const MOVED: [(&str, &str); 10] = [
     ("cofferdam::store", "cofferdam_store"),
 ];
 
-/// The filter with the names of crates for parts that have become crates, so that older filters keep their meaning.
+/// The filter with the paths of [`MOVED`] replaced by their new paths, so that older filters keep their meaning.
 fn with_crates(filter: &str) -> String {
     MOVED.iter().fold(filter.to_owned(), |filter, (module, now)| filter.replace(module, now))
 }

@@ -1,5 +1,5 @@
-//! The command line: from arguments, variables and a file of options to one command, its output, and an exit code that scripts can
-//! rely on.
+//! The command line. It reads arguments, variables and a file of options, runs one command, and ends with an exit code that
+//! scripts can rely on.
 
 mod args;
 mod audit;
@@ -215,7 +215,7 @@ fn join_cgroup(procs: &Path) -> Result<(), CliError> {
 }
 
 fn print_completions(shell: clap_complete::Shell) -> Result<CommandExit, CliError> {
-    // Into memory first: clap_complete panics if the output is closed.
+    // The script is first written to memory, because clap_complete panics if its output is closed.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command(), "cofferdam", &mut script);
     io::stdout().write_all(&script).map_err(CliError::io("standard output"))?;

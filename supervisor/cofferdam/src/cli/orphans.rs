@@ -1,5 +1,5 @@
-//! Reaping orphans, which is a duty of the first process of a container: a process whose parent has ended becomes a child of
-//! process 1, and stays in the process table until process 1 has waited for it.
+//! Reaps orphans if this process is process 1, the first process of a container. A process whose parent has ended becomes a child
+//! of process 1, and stays in the process table until process 1 has waited for it.
 
 use std::thread;
 use std::time::Duration;

@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use super::error::CliError;
 
-/// Prints a result and a line break. A reader that has closed the output (`| head`) is no error: the exit code tells the result.
+/// Prints a result and a line break. If the reader has closed the output (`| head`), this is no error: the exit code still tells
+/// the result.
 pub(super) fn print(text: io::Result<String>) -> Result<(), CliError> {
     let printed = text.and_then(|text| writeln!(io::stdout(), "{text}"));
     match printed.map_err(CliError::io("standard output")) {

@@ -1,4 +1,5 @@
-//! `cofferdam probe`: one worker, committed and proven, or one line with the reason. For the start check of a container.
+//! `cofferdam probe`: starts one worker, which commits and proves its memory, and prints one line with the result or with the
+//! reason of the failure. Use it as the start check of a container.
 
 use std::io;
 use std::time::Duration;

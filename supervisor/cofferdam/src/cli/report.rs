@@ -1,4 +1,4 @@
-//! The output of `run`: one JSON object for each block and a last one, or a table.
+//! The output of `run`: one JSON object for each block and a last object with the summary, or a table.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -84,14 +84,14 @@ impl BlockLine {
         }
     }
 
-    /// Adds how the reset of the worker went.
+    /// Adds the time and the bytes of the worker's reset.
     pub(super) fn add_reset(&mut self, reset: ResetReport) {
         self.reset_us = Some(micros(Duration::from_nanos(reset.nanoseconds)));
         self.dirty_bytes = Some(reset.dirty_bytes);
     }
 }
 
-/// Microseconds, to the nanosecond.
+/// Microseconds, with the nanoseconds as decimals.
 fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
@@ -123,7 +123,7 @@ pub(super) struct Summary {
     pub(super) profile: String,
     pub(super) db_path: Option<String>,
     pub(super) interrupted: bool,
-    /// Why the run ended before its last block; none if a block's own verdict ended it.
+    /// Why the run ended before its last block; none if the verdict of a block ended the run.
     pub(super) error: Option<String>,
     pub(super) seconds: f64,
     pub(super) workers: Vec<WorkerLine>,
@@ -200,7 +200,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Zero, except for `skipped` blocks, which the store has already.
+    /// A tally that starts at zero. `skipped` is the number of blocks that the store has already.
     pub(super) fn new(skipped: u64) -> Self {
         Self {
             blocks: 0,

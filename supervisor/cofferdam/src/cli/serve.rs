@@ -81,7 +81,7 @@ enum Ask {
 
 /// Runs the command.
 pub(super) fn run(args: &ServeArgs) -> Result<CommandExit, CliError> {
-    // Cheap checks come first: nobody should wait for 4 GiB to hear of a misspelt path.
+    // Cheap checks come first: a misspelt path is reported before 4 GiB are committed.
     let module = args.module.read()?;
     let profile = describe(args, module.clone()).profile()?;
     let _readable = args.db_path.as_deref().map(ReadAccess::check).transpose()?;
@@ -116,7 +116,7 @@ async fn serve(
         service.set_state(state.clone());
     }
     let operator = Arc::new(Control { args: args.clone(), service: service.clone(), state, asks });
-    // Before memory is committed: probes are answered from the first moment, and requests can wait.
+    // The server listens before memory is committed, so that probes are answered from the start and requests can wait.
     let server = listen(args, &service, &operator).await?;
     let mut starting = {
         let (args, service) = (args.clone(), service.clone());
@@ -125,7 +125,8 @@ async fn serve(
     let started = tokio::select! {
         started = &mut starting => started.map_err(|error| CliError::Io { what: "starting", source: error.into() })?,
         () = drain_asked(&mut asked) => {
-            // The commit is cancelled and its workers are waited for. If the pool was ready just then, this is a drain.
+            // `drain` cancels the commit, and this waits until the workers have ended. If the pool became ready meanwhile, it is
+            // drained.
             service.drain();
             return match starting.await {
                 Ok(Ok(_)) => drain(args, &service, server, false).await,
@@ -154,7 +155,7 @@ async fn serve(
 async fn send_away(service: &Service, server: tokio::task::JoinHandle<usize>) {
     const LAST_WORDS: Duration = Duration::from_secs(1);
     service.close();
-    // A client that has not read its answer by then finds the connection closed.
+    // If a client has not read its answer after this time, its connection is closed.
     let _ = tokio::time::timeout(LAST_WORDS, server).await;
 }
 
@@ -217,7 +218,7 @@ fn describe(args: &ServeArgs, module: Vec<u8>) -> PoolBuilder {
     }
 }
 
-/// Refuses a module if the state is that of another profile: the module would read values that it did not write.
+/// Refuses a module if the state belongs to another profile: the module would read values that it did not write.
 fn check_state(state: Option<&StateReader>, profile: &Profile) -> Result<(), CliError> {
     let Some(state) = state else { return Ok(()) };
     let (stored, wanted) = (state.profile()?, profile.hash());
@@ -281,7 +282,7 @@ async fn drain(
     service.close();
     let cut = server.await.unwrap_or(0);
     if let Some(pool) = service.pool() {
-        // By now no request runs, or it was cut off.
+        // No request runs any more: the requests have finished or were cut off.
         let ended = tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await;
         tracing::debug!("the pool has ended; every job finished: {}", ended.unwrap_or(false));
     }
@@ -365,7 +366,7 @@ impl Operator for Control {
     }
 
     fn drain(&self) {
-        // If nobody receives it, the server has ended already.
+        // If nothing receives the message, the server has ended already.
         let _ = self.asks.send(Ask::Drain);
     }
 }

@@ -1,6 +1,6 @@
 //! SIGINT and SIGTERM: the first asks to finish, the second ends the process at once.
 //!
-//! Only the command handles signals. The library must not, because the signals of a process belong to the program that embeds it.
+//! Only the command handles signals. The library does not, because the program that embeds the library decides about signals.
 
 use std::io;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ impl Stop {
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             let register = || -> io::Result<()> {
-                // In this order: at the first signal the flag is not set yet, so only the second one ends the process. The
-                // kernel ends the workers with their supervisor.
+                // The order matters: at the first signal, the flag is not set yet when the shutdown handler reads it. So only
+                // the second signal ends the process. The kernel ends the workers with their supervisor.
                 flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&asked))?;
                 flag::register(signal, Arc::clone(&asked))?;
                 Ok(())
@@ -44,8 +44,8 @@ impl Stop {
     }
 }
 
-/// Does `work` on the pool. After a signal, the pool takes no more jobs and retries none. A job that still runs after `grace` is
-/// cut off.
+/// Calls `work`, which uses the pool. After a signal, the pool takes no more jobs and retries none. A job that still runs `grace`
+/// after the signal is ended.
 pub(super) fn obeying<T>(stop: &Stop, pool: &Pool, grace: Duration, work: impl FnOnce() -> T) -> T {
     const TICK: Duration = Duration::from_millis(50);
     let done = AtomicBool::new(false);

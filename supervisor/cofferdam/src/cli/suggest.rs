@@ -1,10 +1,10 @@
-//! "Did you mean …?": the known name that is most like a name that is wrong.
+//! "Did you mean …?": the known name that is most similar to a wrong name.
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Command};
 
-/// The one of the names `known` that is most like `name`, if any is like it. This is the suggestion that clap makes for an option,
-/// so that files, variables and the command line agree.
+/// The name in `known` that is most similar to `name`, if one is similar. clap makes the suggestion, as it does for a wrong
+/// option, so that files, variables and the command line get the same suggestions.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let command =
         Command::new("names").disable_help_flag(true).disable_version_flag(true).no_binary_name(true);

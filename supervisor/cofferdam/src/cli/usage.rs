@@ -1,4 +1,4 @@
-//! The message for a command line that is wrong or asks for help: the words of clap, without the secrets that they may repeat.
+//! The message for a command line that is wrong or asks for help. It is the message of clap, without secrets of the command line.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::error::CliError;
 use super::logging;
 use super::variables::{self, SECRETS};
 
-/// Stands in a message for an argument that is not repeated.
+/// The text that replaces an argument in a message, if the argument may be a secret.
 const NOT_REPEATED: &str = "… (not repeated here, because it may be a secret)";
 
 /// Prints `error`, with which `command` refused `arguments`, and returns the exit code.
@@ -40,17 +40,17 @@ pub(super) fn tell(mut error: clap::Error, command: &Command, arguments: &[OsStr
     CommandExit::Usage
 }
 
-/// Removes from `error` what may be a secret on a mistyped command line.
+/// Removes from `error` the parts of a mistyped command line that may be secrets.
 fn hide_secrets(error: &mut clap::Error, arguments: &[OsString]) {
     let kinds = [ContextKind::InvalidArg, ContextKind::InvalidValue, ContextKind::InvalidSubcommand];
     for kind in kinds {
         let Some(ContextValue::String(text)) = error.get(kind) else { continue };
-        // For an argument that clap knows, the text is the argument's declaration.
+        // If clap knows the argument, the text is the argument's declaration and not a text of the user.
         let is_stray = kind != ContextKind::InvalidArg || error.kind() == ErrorKind::UnknownArgument;
         let text = text.clone();
         if is_stray && may_be_secret(&text, kind, arguments) {
             error.insert(kind, ContextValue::String(NOT_REPEATED.to_owned()));
-            // "to pass '…' as a value, use '-- …'"
+            // clap's suggestions repeat the text: "to pass '…' as a value, use '-- …'".
             error.insert(ContextKind::Suggested, ContextValue::None);
             error.insert(ContextKind::SuggestedValue, ContextValue::None);
             error.insert(ContextKind::SuggestedSubcommand, ContextValue::None);
@@ -67,8 +67,8 @@ fn may_be_secret(text: &str, kind: ContextKind, arguments: &[OsString]) -> bool 
     text.contains('@') || is_stray
 }
 
-/// Refuses a first argument that names no file and may be a part of a secret: a password that the shell has split at a blank. An error
-/// of the command would repeat it.
+/// Refuses a first argument that names no file and may be a part of a secret, for example of a password that the shell has
+/// split at a blank. Otherwise the command would repeat the argument in an error.
 ///
 /// # Errors
 /// [`CliError::Usage`], which does not repeat the argument.
@@ -90,7 +90,7 @@ fn names_secret(argument: &OsString) -> bool {
     name.is_some_and(|name| SECRETS.contains(&name))
 }
 
-/// The options that exclude each other and come from variables, with their variables.
+/// If the error is that options exclude each other: those of them that come from variables, each with its variable.
 fn sources(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Vec<(String, String)> {
     if error.kind() != ErrorKind::ArgumentConflict {
         return Vec::new();

@@ -1,8 +1,8 @@
-//! Environment variables as a second command line: every option of every command has one, named after it.
+//! Environment variables as a second command line: every option of every command has a variable that is named after the option.
 //!
-//! Unit files, Compose files and container platforms set variables, and each has its habits: `${NAME:-}` sets a variable to
-//! nothing, and a flag is `1`, `yes` or `on`. Therefore an empty variable counts as not set, and a flag takes all of these words.
-//! The command line counts for more: a variable has no effect if its option, or an option that excludes it, is given there.
+//! Unit files, Compose files and container platforms set variables in different ways: `${NAME:-}` sets a variable to an empty
+//! value, and a flag is `1`, `yes` or `on`. Therefore an empty variable counts as not set, and a flag takes all of these words.
+//! The command line counts for more: a variable has no effect if the command line has its option or an option that excludes it.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -17,22 +17,22 @@ use super::suggest;
 /// Options whose values are secrets, by their long names: no help and no error shows their values.
 pub(super) const SECRETS: [&str; 3] = ["auth", "daemon-rpc-url", "peer"];
 
-/// What the name of every variable of ours begins with.
+/// The prefix of every variable that the commands read.
 const PREFIX: &str = "COFFERDAM_";
 
-/// What is in the rest of the name if Kubernetes or Docker made the variable, for a service whose name begins with cofferdam.
+/// A part of the rest of the name, if Kubernetes or Docker set the variable for a service whose name begins with cofferdam.
 const SERVICE_LINKS: [&str; 3] = ["SERVICE_HOST", "SERVICE_PORT", "PORT_"];
 
 /// Variables of this repository's tests and scripts, which the commands do not read.
 const OF_TESTS: [&str; 8] =
     ["BIN", "SHARED", "SKIPS", "SKIP_4GIB", "DEPLOY_TOOLS", "LB_REQUESTS", "NETWORKS", "WRITE_OPERATIONS"];
 
-/// The value of a variable, unless it is not set or empty.
+/// The value of a variable. None if the variable is not set or empty.
 pub(super) fn set(name: impl AsRef<OsStr>) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// The value of a variable, unless it is not set or empty.
+/// The parsed value of a variable. None if the variable is not set or empty.
 ///
 /// # Errors
 /// [`CliError::Usage`], which names the variable, if its value does not parse.
@@ -43,7 +43,7 @@ pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<O
     value.parse().map(Some).map_err(wrong)
 }
 
-/// Whether a variable is one of ours, by its name.
+/// Whether the name of a variable has the prefix of the variables that the commands read.
 pub(super) fn is_ours(name: &OsStr) -> bool {
     name.to_string_lossy().starts_with(PREFIX)
 }
@@ -63,15 +63,15 @@ pub(super) fn attach(command: Command, arguments: &[OsString]) -> Command {
         .fold(command, |command, name| command.mut_subcommand(name, |inner| attach(inner, arguments)))
 }
 
-/// The variable that an argument of a command is read from: the first that is set of those that its names give, or the one that its
-/// own name gives.
+/// The variable that an argument of a command is read from. Each name of the argument gives a variable. The first of these
+/// variables that is set is used. If none is set, the variable of the main name is used.
 fn variable_of(argument: &Arg, all: &[Arg]) -> Option<String> {
     let own = match (argument.get_env(), argument.get_long()) {
         (Some(variable), _) => variable.to_string_lossy().into_owned(),
         (None, Some(long)) if !is_read_elsewhere(long, all) => variable_for(long),
         _ => return None,
     };
-    // A first argument, which has no name, has the same variables as the option that stands for it.
+    // A positional argument has no name. It has the same variables as the option with the same meaning.
     let option = all.iter().find(|other| other.get_long().is_some_and(|long| variable_for(long) == own));
     let other_names = option.map(aliases).unwrap_or_default();
     let candidates = std::iter::once(own.clone()).chain(other_names.iter().map(|name| variable_for(name)));
@@ -115,7 +115,7 @@ pub(super) fn is_said(argument: &Arg, arguments: &[OsString]) -> bool {
 pub(super) struct Conflicts(Vec<(Arg, Arg)>);
 
 impl Conflicts {
-    /// Those of `command`.
+    /// The options of `command` that exclude each other.
     pub(super) fn of(command: &Command) -> Self {
         let pairs = command.get_arguments().flat_map(|argument| {
             let others = command.get_arg_conflicts_with(argument);
@@ -135,7 +135,7 @@ impl Conflicts {
     }
 }
 
-/// `argument`, read from `variable` unless that is empty, or the command line has an option that excludes it.
+/// `argument`, read from `variable`. An empty variable is not read, and no variable is read if `excluded` is true.
 fn read(argument: Arg, variable: Option<String>, excluded: bool) -> Arg {
     let is_secret = argument.get_long().is_some_and(|long| SECRETS.contains(&long));
     let argument = argument.hide_env_values(is_secret).hide_default_value(is_secret);
@@ -153,7 +153,7 @@ fn read(argument: Arg, variable: Option<String>, excluded: bool) -> Arg {
     }
 }
 
-/// A sentence for each variable of the environment that looks like one of `command` and is none.
+/// A sentence for each variable of the environment that has the prefix and belongs to no option of `command`.
 pub(super) fn unknown(command: &Command) -> Vec<String> {
     let mut known = BTreeSet::new();
     collect(command, &mut known);
@@ -176,7 +176,7 @@ fn sentence(name: &str, known: &BTreeSet<String>) -> String {
     format!("the variable {PREFIX}{name} has no effect, because no option has that name{suggestion}")
 }
 
-/// Adds what follows the prefix in the variables of a command and its subcommands.
+/// Adds the names of the variables of a command and its subcommands, without the prefix.
 fn collect(command: &Command, known: &mut BTreeSet<String>) {
     let long_names = command.get_arguments().flat_map(names);
     known.extend(long_names.map(|name| variable_for(&name)[PREFIX.len()..].to_owned()));

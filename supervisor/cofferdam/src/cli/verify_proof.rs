@@ -1,8 +1,9 @@
-//! `cofferdam verify-proof`: whether a proof of the state tree shows what is claimed. The command asks no node and opens no store.
+//! `cofferdam verify-proof`: whether a proof of the state tree proves a claim. The claim is that a key has a certain value, or
+//! has none. The command asks no node and opens no store.
 //!
-//! The proof is read as the JSON-RPC method `cofferdam_proof` returns it: the whole answer, its `result`, or the `proof` in that.
-//! An answer names its key and value, which are then what is claimed, unless the command line claims others. The root always comes
-//! from the command line: whoever sends the answer could choose a root that fits.
+//! The input is the answer of the JSON-RPC method `cofferdam_proof`: the whole answer, its `result`, or the `proof` in the
+//! `result`. If the command line does not name a key or a value, the key and the value in the answer are the claim. The root
+//! always comes from the command line, because the sender of the answer could choose a root that fits the proof.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -80,12 +81,12 @@ struct ProofResult<'a> {
     proof: Option<&'a RawValue>,
 }
 
-/// Reads a field that is there. `null` stays, because it says that the key has no value, which a missing field does not.
+/// Reads a field that exists. `null` is kept, because it says that the key has no value. A missing field does not say this.
 fn present<'de, D: Deserializer<'de>>(field: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(field).map(Some)
 }
 
-/// What is to be shown of a key.
+/// The claim about a key, and the proof.
 struct Claim {
     key: Vec<u8>,
     /// The value; none for no value.
@@ -130,7 +131,7 @@ enum Refusal {
     NoProof(String),
 }
 
-/// What is claimed: by the command line, and otherwise by the answer that the proof is in.
+/// The claim: from the command line, or else from the answer that has the proof.
 fn claim(args: &VerifyProofArgs, bytes: &[u8]) -> Result<Claim, Refusal> {
     let no_proof = |error: &dyn std::fmt::Display| Refusal::NoProof(error.to_string());
     let (result, proof) = unwrap(bytes).map_err(Refusal::NoProof)?;

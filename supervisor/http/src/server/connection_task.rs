@@ -31,7 +31,7 @@ const MAX_STREAMS: u32 = 256;
 /// may have chosen the connection just before.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 
-/// After that, how long headers that have begun to arrive may take.
+/// After [`LAST_REQUEST`], how long headers that have begun to arrive may take.
 const LAST_HEADERS: Duration = Duration::from_secs(1);
 
 /// Serves `router` on one connection until the client closes it, the limits close it, or `service` closes.
@@ -62,7 +62,7 @@ pub(super) async fn serve_connection(
     let must_close = async {
         tokio::select! {
             () = service_closed(&mut phase) => LAST_HEADERS,
-            // A new connection needs the place now.
+            // A new connection needs the place of this connection now.
             () = connection.evicted() => Duration::ZERO,
             () = no_first_request(&connection, limits.header_timeout) => Duration::ZERO,
         }
@@ -101,9 +101,9 @@ fn builder(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Waits until the service closes, and then for requests that are already on their way. No event tells that there is none,
-/// so this is a real pause. A client that had a response since the drain began knows from `Connection: close` that it must
-/// open a new connection.
+/// Waits until the service closes, and then [`LAST_REQUEST`] for requests that are already on their way. No event tells that no
+/// request is on its way, so this wait has a fixed length. A client that got a response after the drain began knows from
+/// `Connection: close` that it must open a new connection.
 async fn service_closed(phase: &mut watch::Receiver<Phase>) {
     // This fails only if the sender is dropped, and the sender lives as long as the service.
     let _ = phase.wait_for(|phase| *phase == Phase::Closing).await;
@@ -125,8 +125,8 @@ async fn requests_end(connection: &Connection, grace: Duration) {
     tokio::time::sleep(grace).await;
     while !connection.is_idle() {
         connection.becomes_idle().await;
-        // hyper has the last bytes of the response and still has to send them. It then closes the connection by itself.
-        // Nothing tells when the bytes are sent, so this is a real pause. It also serves headers that arrived meanwhile.
+        // hyper still has to send the last bytes of the response, and then closes the connection by itself. No event tells
+        // when the bytes are sent, so this wait has a fixed length. Headers that have arrived meanwhile get the same time.
         tokio::time::sleep(LAST_HEADERS).await;
     }
 }

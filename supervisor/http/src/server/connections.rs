@@ -15,7 +15,7 @@ struct Shared {
     /// How many connections may be open, unless more are busy.
     limit: usize,
     next_id: AtomicU64,
-    /// Counts the openings of connections and the ends of requests. Its values order these events.
+    /// Counts opened connections and ended requests. The count at each of these events orders the events.
     activity: AtomicU64,
     open: Mutex<HashMap<u64, Weak<Connection>>>,
     /// How many connections were asked to close and have not closed yet.
@@ -55,7 +55,7 @@ impl Connections {
         Self(Arc::new(shared))
     }
 
-    /// Adds a connection. If there are too many, the one that has been idle for longest is asked to close.
+    /// Adds a connection. If there are too many connections, asks the one that has been idle for longest to close.
     pub(super) fn add(&self) -> Arc<Connection> {
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::new(Connection {
@@ -71,7 +71,7 @@ impl Connections {
         let too_many = {
             let mut open = self.0.lock();
             open.insert(id, Arc::downgrade(&connection));
-            // Connections that are closing make room already. If they counted, a burst of new connections would evict new ones.
+            // Connections that are closing do not count: otherwise a burst of new connections would evict new connections.
             open.len() > self.0.limit + self.0.closing.load(Ordering::Relaxed)
         };
         if too_many {
@@ -150,8 +150,8 @@ impl Drop for RunningRequest {
         let connection = &self.0;
         connection.last_activity.store(connection.shared.next_activity(), Ordering::Relaxed);
         if connection.running.fetch_sub(1, Ordering::Relaxed) == 1 {
-            // One task at most waits for this: the one that serves the connection. The notification is stored if it does
-            // not wait yet.
+            // At most one task waits for this notification: the task that serves the connection. If the task does not wait
+            // yet, the notification is stored.
             connection.idle.notify_one();
         }
     }

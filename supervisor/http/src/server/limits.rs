@@ -5,11 +5,12 @@ use std::time::Duration;
 /// How many connections a server keeps, and how long it waits for their clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// How many connections may be open, unless more are busy. Default 4096.
+    /// How many connections may be open. Only busy connections can exceed this number, because no busy connection is closed
+    /// for a new one. Default 4096.
     pub connections: usize,
     /// How long the headers of a request may take to arrive, counted from when the connection is ready for the request. An
-    /// idle connection is therefore closed after this time. Choose a longer time than that after which the load balancer
-    /// closes its idle connections. Default 75 s.
+    /// idle connection is therefore closed after this time. Choose a longer time than the idle timeout of the load balancer.
+    /// Default 75 s.
     pub header_timeout: Duration,
     /// How long a client may read nothing of its response. Default 30 s.
     pub write_timeout: Duration,

@@ -10,14 +10,15 @@ use super::address::Address;
 use super::stream::Stream;
 use super::unix_socket::{self, SocketFile};
 
-/// How many connections may wait to be accepted. With the usual 128, clients above that number would retry only after a second.
+/// How many connections may wait to be accepted. With the usual 128, further clients would retry only after a second.
 const BACKLOG: u32 = 4096;
 
 /// At least one listening socket.
 #[derive(Debug)]
 pub struct Listener {
     sockets: Vec<Socket>,
-    /// Rotates which socket is asked first. Otherwise many clients of one socket could keep those of another from being accepted.
+    /// The number of the socket that is asked first. It rotates: otherwise many clients of one socket could keep clients of
+    /// another socket from being accepted.
     turn: usize,
 }
 
@@ -34,7 +35,7 @@ impl From<TcpListener> for Listener {
 }
 
 impl Listener {
-    /// Listens on `address`. For a host name it listens on every IP address of the name that this host has.
+    /// Listens on `address`. For a host name, listens on every IP address of the name that belongs to this host.
     ///
     /// # Errors
     /// The operating system's error: an unknown name, a port or Unix socket that another process listens on, or a path that

@@ -31,9 +31,9 @@ pub use address::{Address, Host};
 pub use limits::ConnectionLimits;
 pub use listen::Listener;
 
-/// A tokio runtime for a server over `workers` workers. It has at most one thread for each worker and for each processor:
-/// with few threads a request wakes few threads, and on few processors waking threads costs more than everything else that
-/// a small request needs.
+/// A tokio runtime for a server with `workers` workers. The runtime has as many threads as there are workers, and at most as
+/// many as there are processors. With few threads, a request wakes few threads. On a machine with few processors, waking threads
+/// takes more time than the rest of a small request.
 ///
 /// # Errors
 /// The operating system's error if a thread cannot be started.
@@ -44,8 +44,8 @@ pub fn runtime(workers: usize) -> io::Result<Runtime> {
 }
 
 /// Serves `router` on `listener` until `service` closes ([`Service::close`]). Then waits for running requests, for at most
-/// `grace`. Returns how many connections still had a running request after that: those requests are cut off when the
-/// runtime ends.
+/// `grace`. Returns how many connections still have a running request after that. These requests are cut off when the runtime
+/// ends.
 ///
 /// # Panics
 /// Outside of a tokio runtime.
@@ -97,7 +97,7 @@ async fn recover(error: &io::Error, connections: &Connections) {
     if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)) {
         tracing::warn!("no connection can be accepted, closing an idle one: {error}");
         connections.evict_idle();
-        // No event tells when the system has a descriptor again, so this is a real pause.
+        // No event tells when the system has a free descriptor again, so this wait has a fixed length.
         tokio::time::sleep(BACKOFF).await;
     }
 }

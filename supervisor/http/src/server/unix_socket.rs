@@ -1,4 +1,5 @@
-//! A Unix socket and its file: the file of a killed process is replaced, and the own file is removed at the end.
+//! A Unix socket and its file. If a killed process has left a socket file, `bind` replaces it. When the listener is dropped,
+//! its own file is removed.
 
 use std::fs;
 use std::io;
@@ -16,7 +17,7 @@ pub(super) fn bind(path: &Path, backlog: u32) -> io::Result<(UnixListener, Socke
     let socket = UnixSocket::new_stream()?;
     socket.bind(path)?;
     let file = SocketFile::of(path)?;
-    // No client can connect before `listen`, so none connects with other permissions.
+    // No client can connect before `listen`, so no client connects before the permissions are set.
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
     Ok((socket.listen(backlog)?, file))
 }
@@ -61,7 +62,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|found| found == self.identity) {
-            // A file that cannot be removed is left: the next server at this path removes it.
+            // If the file cannot be removed, it stays. The next server at this path removes it.
             let _ = fs::remove_file(&self.path);
         }
     }

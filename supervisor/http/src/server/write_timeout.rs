@@ -1,4 +1,4 @@
-//! A stream with a timeout for writes, and with a close after which the client can still read its last response.
+//! A stream with a timeout for writes. It closes in a way that lets the client still read its last response.
 
 use std::io;
 use std::pin::Pin;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// How long a client that is still sending its request may pause when its response has been written. No event tells whether
-/// the client will send more.
+/// How long a client that has not sent its whole request may pause after its response was written. No event tells whether the
+/// client will send more.
 const QUIET_TIME: Duration = Duration::from_millis(250);
 
 /// A stream whose writes fail when they make no progress for `timeout`.
@@ -19,9 +19,9 @@ pub(super) struct WriteTimeout<S> {
     timeout: Duration,
     /// Runs while a write waits.
     write_timer: Option<Pin<Box<Sleep>>>,
-    /// Limits how long the rest of a request is read and discarded, after everything was written.
+    /// Limits the time in which the rest of a request is read and discarded, after the whole response was written.
     discard_timer: Option<Pin<Box<Sleep>>>,
-    /// Limits how long the rest of a request is awaited, after everything was written and while nothing has arrived.
+    /// Limits the wait for the first bytes of the rest of a request, after the whole response was written.
     quiet_timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -58,7 +58,7 @@ impl<S: AsyncRead + Unpin> WriteTimeout<S> {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     let timeout = self.timeout;
                     let timer = self.discard_timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
-                    // Polled here, too: a client that sends without a pause never reaches the `Pending` below.
+                    // The timer is polled here, too: if a client sends without a pause, the `Pending` below is never reached.
                     if timer.as_mut().poll(context).is_ready() {
                         return Poll::Ready(());
                     }

@@ -1,4 +1,4 @@
-//! Hexadecimal text, with or without `0x`, wherever a command takes any.
+//! Hexadecimal text in arguments, with or without `0x`.
 
 use std::str::FromStr;
 

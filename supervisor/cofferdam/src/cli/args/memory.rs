@@ -82,8 +82,8 @@ impl MemoryArgs {
             .admission(!self.skip_admission)
     }
 
-    /// Checks that the host has the memory for all of `workers`, unless the check is turned off. For pools that are started one
-    /// after the other and are useful only together.
+    /// Checks that the host has the memory for all of `workers`, unless the check is turned off. A command that needs several
+    /// pools calls this before it starts the first pool.
     ///
     /// # Errors
     /// [`PoolError::Admission`] if the memory is not there.

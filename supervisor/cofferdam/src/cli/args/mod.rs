@@ -1,5 +1,5 @@
 //! Arguments that several commands share: the module, the blocks, the limits of one block, the memory of a worker, the pool,
-//! connections, and hexadecimal text. Each has one name and one default, whichever command takes it.
+//! connections, and hexadecimal text. An argument has the same name and the same default in every command.
 
 mod blocks;
 mod connections;
@@ -21,11 +21,11 @@ pub(super) use self::pool::{CacheArgs, PoolArgs};
 use cofferdam_pool::PoolBuilder;
 use cofferdam_store::Store;
 
-/// Has the guests of a pool read `store`, which this process writes.
+/// Makes the guests of a pool read `store`. This process writes the store.
 pub(super) fn reading(builder: PoolBuilder, store: &Arc<Store>) -> PoolBuilder {
     let readers = Arc::clone(store);
     builder.state(store.path()).on_death(move |_| {
-        // LMDB reuses no page that a reader may still read, and the slot of a dead reader still counts as one.
+        // LMDB reuses no page that a reader may still read, and the slot of a dead reader counts as a reader until it is cleared.
         if let Err(error) = readers.clear_stale_readers() {
             tracing::warn!("{error}");
         }

@@ -1,4 +1,4 @@
-//! The module: one name for it in every command, and the file behind that name.
+//! The module: its argument, which has the same name in every command, and the file that the argument names.
 
 use std::fs::File;
 use std::io::Read;
@@ -51,15 +51,16 @@ impl ModuleArgs {
     }
 }
 
-/// Reads the module at `path`, or the sample indexer if `path` is none. What the module declares is checked; its functions
-/// are checked later, by the compiler.
+/// Reads the module at `path`, or the sample indexer if `path` is none. The declarations of the module are checked here. The
+/// compiler checks its functions later.
 ///
 /// # Errors
-/// [`CliError::Module`] if the file cannot be read; [`CliError::NotAModule`] if it is no module, or none that can run here.
+/// [`CliError::Module`] if the file cannot be read; [`CliError::NotAModule`] if it is no module, or is a module that cannot run
+/// here.
 pub(in crate::cli) fn read_module(path: Option<&Path>) -> Result<Vec<u8>, CliError> {
     let Some(path) = path else { return Ok(sample::MODULE.to_vec()) };
     let mut bytes = Vec::new();
-    // One byte more than is taken, so that a longer file is refused by its length.
+    // One byte more than the limit is read, so that a longer file is refused because of its length.
     let read = File::open(path).and_then(|file| file.take(MAX_MODULE_BYTES + 1).read_to_end(&mut bytes));
     read.map_err(|source| CliError::Module { path: path.to_owned(), source })?;
     let checked = module::to_binary(&bytes).and_then(|binary| module::inspect(&binary, MAX_MEMORY_BYTES));

@@ -1,4 +1,4 @@
-//! The pool that `run`, `serve` and `node` keep.
+//! The arguments of the pool of `run`, `serve` and `node`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -102,8 +102,8 @@ impl PoolArgs {
         self.workers
     }
 
-    /// As [`PoolArgs::builder`]. If no number of workers was given, the pool has as many as there is memory for: at least `least`,
-    /// at most `most`.
+    /// As [`PoolArgs::builder`]. If no number of workers was given, the pool has as many workers as there is memory for: at least
+    /// `least`, and at most `most`.
     pub(in crate::cli) fn builder_within(
         &self,
         module: Vec<u8>,

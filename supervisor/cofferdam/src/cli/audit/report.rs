@@ -9,7 +9,7 @@ use cofferdam_node::agreement::audit::{Audit, AuditError, ChainDigest, Divergenc
 /// The result as one JSON object.
 #[derive(Debug, Serialize)]
 pub(super) struct AuditReport {
-    /// Whether the nodes agree; none if digests cannot tell.
+    /// Whether the nodes agree; none if their digests cannot show it.
     agree: Option<bool>,
     profile: String,
     floor: u32,

@@ -58,10 +58,10 @@ pub(super) enum End {
     },
     /// The run ended with 137 before the first block: memory could not be committed.
     NotCommitted {
-        /// The last line of its standard error.
+        /// The last line of the run's standard error.
         reason: String,
     },
-    /// The run ended in the middle of a block, for a reason that is no property of the block.
+    /// The run ended in the middle of a block, because of the host and not because of the block.
     InBlock {
         /// The block's height, if it is known.
         height: Option<u64>,
@@ -87,7 +87,7 @@ fn no_cgroup(error: &ChildError) -> CliError {
     ))
 }
 
-/// Runs one cell. Returns none if `stop` was asked before the end of the cell.
+/// Runs one cell. Returns none if a signal asked to stop before the end of the cell.
 pub(super) fn run(host: Bytes, pool: String, runs: &Runs, stop: &Stop) -> Result<Option<Cell>, CliError> {
     let cgroup = ChildCgroup::limited_to(host.0).map_err(|error| no_cgroup(&error))?;
     let mut stderr = tempfile::tempfile().map_err(CliError::io("a file for the messages of a cell"))?;
@@ -98,7 +98,7 @@ pub(super) fn run(host: Bytes, pool: String, runs: &Runs, stop: &Stop) -> Result
         .args(["--log=warn", "--join-cgroup"])
         .arg(cgroup.cgroup().procs())
         .args(&runs.arguments)
-        // The arguments say everything. A variable such as COFFERDAM_DB_PATH is meant for other commands.
+        // The cell gets all its options as arguments. Variables such as COFFERDAM_DB_PATH are meant for other commands.
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| !variables::is_ours(name)))
         .stdin(Stdio::null())
@@ -138,7 +138,7 @@ fn wait(child: &mut Child, timeout: Duration, stop: &Stop) -> std::io::Result<Op
         }
         let late = started.elapsed() >= timeout;
         if late || stop.is_asked() {
-            // Its workers die with it.
+            // The kernel ends the workers of the cell with the cell.
             child.kill()?;
             child.wait()?;
             return Ok(late.then_some(Ended::Late));
@@ -147,7 +147,7 @@ fn wait(child: &mut Child, timeout: Duration, stop: &Stop) -> std::io::Result<Op
     }
 }
 
-/// The last line of `file` that is not empty, without the name of the command.
+/// The last line of `file` that is not empty, without the prefix `cofferdam: `.
 fn last_line(file: &mut File) -> String {
     let mut bytes = Vec::new();
     let length = file.metadata().map_or(0, |metadata| metadata.len());
@@ -192,7 +192,7 @@ impl Transcript {
             self.summary = Some(line["summary"].take());
         } else if line.get("verdict").is_some() {
             self.blocks += 1;
-            // A line is printed after the commit and the reset. Later blocks may have begun before it.
+            // The line of a block is printed after the commit and the reset. Later blocks may have begun before that.
             if self.running == line["height"].as_u64() {
                 self.running = None;
             }
@@ -225,7 +225,7 @@ impl Transcript {
                 End::NotCommitted { reason: last_words }
             }
             (None, None, None) if killed_for_memory => End::NotCommitted { reason: how },
-            // A run that ended early with an error has a digest, too: that of the blocks before the end.
+            // A run that ended early with an error has a digest, too: the digest of the blocks before the error.
             (None, _, Some(summary)) => match summary["error"].as_str() {
                 Some(error) => End::Failed { reason: error.to_owned() },
                 None if summary["interrupted"] == true => {
@@ -238,7 +238,7 @@ impl Transcript {
     }
 }
 
-/// The end that a summary describes; none if it is no summary of blocks.
+/// The end that a summary describes; none if the summary has no block or no digest.
 fn indexed(summary: &Value) -> Option<End> {
     let verdicts = summary["verdicts"].as_object()?.iter();
     Some(End::Indexed {

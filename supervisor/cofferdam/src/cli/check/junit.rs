@@ -8,8 +8,8 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use super::cell::{Cell, End};
 use super::matrix::Matrix;
 
-/// The report, with a test case for each cell and one for the whole matrix. A cell succeeds if it agrees, or if it ended with
-/// 137 before its first block.
+/// The report, with a test case for each cell and one for the whole matrix. The test case of a cell succeeds if the cell has the
+/// result of most cells, or if it ended with 137 before its first block.
 pub(super) fn report(matrix: &Matrix) -> String {
     let mut suite = TestSuite::new("cofferdam check");
     suite.set_system_out(matrix.conclusion());

@@ -40,8 +40,8 @@ impl Matrix {
         Self { profile, cells, complete, agreed, digest, result }
     }
 
-    /// The exit code: 0 if memory made no difference; 1 if it made one, if a cell was not run, or if no block completed; 137
-    /// if no cell could commit its memory.
+    /// The exit code: 0 if memory made no difference; 1 if memory made a difference, if a cell was not run, or if no block
+    /// completed; 137 if no cell could commit its memory.
     pub(super) fn exit(&self) -> CommandExit {
         match self.agreed {
             true if self.failed_blocks().is_some() => CommandExit::Failure,
@@ -57,7 +57,7 @@ impl Matrix {
     pub(super) fn to_text(&self) -> String {
         let mut text = self.table();
         for (index, cell) in self.cells.iter().enumerate() {
-            // The reason why memory was not committed is printed once for each limit: all settings have the same.
+            // If memory was not committed, the reason is printed once for each limit, because it is the same for all settings.
             let said = self.cells[..index].iter().any(|earlier| earlier.is_refused_like(cell));
             if let Some(reason) = cell.reason().filter(|_| !said) {
                 text.push_str(&format!("\n{}, {}: {reason}", cell.host_memory_bytes, cell.pool));
@@ -176,8 +176,8 @@ fn shown_verdicts(verdicts: &BTreeMap<String, u64>) -> String {
     each.join(", ")
 }
 
-/// The result that most cells have. If there are several, the one that more cells with committed memory have, and then the
-/// first one.
+/// The result that most cells have. If several results are equally frequent, the one that more cells with committed memory have;
+/// if these numbers are equal, too, the first one.
 fn most_common(cells: &[Cell]) -> Option<&End> {
     let results = cells.iter().filter(|cell| matches!(cell.end, End::Indexed { .. }));
     let votes = |end: &End| {

@@ -92,7 +92,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<CommandExit, CliError> {
     if let Some(report) = &args.junit {
         check_directory(report)?;
     }
-    // An error in the blocks would occur in every cell. It is reported once.
+    // An error in the blocks would occur in every cell. This check reports it once, before the first cell.
     drop(args.blocks.open(None)?);
     cell::check_cgroups()?;
     warn_of_small_host(args);
@@ -112,7 +112,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<CommandExit, CliError> {
     Ok(matrix.exit())
 }
 
-/// Checks that a report can be written to `path`: better now than after every cell has run.
+/// Checks, before any cell runs, that the directory for the report at `path` exists and can be read.
 fn check_directory(path: &Path) -> Result<(), CliError> {
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     let found = directory.map_or(Ok(()), |directory| std::fs::read_dir(directory).map(drop));

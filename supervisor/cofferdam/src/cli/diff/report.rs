@@ -145,8 +145,8 @@ impl What {
     }
 }
 
-/// The first byte that the text shows of two values: a few bytes before their first difference, if they are too long to be
-/// shown whole.
+/// The position of the first byte that the text shows of two values. It is 0 if both values are shown whole. Otherwise it is a
+/// few bytes before their first difference.
 fn parts_at(values: &[Option<Vec<u8>>; 2]) -> usize {
     const BEFORE: usize = 8;
     let [Some(left), Some(right)] = values else { return 0 };

@@ -1,5 +1,5 @@
-//! Progress bars, drawn through [`stderr`](super::stderr): a terminal that is closed or stopped is no error, and nobody waits for
-//! it. If standard error is no terminal, nothing is drawn.
+//! Progress bars, drawn through [`stderr`](super::stderr). If the terminal is closed or stopped, there is no error, and no thread
+//! of the command waits for it. If standard error is no terminal, nothing is drawn.
 
 use std::io;
 use std::sync::{LazyLock, Mutex};
@@ -14,7 +14,7 @@ use cofferdam_base::sync::lock;
 
 /// The bars on the terminal; none if there is no terminal.
 static BARS: LazyLock<Option<MultiProgress>> = LazyLock::new(|| {
-    /// The most times that they are drawn in a second.
+    /// How many times a second the bars are drawn at most.
     const RATE: u8 = 20;
     let target = || ProgressDrawTarget::term_like_with_hz(Box::new(Screen::default()), RATE);
     is_capable_terminal().then(|| MultiProgress::with_draw_target(target()))

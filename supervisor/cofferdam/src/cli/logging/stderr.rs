@@ -1,8 +1,8 @@
-//! Standard error, written by a thread of its own. A thread that logs hands a line over and continues.
+//! Writes standard error in a separate thread. A thread that logs passes a line to the separate thread and continues.
 //!
 //! The reader of a log can be gone (a closed pipe), can have no room (a full disk), or can stop reading (a full pipe, a
-//! terminal after Ctrl-S). A pool that waits or fails for that would be worse than a log with a gap. Therefore lines are dropped and
-//! counted if they cannot be written, or if too many wait. The count is logged as soon as something can be written again.
+//! terminal after Ctrl-S). The pool must not wait or fail because of this, so a log may have gaps: lines are dropped and counted
+//! if they cannot be written, or if too many lines wait. The count is logged as soon as lines can be written again.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -27,7 +27,7 @@ static STDERR: LazyLock<Outlet> = LazyLock::new(|| Outlet::start(Descriptor, || 
 static TELL: OnceLock<Tell> = OnceLock::new();
 
 thread_local! {
-    /// The lines that the writing thread itself has logged.
+    /// In the writing thread, the lines that this thread itself has logged. None in other threads.
     static OWN: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
@@ -83,7 +83,7 @@ impl Outlet {
         let counts = Arc::new(Counts::default());
         let own = Arc::clone(&counts);
         let thread = thread::Builder::new().name("cofferdam-log".to_owned());
-        // Without the thread there is no receiver, which `write` notices.
+        // If the thread cannot be started, the channel has no receiver. `write` then writes the line itself.
         let _ = thread.spawn(move || Writer { sink, tell, counts: own }.run(&received));
         Self { items, counts }
     }
@@ -124,7 +124,8 @@ impl Outlet {
         if self.items.send_timeout(Item::Flush(done), patience).is_err() {
             return;
         }
-        // On a busy machine the thread may not have run yet. The only reason to give up is one write that does not end.
+        // On a busy machine, the thread may not have run yet. So this gives up only if a single write takes longer than
+        // `patience`.
         let mut seen = (self.counts.writes.load(Ordering::Relaxed), Instant::now());
         // Nothing is sent through this channel; it is only closed.
         while flushed.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
@@ -148,7 +149,7 @@ struct Writer<S, T> {
 impl<S: Write, T: Fn() -> Option<Tell>> Writer<S, T> {
     fn run(mut self, items: &Receiver<Item>) {
         OWN.set(Some(Vec::new()));
-        // If bytes could not be written, others cannot either: the count is logged later.
+        // After a write that failed, the count is not logged, because its write would fail, too. It is logged later.
         let mut writes = true;
         for item in items {
             match item {
@@ -161,7 +162,7 @@ impl<S: Write, T: Fn() -> Option<Tell>> Writer<S, T> {
                     drop(done);
                 }
             }
-            // The dropped lines came after the lines that waited.
+            // Lines were dropped while others waited, so the count belongs after the waiting lines.
             if items.is_empty() {
                 self.tell_losses(writes);
             }
@@ -188,13 +189,13 @@ impl<S: Write, T: Fn() -> Option<Tell>> Writer<S, T> {
         tell(lost);
         let words = OWN.with_borrow_mut(|own| own.as_mut().map(std::mem::take).unwrap_or_default());
         if !self.put(&words) {
-            // `put` has counted one.
+            // `put` has already counted one lost line.
             self.counts.lost.fetch_add(lost - 1, Ordering::Relaxed);
         }
     }
 }
 
-/// Descriptor 2 itself, without the lock of `io::Stderr`: a thread that waits here must not make others wait for that lock.
+/// Descriptor 2, without the lock of `io::Stderr`: if this thread waits in a write, other threads must not wait for the lock.
 struct Descriptor;
 
 impl Write for Descriptor {

@@ -1,4 +1,4 @@
-//! Arguments of `cofferdam node`: the arguments of the node that it replaces, under the same names, and its own.
+//! Arguments of `cofferdam node`: the arguments of the metashrew node that it replaces, under the same names, and further ones.
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
@@ -46,7 +46,7 @@ impl Durable {
 pub(super) enum ExitAt {
     /// When the block at this height is committed.
     Height(u32),
-    /// When every block that there is at some moment is committed.
+    /// When every block that exists at that moment is committed.
     Tip,
 }
 
@@ -78,8 +78,8 @@ pub(in super::super) struct NodeArgs {
     #[arg(long, value_name = "DIR")]
     pub(super) db_path: PathBuf,
 
-    /// The JSON-RPC address of the Bitcoin node to follow: http://HOST:PORT or http://USER:PASSWORD@HOST:PORT. In a password, write
-    /// %2F for /, %3F for ?, %23 for # and %40 for @.
+    /// The JSON-RPC address of the Bitcoin node to follow: http://HOST:PORT or http://USER:PASSWORD@HOST:PORT. In a password,
+    /// write %2F for /, %3F for ?, %23 for # and %40 for @.
     #[arg(long, value_name = "URL")]
     pub(super) daemon_rpc_url: Option<Secret>,
 
@@ -206,8 +206,8 @@ pub(in super::super) struct NodeArgs {
     pub(super) plant_fault: Vec<cofferdam_protocol::fault::Fault>,
 }
 
-/// The address in the variable HOST. Some shells set HOST to the name of the machine, which is no wish to serve there: the only
-/// name that counts is `localhost`.
+/// The address in the variable HOST. Some shells set HOST to the name of the machine. The user did not ask to serve at that name,
+/// so every name but `localhost` is ignored.
 fn host_variable() -> Option<Host> {
     let text = variables::set("HOST")?.into_string().ok()?;
     let host = text.parse().ok();
@@ -292,7 +292,8 @@ impl NodeArgs {
         }
     }
 
-    /// Checks what one option alone does not show to be wrong, before anything is opened or committed.
+    /// Checks options that are wrong only together with others, and values that clap does not check. This happens before anything
+    /// is opened or committed.
     ///
     /// # Errors
     /// [`CliError::Usage`].

@@ -31,7 +31,7 @@ use cofferdam_pool::{Pool, PoolBuilder};
 use cofferdam_store::snapshot::Snapshots;
 use cofferdam_store::{Durability, Store};
 
-/// The most bytes of writes that are not committed yet, which workers keep for the blocks and views that read them.
+/// The most bytes of writes that are not committed yet. Workers hold these writes for the blocks and views that read them.
 const LAYER_BYTES: u64 = 256 << 20;
 
 /// What every step of the command needs.
@@ -47,7 +47,7 @@ struct Parts {
 pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
     let stop = Stop::listen()?;
     orphans::reap()?;
-    // Cheap checks come first: nobody should wait for 4 GiB to hear of a misspelt path.
+    // Cheap checks come first: a misspelt path is reported before 4 GiB are committed.
     args.check()?;
     let module = args.module.read()?;
     let builder = describe(args, module);
@@ -65,20 +65,20 @@ pub(super) fn run(args: &NodeArgs) -> Result<CommandExit, CliError> {
         queue_wait: args.queue_wait,
         buffered_bytes: args.connections.buffered.0,
         body_timeout: args.connections.body_timeout,
-        // Blocks do not queue, but they need a worker.
+        // Blocks of the chain do not wait in this queue, but they need a worker.
         reserved: usize::from(args.redundancy),
         ..Settings::default()
     };
     let service = Service::starting(settings, args.max_block_bytes.0);
     let parts = Parts { args: args.clone(), stop, store, state: Arc::new(state), service };
-    // One for blocks, one for views.
+    // By default, one worker for blocks and one for views.
     let runtime = server::runtime(args.pool.workers().unwrap_or(2)).map_err(CliError::io("the runtime"))?;
     let exit = runtime.block_on(serve(Arc::new(parts), builder, profile.module));
     runtime.shutdown_timeout(Duration::from_millis(100));
     exit
 }
 
-/// Refuses a start height other than that of the store: the state of the store is that of its own first height on.
+/// Refuses a start height that differs from the first height of the store. A store cannot begin at another height.
 fn check_start(store: &Store, asked: Option<u32>) -> Result<(), CliError> {
     match (store.first_height()?, asked) {
         (Some(first), Some(asked)) if first != asked => {
@@ -90,12 +90,12 @@ fn check_start(store: &Store, asked: Option<u32>) -> Result<(), CliError> {
 
 fn describe(args: &NodeArgs, module: Vec<u8>) -> PoolBuilder {
     let least = usize::from(args.redundancy);
-    // One for blocks, one for views.
+    // At most one worker more than the blocks need: it is for views.
     let builder = args.pool.builder_within(module, args.max_block_bytes, least, least + 1);
     builder.layer_bytes(LAYER_BYTES).faults(args.plant_fault.clone())
 }
 
-/// What the indexing thread needs that can turn out to be wrong, and is opened before memory is committed.
+/// What the indexing thread needs and what may fail to open. It is opened before memory is committed.
 struct Opened {
     files: Option<FileFeed>,
     snapshots: Option<Snapshots>,
@@ -202,7 +202,7 @@ fn index_beside(
         if let Err(error) = &outcome {
             parts.state.record_end(error.to_string());
         }
-        // If the process is ending, nobody receives it.
+        // If the process is ending, nothing receives the outcome.
         drop(sender.send(outcome));
     };
     let thread = thread::Builder::new().name("cofferdam-index".to_owned()).spawn(index);
@@ -351,7 +351,7 @@ async fn watch(parts: &Parts, pool: &Arc<Pool>, mut ended: oneshot::Receiver<Out
                     parts.state.give_up_commits();
                     let since = *asked.get_or_insert_with(Instant::now);
                     if since.elapsed() > parts.args.drain.timeout {
-                        // A block that takes too long is cut off. The next start runs it again.
+                        // A block that takes too long is ended. The next start of the node runs it again.
                         let pool = Arc::clone(pool);
                         drop(tokio::task::spawn_blocking(move || pool.drain(Duration::ZERO)).await);
                     }

@@ -1,4 +1,4 @@
-//! Options of rockshrew-mono, the node that `cofferdam node` replaces, which mean nothing here.
+//! Options of rockshrew-mono (the node that `cofferdam node` replaces) that have no effect or no counterpart here.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::super::error::CliError;
 
-/// Options of rockshrew-mono that have no effect here. They are accepted, and a warning says what takes their place.
+/// Options of rockshrew-mono. Most have no effect: they are accepted, and a warning says what takes their place. `--fork`,
+/// `--legacy-fork` and `--repo` are refused.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ReplacedArgs {
     #[arg(long, hide = true)]
@@ -43,7 +44,7 @@ impl ReplacedArgs {
     /// Warns of options that have no effect.
     ///
     /// # Errors
-    /// [`CliError::Usage`] for an option whose effect nothing here has.
+    /// [`CliError::Usage`] for `--fork`, `--legacy-fork` and `--repo`: no option here has their effect.
     pub(super) fn check(&self) -> Result<(), CliError> {
         const VIEWS: &str = "views run on workers that have committed their memory; --workers says how many";
         const SCHEDULING: &str = "let systemd set CPUAffinity= and Nice=";

@@ -1,5 +1,5 @@
-//! The output lines of blocks. A thread prints each line once the block is committed and the reset of its worker is done, in
-//! the order of blocks. So the lines of committed blocks are printed while a long block runs.
+//! The output lines of blocks. A separate thread prints each line, in the order of blocks, when the block is committed and the
+//! reset of its worker is done. So the lines of committed blocks are printed while a long block runs.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -16,23 +16,23 @@ use cofferdam_base::sync::lock;
 use cofferdam_chain::{Observer, Outcome};
 use cofferdam_pool::ResetHandle;
 
-/// The most lines that wait for a reset. Beyond, the oldest line is printed without its reset.
+/// The most lines that wait for a reset. If more lines wait, the oldest line is printed without its reset.
 const MAX_WAITING: usize = 64;
 
-/// The number of lines from which on the run waits for the reader of standard output.
+/// If this number of lines or more wait, the run waits for the reader of standard output.
 const MAX_BEHIND: usize = 1024;
 
-/// The time between two looks whether a reset is done. Nothing wakes a thread then.
+/// The time between two checks whether a reset is done. No notification tells that it is done.
 const RESET_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How long the end of a run waits for resets.
+/// At the end of a run, how long it waits for resets.
 const RESET_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The reset after a block.
 struct Reset {
-    /// None once there is a report, or will never be one.
+    /// None when the report is known, or when there will be no report.
     handle: Option<ResetHandle>,
-    /// How the reset went. The report must be asked for early: the report on the worker's next reset replaces it.
+    /// The time and the bytes of the reset. It must be read before the report on the worker's next reset replaces it.
     report: Option<ResetReport>,
 }
 
@@ -50,8 +50,7 @@ impl Reset {
 struct State {
     /// The lines of committed blocks, in the order of blocks.
     lines: VecDeque<BlockLine>,
-    /// The resets after blocks that ran, in the same order. A block may be here before its line is there, and the other way
-    /// round.
+    /// The resets after blocks that ran, in the same order. For a block, either its line or its reset may be added first.
     resets: VecDeque<Reset>,
     tally: Tally,
     /// The time of the end of the run.
@@ -72,7 +71,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Starts the thread. Lines are counted, and printed if `json`.
+    /// Starts the thread. It counts all lines. It prints them only if `json` is true.
     ///
     /// # Errors
     /// [`CliError::Io`] if the thread cannot be started.
@@ -110,7 +109,7 @@ impl Lines {
         self.shared.changed.notify_all();
     }
 
-    /// Adds the line of a block that the chain has stopped before.
+    /// Adds the line of a block that stopped the run and was not committed.
     pub(super) fn add_stopped(&self, outcome: &Outcome) {
         log_outcome(outcome);
         let mut state = self.shared.state();
@@ -128,7 +127,7 @@ impl Lines {
     /// may go on.
     ///
     /// # Errors
-    /// The error that a line could not be printed with. It is returned once.
+    /// The error of a line that could not be printed. It is returned once.
     pub(super) fn keep_up(&self, timeout: Duration) -> Result<bool, CliError> {
         let is_behind = |state: &mut State| state.lines.len() >= MAX_BEHIND && state.failure.is_none();
         let waited = self.shared.changed.wait_timeout_while(self.shared.state(), timeout, is_behind);
@@ -139,7 +138,7 @@ impl Lines {
     /// Prints the lines of all blocks that are committed. Waits for resets, but not for long.
     ///
     /// # Errors
-    /// The error that a line could not be printed with, unless it was returned before.
+    /// The error of a line that could not be printed, unless the error was returned before.
     pub(super) fn finish(&mut self) -> Result<(), CliError> {
         self.shared.state().ended = Some(Instant::now());
         self.shared.changed.notify_all();
@@ -169,7 +168,7 @@ impl State {
         self.resets.iter_mut().for_each(Reset::look_for_report);
     }
 
-    /// Takes the oldest line if it can be printed: its reset is done, or is not waited for any longer.
+    /// Takes the oldest line if it can be printed: if its reset is done, or if the wait for its reset is over.
     fn take_line(&mut self) -> Option<BlockLine> {
         self.look_for_reports();
         let is_done = self.resets.front().is_some_and(|reset| reset.handle.is_none());

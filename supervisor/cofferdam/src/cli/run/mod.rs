@@ -59,10 +59,10 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
     let (ended, mut summary) = index(indexing, builder)?;
     summary.error = ended.as_ref().err().map(ToString::to_string);
     if matches!(ended, Err(CliError::StdoutClosed)) {
-        // Not all blocks were indexed. The reader that closed the output knows why.
+        // Not all blocks were indexed. No message is needed: the reader itself has closed the output.
         return Ok(CommandExit::Failure);
     }
-    // A summary is printed after an error, too: it says what is committed. A table without a block would say nothing.
+    // A summary is printed after an error, too, because it says what is committed. A table without a block is not printed.
     if ended.is_ok() || args.json || summary.blocks > 0 {
         print_summary(args, &summary)?;
     }
@@ -73,7 +73,8 @@ pub(super) fn run(args: &RunArgs) -> Result<CommandExit, CliError> {
 /// Whether no block stopped the run, and the summary of the run.
 type Indexed = (Result<bool, CliError>, Summary);
 
-/// The size of the layers for guests with so much memory. The layers are committed: for small guests they are small.
+/// The size of the layers for guests with `memory_bytes` of memory. The memory of the layers is committed, so the layers of small
+/// guests are small.
 fn layer_bytes(memory_bytes: u64) -> u64 {
     (memory_bytes / 16).min(MAX_LAYER_BYTES)
 }

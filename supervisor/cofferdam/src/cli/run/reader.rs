@@ -22,7 +22,7 @@ pub(in super::super) fn read_ahead(source: BlockSource) -> Result<(Blocks, JoinH
     let (sender, receiver) = bounded(AHEAD);
     let read = move || {
         for block in source {
-            // Nobody receives once the run has ended.
+            // When the run has ended, nothing receives the blocks any more.
             if sender.send(block.map(Hashed::from)).is_err() {
                 return;
             }

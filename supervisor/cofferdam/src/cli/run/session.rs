@@ -19,7 +19,7 @@ use cofferdam_chain::{Batch, ChainError, Committed, Hashed, OnFullDisk, Pipeline
 use cofferdam_pool::{Health, PoolError, Runner};
 use cofferdam_store::Store;
 
-/// The time between two looks whether the run is asked to stop.
+/// The time between two checks whether a signal asked the run to stop.
 const TICK: Duration = Duration::from_millis(20);
 
 /// A run in progress.
@@ -52,7 +52,7 @@ impl<'a, R: Runner> Session<'a, R> {
             policy: args.on_guest_failure.into(),
             batch: Batch::CATCHING_UP,
             linked: source.links(),
-            // Somebody waits for the end of the run, and can make room and run it again.
+            // A user waits for the end of the run. The user can free space and start the run again.
             on_full_disk: OnFullDisk::Fail,
             ..PipelineSettings::default()
         };
@@ -62,7 +62,7 @@ impl<'a, R: Runner> Session<'a, R> {
         Ok(Self { args, runner, store, pipeline, lines, bar })
     }
 
-    /// Indexes every block. Returns false if a block stopped the run. In any case, all blocks that ran are committed then,
+    /// Indexes every block. Returns false if a block stopped the run. All blocks that ran before are committed when this returns,
     /// unless the store failed.
     pub(super) fn index(&mut self, source: BlockSource, stop: &Stop) -> Result<bool, CliError> {
         let (blocks, reader) = read_ahead(source)?;
@@ -92,7 +92,7 @@ impl<'a, R: Runner> Session<'a, R> {
             match self.index_one(block) {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
-                // The interruption has cut the block off. The next run begins with it.
+                // The interruption has ended the block before its result. The next run begins with this block.
                 Err(CliError::Pool(PoolError::Draining)) if stop.is_asked() => return Ok(true),
                 Err(error) => return Err(error),
             }
@@ -100,7 +100,7 @@ impl<'a, R: Runner> Session<'a, R> {
         Ok(true)
     }
 
-    /// Gets the next block. While there is none, has the blocks so far committed.
+    /// Gets the next block. If no block is ready, commits the blocks that have run.
     fn next(&mut self, blocks: &Blocks) -> Result<Next, CliError> {
         match blocks.try_recv() {
             Ok(block) => return Ok(Next::Block(block?)),

@@ -1,7 +1,7 @@
-//! A process of its own that inspects a data file from an unknown source.
+//! Inspects a data file from an unknown source, in a separate process.
 //!
 //! LMDB maps the file and trusts its pages. A file that was made to mislead LMDB can crash the process that reads it. Therefore a
-//! separate process reads the file, and a crash of that process is an answer: the file is damaged.
+//! separate process reads the file. If that process crashes, the file counts as damaged.
 
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
@@ -46,7 +46,7 @@ enum Answer {
 
 /// Inspects the file, in the separate process.
 pub(super) fn inspect(args: &InspectArgs) -> Result<CommandExit, CliError> {
-    // This process ends with its parent, and leaves no core file. If the kernel refuses that, the answer is still right.
+    // This process ends with its parent, and leaves no core file. If the kernel refuses these settings, the answer is the same.
     let _refused = set_pdeathsig(Signal::SIGKILL).and(setrlimit(Resource::RLIMIT_CORE, 0, 0));
     let answer =
         match snapshot::inspect_in_process(&args.file, args.content, &mut |_| ControlFlow::Continue(())) {
@@ -79,7 +79,7 @@ pub(super) fn look_apart(
         .envs(std::env::vars_os().filter(|(name, _)| !variables::is_ours(name)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        // LMDB may print a failed assertion there. The answer is that the process crashed.
+        // LMDB may print a failed assertion to standard error. The parent reports the crash without this text.
         .stderr(Stdio::null())
         .spawn()
         .map_err(failed("a process to inspect it cannot be started"))?;
@@ -99,7 +99,7 @@ pub(super) fn look_apart(
     }
 }
 
-/// Waits for the end of the process; none if a signal asked to stop, and then the process was killed.
+/// Waits for the end of the process. If a signal asks to stop, kills the process and returns none.
 fn wait(child: &mut Child, watch: Observer<'_>) -> io::Result<Option<ExitStatus>> {
     const TICK: Duration = Duration::from_millis(5);
     loop {
