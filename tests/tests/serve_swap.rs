@@ -213,7 +213,7 @@ fn a_module_that_is_none_is_refused_and_the_old_one_serves_on() {
     admin.post("/v1/blocks/1", &[], b"").problem(404, "urn:cofferdam:problem:not-found");
     assert_back_to_normal(&server, 1, descriptors);
     let output = server.end();
-    assert!(output.stderr.contains("the old module serves on"), "{output}");
+    assert!(output.stderr.contains("the old module still serves"), "{output}");
 }
 
 /// A swap where there is memory for one pool and not for two.

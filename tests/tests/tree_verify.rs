@@ -116,7 +116,7 @@ fn the_answer_of_cofferdam_proof_is_taken_as_it_is() {
         let key = hex(state.left);
         verify(&["--key", &key, "--value", &hex(LEFT_VALUE)], &answer).expect_code(0);
         let refused = verify(&["--value", "0x00"], &answer).expect_code(1);
-        assert!(refused.reason().contains("value with SHA-256"), "{refused}");
+        assert!(refused.reason().contains("value with the SHA-256"), "{refused}");
         verify(&["--key", &hex(&state.right)], &answer).expect_code(1);
         verify(&["--absent"], &answer).expect_code(1);
     }
