@@ -44,3 +44,10 @@ fn assert_gone(pids: &[u32]) {
     assert!(!pids.is_empty());
     assert!(!pids.iter().any(|pid| children.contains(pid)), "{pids:?} are gone from {children:?}");
 }
+
+/// Runs `work` in a thread, and gives what it gives; fails if that takes for ever.
+fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let running = thread::spawn(work);
+    wait_until(what, || running.is_finished().then_some(()));
+    running.join().expect("it does not panic")
+}

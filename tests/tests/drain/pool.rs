@@ -96,13 +96,6 @@ fn a_pool_whose_start_fails_leaves_no_process() {
     assert!(matches!(error, PoolError::StartTimeout(_)), "{error:?}");
 }
 
-/// Runs `work` in a thread, and gives what it gives; fails if that takes for ever.
-fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let running = thread::spawn(work);
-    wait_until(what, || running.is_finished().then_some(()));
-    running.join().expect("it does not panic")
-}
-
 #[test]
 fn a_pool_that_was_drained_neither_grows_nor_shrinks_and_says_so_at_once() {
     let pool = build(small(SCRIPT).workers(2).initially(1));

@@ -20,3 +20,19 @@ use cofferdam_tests::support::serve::{
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+
+fn agent_line(agent: SocketAddr) -> String {
+    let mut line = String::new();
+    let mut stream = TcpStream::connect(agent).expect("the agent listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+    stream.read_to_string(&mut line).expect("a line");
+    line
+}
+
+fn await_waiting(server: &Server, blocks: u64, views: u64) {
+    let here = json!([blocks, views]);
+    wait_until("requests wait", || {
+        let queue = &server.status()["queue"];
+        (json!([queue["blocks"], queue["views"]]) == here).then_some(())
+    });
+}

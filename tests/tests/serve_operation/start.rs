@@ -21,14 +21,6 @@ fn stopped_in_its_commit(agent: SocketAddr, queue_wait: &str) -> (Server, u32) {
     panic!("its commit was never met");
 }
 
-fn agent_line(agent: SocketAddr) -> String {
-    let mut line = String::new();
-    let mut stream = TcpStream::connect(agent).expect("the agent listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time");
-    stream.read_to_string(&mut line).expect("a line");
-    line
-}
-
 #[test]
 fn probes_tell_the_truth_before_during_and_after_the_commit() {
     let agent = address();
@@ -77,14 +69,6 @@ fn requests_wait_for_the_commit_as_for_a_worker() {
         client.response().expect("an answer").expect(200);
     }
     server.end();
-}
-
-fn await_waiting(server: &Server, blocks: u64, views: u64) {
-    let here = json!([blocks, views]);
-    wait_until("requests wait", || {
-        let queue = &server.status()["queue"];
-        (json!([queue["blocks"], queue["views"]]) == here).then_some(())
-    });
 }
 
 #[test]

@@ -2,15 +2,6 @@
 
 use super::*;
 
-/// Runs block 5, which hangs at its first attempt, and has `strike` do something to its worker meanwhile.
-fn strike_while_busy(pool: &Pool, strike: impl FnOnce(u32)) -> JobResult {
-    thread::scope(|scope| {
-        let job = scope.spawn(|| call(pool, &good_block(5)));
-        strike(wait_for_state(pool, 0, SlotState::Busy));
-        job.join().expect("the caller's thread")
-    })
-}
-
 #[test]
 fn a_signal_to_a_busy_worker_is_survived() {
     for (signal, verdict) in [

@@ -39,3 +39,12 @@ const DEADLINE: Duration = Duration::from_secs(3);
 fn planted(fault: &str) -> PoolBuilder {
     small(SCRIPT).faults(vec![fault.parse().expect("a fault plan")])
 }
+
+/// Runs block 5, which hangs at its first attempt, and has `strike` do something to its worker meanwhile.
+fn strike_while_busy(pool: &Pool, strike: impl FnOnce(u32)) -> JobResult {
+    thread::scope(|scope| {
+        let job = scope.spawn(|| call(pool, &good_block(5)));
+        strike(wait_for_state(pool, 0, SlotState::Busy));
+        job.join().expect("the caller's thread")
+    })
+}
