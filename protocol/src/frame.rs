@@ -21,6 +21,17 @@ pub const MAX_FRAME_BYTES: usize = 64 * 1024;
 const CONFIGURATION: Configuration<LittleEndian, Varint, Limit<MAX_FRAME_BYTES>> =
     bincode::config::standard().with_limit::<MAX_FRAME_BYTES>();
 
+/// The bytes of a value that is kept in a store, in the format of messages. Empty if the value does not encode.
+pub(crate) fn to_stored_bytes(value: &impl Encode) -> Vec<u8> {
+    bincode::encode_to_vec(value, CONFIGURATION).unwrap_or_default()
+}
+
+/// The value that [`to_stored_bytes`] made these bytes of; none for other bytes.
+pub(crate) fn from_stored_bytes<T: Decode<()>>(bytes: &[u8]) -> Option<T> {
+    let (value, used) = bincode::decode_from_slice(bytes, CONFIGURATION).ok()?;
+    (used == bytes.len()).then_some(value)
+}
+
 /// Why a message could not be read or written.
 #[derive(Error)]
 pub enum FrameError {

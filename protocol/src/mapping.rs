@@ -1,4 +1,4 @@
-//! Shared mappings of memfds: the one place of this crate where memory is accessed through raw pointers.
+//! Shared mappings of memfds. With the status page, the only code of this crate that accesses memory through raw pointers.
 #![allow(unsafe_code, reason = "maps memfds that both processes share")]
 
 use std::io;

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use bincode::{Decode, Encode};
 use sha2::{Digest, Sha256};
 
+use crate::frame;
+
 /// A SHA-256 hash. It is displayed in lower-case hexadecimal.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, bincode::Encode, bincode::Decode)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct Hash(pub [u8; 32]);
 
 impl Hash {
@@ -33,7 +36,7 @@ impl fmt::Debug for Hash {
 }
 
 /// What a result depends on. Two nodes with equal profiles compute equal verdicts and writes for equal chains of blocks.
-#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Profile {
     /// SHA-256 of the module in its binary form.
     pub module: Hash,
@@ -68,16 +71,12 @@ impl Profile {
     /// The profile as bytes, to be kept beside its hash.
     pub fn encode(&self) -> Vec<u8> {
         // Encoding plain fields into memory cannot fail. If it did fail, `decode` would refuse the empty result.
-        bincode::encode_to_vec(self, bincode::config::standard()).unwrap_or_default()
+        frame::to_stored_bytes(self)
     }
 
     /// Decodes the bytes of [`Profile::encode`]; none if `encode` did not make these bytes.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        /// The most bytes of an encoded profile. A longer encoding is refused.
-        const LIMIT: usize = 64 << 10;
-        let config = bincode::config::standard().with_limit::<LIMIT>();
-        let (profile, length) = bincode::decode_from_slice(bytes, config).ok()?;
-        (length == bytes.len()).then_some(profile)
+        frame::from_stored_bytes(bytes)
     }
 
     /// One sentence for each part in which this profile differs from `stored`, the profile of a store.

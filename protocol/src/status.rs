@@ -1,8 +1,9 @@
 //! The status page: one shared page on which a worker reports what it is doing, without a message.
 //!
 //! The page shows progress (how much memory is committed so far), evidence (what a worker that died was doing), and what
-//! happens after a reply was sent (how long the reset took). The numbers are a worker's own claims. The supervisor shows them
-//! and decides nothing by them.
+//! happens after a reply was sent (how long the reset took). The numbers are a worker's own claims. The supervisor shows
+//! them, and uses them where a lie harms only the worker's own job or start: growing commit progress extends the start timeout, and the
+//! phase tells an idle worker from a busy one. No result, and no verdict about another worker, depends on the page.
 //!
 //! The page also holds the *liveness lock*: a robust mutex (pthread_mutexattr_setrobust(3)) that the worker's main thread
 //! locks at its start and never unlocks. When that thread ends, for whatever reason, the kernel marks the mutex and wakes its

@@ -35,7 +35,8 @@ pub enum GuestVerdict {
 /// A result that is about one process or one machine. The job is retried on a fresh worker, a bounded number of times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HostVerdict {
-    /// The worker died by SIGKILL, and the cgroup or the host counted an out-of-memory kill meanwhile.
+    /// The worker died by SIGKILL, and there is evidence of an out-of-memory kill: a line of the kernel's log that names the worker, or
+    /// a count of the worker's cgroup. A count of the whole host is no evidence.
     OomKilled,
     /// The worker died by a signal that another process sent (SIGKILL, SIGTERM and the like), without evidence of memory
     /// shortage.

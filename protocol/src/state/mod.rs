@@ -6,6 +6,7 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | [`META`] | [`FORMAT_KEY`], [`PROFILE_KEY`], [`NETWORK_KEY`] | [`FORMAT`] as u32 LE; 32 bytes; UTF-8, absent until known |
+//! | [`META`] | [`TREE_KEY`] | empty; only in a store with a state tree |
 //! | [`META`] | [`PROFILE_PARTS_KEY`] | [`Profile::encode`](crate::profile::Profile::encode), absent in older stores |
 //! | [`BLOCKS`] | height, u32 big-endian | [`BlockRecord::encode`] |
 //! | [`VALUES`] | [`VersionKey`] | [`VersionKey::stored`] |
