@@ -90,8 +90,7 @@ impl BestChain {
     /// again.
     ///
     /// # Errors
-    /// [`BlockError::StartAboveTip`] if all blocks are below `start`, [`BlockError::HeightOverflow`] if there are not enough
-    /// heights.
+    /// [`BlockError::StartAboveTip`] if all blocks are below `start`; [`BlockError::HeightOverflow`] if heights run out.
     pub(super) fn start_at(
         &mut self,
         height: u32,
