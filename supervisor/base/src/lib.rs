@@ -1,3 +1,5 @@
+//! Sizes of memory, locks and secrets: what several crates of Cofferdam use and none of them owns.
+//!
 #![doc = include_str!("../README.md")]
 
 pub mod address_limit;

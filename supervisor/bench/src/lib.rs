@@ -1,3 +1,5 @@
+//! The measurements behind `cofferdam bench`, and their tables and plots.
+//!
 #![doc = include_str!("../README.md")]
 
 mod args;
